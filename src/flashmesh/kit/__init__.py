@@ -1,0 +1,1 @@
+"""Asyncio pieces, clocks and ids: nothing here knows a word of functions, endpoints or workers."""
