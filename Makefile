@@ -1,0 +1,60 @@
+# Two commands set everything up: `make run` and `make test`. Both need only python3 and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXAMPLE ?= examples/quickstart
+COVERAGE ?= on
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fork quality-check format bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+# A stamp is remade when what it was made from changes; an interrupted install leaves no stamp.
+$(VENV)/.stamp: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing flashmesh into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp
+	@echo "Installing what the tests need into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+run: $(VENV)/.stamp ## Install into .venv and serve the example project
+	@exec $(BIN)/flash run $(EXAMPLE)
+
+test: $(VENV)/.stamp-dev ## Install into .venv and run the tests (records coverage)
+ifeq ($(COVERAGE),on)
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+else
+	$(BIN)/python -m pytest
+endif
+
+test-fork: ## Fork workers with the packages people import and rewrite docs/fork.md (large downloads)
+	@test -x .venv-fork/bin/python || $(PYTHON) -m venv .venv-fork
+	@.venv-fork/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -r tests/forks/requirements.txt
+	.venv-fork/bin/python -m pytest tests/forks -m forks --timeout 600
+
+quality-check: $(VENV)/.stamp-dev ## Format, lint, types, layers, and the coverage that `make test` recorded
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@test -f .coverage || { echo "No coverage recorded: run 'make test' first."; exit 1; }
+	$(BIN)/coverage report
+
+format: $(VENV)/.stamp-dev ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.stamp-dev ## Measure each path next to its floor and print ratios
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what the commands above made
+	rm -rf .venv .venv-fork .venv-second .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
