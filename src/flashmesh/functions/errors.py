@@ -158,6 +158,20 @@ class UntrustedPayload(FlashmeshError):
     status = 403
 
 
+class PayloadTooLarge(FlashmeshError, ValueError):
+    """The body or value is larger than the limit. Send less, or raise FLASH_MAX_BODY_BYTES."""
+
+    code = "PAYLOAD_TOO_LARGE"
+    status = 413
+
+
+class LinkProtocolError(FlashmeshError):
+    """The other end of a link sent something that is not a frame. Both ends must run the same version of flashmesh."""
+
+    code = "LINK_PROTOCOL"
+    status = 502
+
+
 class LinkLost(FlashmeshError, ConnectionError):
     """The process that runs this session is gone. Start it again with `flash run`."""
 

@@ -2,7 +2,8 @@
 
 A frame on the wire is a 4-byte big-endian length followed by a MessagePack array whose first item is the kind's number;
 at most 64 KiB. A payload that does not fit inside its INVOKE, RESULT or ERROR follows as CHUNK frames of the same
-execution (`size` tells how many bytes to expect in all), which a writer interleaves with other streams, control frames first.
+execution (`size` tells how many bytes to expect in all), which a writer interleaves with other streams, control frames
+first (wire/codec.py).
 
 Three roles speak it with a session: a worker (runs calls), a template (makes workers) and a client (the dev server, a
 script, a command: makes calls). Who may send what is said at each kind.
@@ -27,8 +28,8 @@ class Frame(msgspec.Struct, array_like=True, frozen=True, omit_defaults=False):
     """Base of all kinds."""
 
 
-class Hello(Frame, tag=1):
-    """First frame of every connection, dialler to session. The session closes the connection on a wrong version or key."""
+class Hello(Frame, frozen=True, tag=1):
+    """First frame of every connection, dialler to session, which closes it on a wrong version."""
 
     version: int
     role: Role
@@ -42,24 +43,24 @@ class Hello(Frame, tag=1):
     held: list[str] = []
 
 
-class Ready(Frame, tag=2):
-    """Worker: start-up is over, `free` calls may be sent. Template: the module is imported (or failed); `info` says how.
+class Ready(Frame, frozen=True, tag=2):
+    """Worker: start-up is over, `free` calls may be sent. Template: the module is imported (or failed), see `info`.
 
-    A template's info: {"state": "ready" | "import_failed" | "not_forkable", "build", "functions": [...], "config": {...},
-    "error": {file, line, reason, traceback}, "reason", "import_ms"}.
+    A template's info: {"state": "ready" | "import_failed" | "not_forkable", "build", "functions": [...],
+    "config": {...}, "error": {file, line, reason, traceback}, "reason", "import_ms"}.
     """
 
     free: int = 0
     info: dict[str, Any] = {}
 
 
-class Invoke(Frame, tag=3):
+class Invoke(Frame, frozen=True, tag=3):
     """Run a function. Client to session, and session to worker. The payload is the bytes the client sent.
 
-    `function` is a function id (`module.qualname`, `module.Class.method`). `accept` is the media type wanted for the result.
-    `content_type` names the payload's form; MSGPACK payloads are Arguments (see wire/arguments.py), JSON ones an HTTP body.
-    `deadline_ms` is the run time left, 0 = no limit. `meta`: trace, chain (endpoints on the way), metadata, init payload,
-    `mode` ("sync" | "async"), `stream` (True: items as CHUNK streams of kind "item").
+    `function` is a function id (`module.qualname`, `module.Class.method`). `accept` is the media type wanted for the
+    result. `content_type` names the payload's form; MSGPACK payloads are Arguments (wire/arguments.py), JSON ones an
+    HTTP body. `deadline_ms` is the run time left, 0 = no limit. `meta`: trace, chain (endpoints on the way), metadata,
+    `mode` ("sync" | "async"), `stream` (True: items come as CHUNKs with `item`).
     """
 
     execution: str
@@ -74,7 +75,7 @@ class Invoke(Frame, tag=3):
     payload: bytes = b""
 
 
-class Started(Frame, tag=4):
+class Started(Frame, frozen=True, tag=4):
     """Worker to session, session to client: the body begins now."""
 
     execution: str
@@ -83,8 +84,8 @@ class Started(Frame, tag=4):
     cold: bool = False
 
 
-class Chunk(Frame, tag=5):
-    """A piece of an execution's payload (`item` False), or of one yielded item (`item` True). `last` ends payload or item."""
+class Chunk(Frame, frozen=True, tag=5):
+    """A piece of an execution's payload, or with `item` of one yielded item. `last` ends the payload or the item."""
 
     execution: str
     attempt: int = 0
@@ -93,7 +94,7 @@ class Chunk(Frame, tag=5):
     data: bytes = b""
 
 
-class Result(Frame, tag=6):
+class Result(Frame, frozen=True, tag=6):
     """The call succeeded. `free` as in Credit. A generator's RESULT has no payload: its items went before."""
 
     execution: str
@@ -109,7 +110,7 @@ class Result(Frame, tag=6):
     payload: bytes = b""
 
 
-class Error(Frame, tag=7):
+class Error(Frame, frozen=True, tag=7):
     """The call failed, or was not run. `code` is a FlashmeshError code; `ran` False = certainly never started.
 
     The payload is a MessagePack ErrorInfo (wire/failures.py).
@@ -125,22 +126,22 @@ class Error(Frame, tag=7):
     payload: bytes = b""
 
 
-class Credit(Frame, tag=9):
-    """Worker: it has `free` slots now (execution empty). Reader of a stream: it can take `items` more of that execution."""
+class Credit(Frame, frozen=True, tag=9):
+    """Worker: it has `free` slots now (execution empty). Reader of a stream: it can take `items` more of it."""
 
     execution: str = ""
     free: int = 0
     items: int = 0
 
 
-class Cancel(Frame, tag=11):
+class Cancel(Frame, frozen=True, tag=11):
     """Stop this execution. Client to session; session to the worker and its template."""
 
     execution: str
     reason: Literal["cancel", "timeout"] = "cancel"
 
 
-class Log(Frame, tag=12):
+class Log(Frame, frozen=True, tag=12):
     """Output of user code: template to session, session to clients that follow. `dropped` lines were lost before it."""
 
     endpoint: str
@@ -153,27 +154,27 @@ class Log(Frame, tag=12):
     dropped: int = 0
 
 
-class Drain(Frame, tag=14):
-    """Session to worker or template: take no more, finish, leave. Worker to session: it wants to leave; the session stops
-    sending and closes the connection once nothing is in flight on it."""
+class Drain(Frame, frozen=True, tag=14):
+    """Session to worker or template: take no more, finish, leave. Worker to session: it wants to leave; the session
+    stops sending and closes the connection once nothing is in flight on it."""
 
     reason: str = ""
     limit_ms: int = 0
 
 
-class Scale(Frame, tag=16):
+class Scale(Frame, frozen=True, tag=16):
     """Session to template: at least `workers` workers are wanted (never more than its max)."""
 
     workers: int
 
 
-class Update(Frame, tag=17):
+class Update(Frame, frozen=True, tag=17):
     """Session to template: serve this build from now on (new zygote, rolling). `spec` as in worker/spec.py."""
 
     spec: dict[str, Any]
 
 
-class WorkerGone(Frame, tag=18):
+class WorkerGone(Frame, frozen=True, tag=18):
     """Template to session: a worker's process ended. `status` as from waitpid, negative = signal."""
 
     worker: str
@@ -182,7 +183,7 @@ class WorkerGone(Frame, tag=18):
     reason: str = ""
 
 
-class Query(Frame, tag=20):
+class Query(Frame, frozen=True, tag=20):
     """Client to session: a question answered by exactly one Answer, or (follow) by Answers until the client closes.
 
     what: "status", "execution", "executions", "register", "follow_logs", "stream", "resolve", "purge".
@@ -193,7 +194,7 @@ class Query(Frame, tag=20):
     arguments: dict[str, Any] = {}
 
 
-class Answer(Frame, tag=21):
+class Answer(Frame, frozen=True, tag=21):
     """Session to client. `error` = {"code", "message", …} when the question could not be answered."""
 
     id: int

@@ -1,0 +1,377 @@
+"""Frames to bytes and back, with payloads of any size.
+
+A frame (wire/frames.py) is one length-prefixed MessagePack array of at most 64 KiB. What is larger travels in pieces:
+
+- the payload of an INVOKE, RESULT or ERROR, or a yielded item: CHUNK frames of that execution (`size` in the head says
+  how many bytes follow; an item ends with `last`);
+- any other frame that outgrew 64 KiB (the schemas of many functions, an answer with an execution's result): its own
+  encoding in CHUNKs whose execution is empty and whose `attempt` numbers the frame.
+
+`FrameWriter` decides the order: whole frames first, pieces round-robin between executions, and never a frame of an
+execution before an earlier one of the same execution. `FrameReader` gives back whole frames only.
+"""
+
+import os
+import struct
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from flashmesh.functions.errors import LinkProtocolError, PayloadTooLarge, SettingsError
+from flashmesh.wire import frames
+from flashmesh.wire.frames import AnyFrame, Chunk, Error, Invoke, Result
+
+DEFAULT_PAYLOAD_LIMIT: Final = 64 * 1024 * 1024
+SLACK_BYTES: Final = 1024 * 1024
+"""What a reader accepts beyond the limit writers keep, so that an envelope around a full-sized body still passes."""
+OPEN_LIMIT: Final = 65536
+"""Most payloads a reader assembles at one time."""
+TAKE_BYTES: Final = 256 * 1024
+"""Bytes per write: enough to fill a socket's buffer, small enough that a control frame waits less than 0.1 ms."""
+_MAX: Final = frames.MAX_FRAME_BYTES
+_HEAD_LIMIT: Final = 8 * 1024
+_COPY_BELOW: Final = 16 * 1024
+"""Pieces below this are copied out of the receive buffer, so that a small one does not keep a large buffer alive."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class _Piece(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """A CHUNK as the reader sees it: the data still lies in the receive buffer."""
+
+    execution: str
+    attempt: int = 0
+    item: bool = False
+    last: bool = True
+    data: memoryview = memoryview(b"")
+
+
+_PAYLOAD_KINDS: Final = (Invoke, Result, Error)
+_WHOLE = (
+    frames.Hello | frames.Ready | Invoke | frames.Started | Result | Error | frames.Credit | frames.Cancel | frames.Log
+    | frames.Drain | frames.Scale | frames.Update | frames.WorkerGone | frames.Query | frames.Answer
+)  # fmt: skip
+
+_length_at = struct.Struct(">I").unpack_from
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_WHOLE | _Piece).decode
+
+
+def payload_limit(env: Mapping[str, str] = os.environ) -> int:
+    """Largest payload in bytes: FLASH_MAX_BODY_BYTES, default 64 MiB. Raises SettingsError for anything but a size."""
+    text = env.get("FLASH_MAX_BODY_BYTES")
+    if not text:
+        return DEFAULT_PAYLOAD_LIMIT
+    if not text.strip().isdigit() or int(text) < 1:
+        raise SettingsError(f"FLASH_MAX_BODY_BYTES is {text!r}. Set it to a number of bytes, such as 67108864.")
+    return int(text)
+
+
+def encode(frame: AnyFrame) -> bytes:
+    """One frame with its length prefix. Raises LinkProtocolError over 64 KiB: larger ones need a FrameWriter."""
+    body = _encode(frame)
+    if len(body) > _MAX:
+        raise LinkProtocolError(
+            f"A {type(frame).__name__} of {len(body)} bytes does not fit one frame. Use FrameWriter."
+        )
+    return len(body).to_bytes(4, "big") + body
+
+
+def _bad_length(length: int) -> LinkProtocolError:
+    return LinkProtocolError(f"A frame of {length} bytes was announced; the limit is {_MAX}.")
+
+
+class _Assembly:
+    """A payload, item or oversize frame of which some pieces have come."""
+
+    __slots__ = ("head", "pieces", "received", "size")
+
+    def __init__(self, head: Invoke | Result | Error | None, size: int) -> None:
+        self.head = head
+        self.size = size  # -1: not announced, the last piece ends it
+        self.pieces: list[Buffer] = []
+        self.received = 0
+
+
+class FrameReader:
+    """Bytes in, whole frames out. One per connection; after a LinkProtocolError it is not usable any more.
+
+    Args:
+        max_payload: largest assembled payload in bytes; default: `payload_limit()` and some slack.
+    """
+
+    __slots__ = ("_max", "_need", "_open", "_partial")
+
+    def __init__(self, *, max_payload: int | None = None) -> None:
+        self._max = payload_limit() + SLACK_BYTES if max_payload is None else max_payload
+        self._partial = bytearray()
+        self._need = 4
+        self._open: dict[tuple[str, int, bool], _Assembly] = {}
+
+    def feed(self, data: Buffer) -> list[AnyFrame]:
+        """Frames completed by `data`, in order. Raises LinkProtocolError for garbage and for what is over a limit."""
+        found: list[AnyFrame] = []
+        view = memoryview(data)
+        start, end = 0, len(view)
+        if self._partial:
+            start = self._finish_partial(view, found)
+            if self._partial:
+                return found
+        while end - start >= 4:
+            length = _length_at(view, start)[0]
+            if not 0 < length <= _MAX:
+                raise _bad_length(length)
+            stop = start + 4 + length
+            if stop > end:
+                self._need = stop - start
+                break
+            self._accept(view[start + 4 : stop], found)
+            start = stop
+        else:
+            self._need = 4
+        if start < end:
+            self._partial += view[start:]
+        return found
+
+    def _finish_partial(self, view: memoryview, found: list[AnyFrame]) -> int:
+        """Complete the frame that began in an earlier feed. Returns where in `view` the next one starts."""
+        used = 0
+        while True:
+            taken = min(self._need - len(self._partial), len(view) - used)
+            self._partial += view[used : used + taken]
+            used += taken
+            if len(self._partial) < self._need:
+                return used
+            if self._need > 4:
+                body = memoryview(bytes(self._partial))[4:]
+                self._partial.clear()
+                self._need = 4
+                self._accept(body, found)
+                return used
+            length = _length_at(self._partial)[0]
+            if not 0 < length <= _MAX:
+                raise _bad_length(length)
+            self._need = 4 + length
+
+    def _accept(self, body: memoryview, found: list[AnyFrame]) -> None:
+        try:
+            frame = _decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+            raise LinkProtocolError(
+                f"Not a frame: {error}. Both ends must run the same version of flashmesh."
+            ) from error
+        if isinstance(frame, _PAYLOAD_KINDS):
+            if frame.size > len(frame.payload):
+                self._open_payload(frame)
+            else:
+                found.append(frame)
+        elif isinstance(frame, _Piece):
+            self._accept_piece(frame, found)
+        else:
+            found.append(frame)
+
+    def _open_payload(self, head: Invoke | Result | Error) -> None:
+        if head.size > self._max:
+            raise LinkProtocolError(f"A payload of {head.size} bytes was announced; the limit is {self._max}.")
+        assembly = self._start((head.execution, head.attempt, False), head, head.size)
+        if head.payload:
+            assembly.pieces.append(head.payload)
+            assembly.received = len(head.payload)
+
+    def _start(self, key: tuple[str, int, bool], head: Invoke | Result | Error | None, size: int) -> _Assembly:
+        if key in self._open:
+            raise LinkProtocolError(f"Execution {key[0]} starts a second payload inside its first.")
+        if len(self._open) >= OPEN_LIMIT:
+            raise LinkProtocolError(f"More than {OPEN_LIMIT} payloads are being sent at once.")
+        assembly = self._open[key] = _Assembly(head, size)
+        return assembly
+
+    def _accept_piece(self, piece: _Piece, found: list[AnyFrame]) -> None:
+        key = (piece.execution, piece.attempt, piece.item)
+        assembly = self._open.get(key)
+        if assembly is None:
+            if piece.item and piece.last:
+                found.append(Chunk(piece.execution, piece.attempt, True, True, bytes(piece.data)))
+                return
+            if piece.execution and not piece.item:
+                raise LinkProtocolError(f"A piece of execution {piece.execution} came before its head.")
+            assembly = self._start(key, None, -1)
+        size = piece.data.nbytes
+        assembly.received += size
+        if assembly.received > (self._max if assembly.size < 0 else assembly.size):
+            raise LinkProtocolError(
+                f"Execution {piece.execution} sent more than it announced or than {self._max} bytes."
+            )
+        assembly.pieces.append(piece.data if size >= _COPY_BELOW else bytes(piece.data))
+        if piece.last:
+            del self._open[key]
+            self._complete(piece, assembly, found)
+
+    def _complete(self, piece: _Piece, assembly: _Assembly, found: list[AnyFrame]) -> None:
+        whole = b"".join(assembly.pieces)
+        if assembly.head is not None:
+            if len(whole) != assembly.size:
+                raise LinkProtocolError(f"Execution {piece.execution}: {len(whole)} of {assembly.size} bytes came.")
+            found.append(msgspec.structs.replace(assembly.head, payload=whole))
+        elif piece.item:
+            found.append(Chunk(piece.execution, piece.attempt, True, True, whole))
+        elif len(whole) <= _MAX:
+            raise LinkProtocolError("A frame that fits 64 KiB came in pieces.")  # also keeps pieces from nesting
+        else:
+            self._accept(memoryview(whole), found)
+
+
+class _Stream:
+    """What one execution has still to send, in order. `after`: how many whole frames must have left before."""
+
+    __slots__ = ("after", "waiting")
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.waiting: deque[Iterator[tuple[Buffer, ...]]] = deque()
+
+    def next(self) -> tuple[Buffer, ...] | None:
+        """Buffers of the next frame, or None when nothing is left."""
+        while self.waiting:
+            buffers = next(self.waiting[0], None)
+            if buffers is not None:
+                return buffers
+            self.waiting.popleft()
+        return None
+
+
+class FrameWriter:
+    """Frames in, bytes out, in the order that keeps control frames prompt.
+
+    Not bounded by itself: what callers put is theirs to bound (credits, queues). `bool(writer)`: something waits.
+
+    Args:
+        max_payload: largest payload `put` accepts, in bytes; default: `payload_limit()`.
+    """
+
+    __slots__ = ("_max", "_number", "_put", "_ready", "_ready_bytes", "_sent", "_streams")
+
+    def __init__(self, *, max_payload: int | None = None) -> None:
+        self._max = payload_limit() if max_payload is None else max_payload
+        self._ready: deque[bytes] = deque()
+        self._ready_bytes = 0
+        self._put = 0
+        self._sent = 0
+        self._streams: dict[str, _Stream] = {}
+        self._number = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._ready or self._streams)
+
+    def put(self, frame: AnyFrame) -> None:
+        """Add a frame, its payload whole inside. Raises PayloadTooLarge and then adds nothing."""
+        if isinstance(frame, _PAYLOAD_KINDS):
+            if len(frame.payload) > frames.INLINE_PAYLOAD_BYTES:
+                self._put_payload(frame)
+                return
+        elif isinstance(frame, Chunk) and len(frame.data) > frames.INLINE_PAYLOAD_BYTES:
+            self._check(len(frame.data))
+            self._stream(frame).waiting.append(_pieces(frame, frame.data))
+            return
+        body = _encode(frame)
+        if len(body) > _MAX:
+            self._check(len(body))
+            self._stream(frame).waiting.append(self._oversize(body))
+        elif self._streams and (stream := self._streams.get(_key(frame))) is not None:
+            stream.waiting.append(iter([(len(body).to_bytes(4, "big"), body)]))
+        else:
+            self._ready.append(len(body).to_bytes(4, "big"))
+            self._ready.append(body)
+            self._put += 1
+            self._ready_bytes += len(body) + 4
+
+    def _check(self, size: int) -> None:
+        if size > self._max:
+            raise PayloadTooLarge(
+                f"The value is {size} bytes; the limit is {self._max}. Send less, or raise FLASH_MAX_BODY_BYTES."
+            )
+
+    def _put_payload(self, frame: Invoke | Result | Error) -> None:
+        self._check(len(frame.payload))
+        body = _encode(msgspec.structs.replace(frame, payload=b"", size=len(frame.payload)))
+        fits = len(body) <= _MAX
+        waiting = self._stream(frame).waiting
+        waiting.append(iter([(len(body).to_bytes(4, "big"), body)]) if fits else self._oversize(body))
+        waiting.append(_pieces(Chunk(frame.execution, frame.attempt), frame.payload))
+
+    def _oversize(self, body: bytes) -> Iterator[tuple[Buffer, ...]]:
+        self._number = self._number % 0x7FFFFFFF + 1
+        return _pieces(Chunk("", self._number), body)
+
+    def _stream(self, frame: AnyFrame) -> _Stream:
+        key = _key(frame)
+        stream = self._streams.get(key)
+        if stream is None:
+            stream = self._streams[key] = _Stream(self._put)
+        return stream
+
+    def take(self, limit: int = TAKE_BYTES) -> bytes:
+        """About `limit` bytes to send next (at most one frame more); empty when nothing waits."""
+        if not self._streams and self._ready_bytes <= limit:
+            data = b"".join(self._ready)
+            self._sent = self._put
+            self._ready.clear()
+            self._ready_bytes = 0
+            return data
+        return b"".join(self.take_buffers(limit))
+
+    def take_buffers(self, limit: int = TAKE_BYTES) -> list[Buffer]:
+        """The same without joining: pieces are views of the payloads that were put."""
+        out: list[Buffer] = []
+        # Pieces get a share even when whole frames never stop coming.
+        size = self._take_ready(out, max(limit - _MAX, 1) if self._streams else limit)
+        skipped = 0
+        while size < limit and skipped < len(self._streams):
+            key, stream = next(iter(self._streams.items()))
+            del self._streams[key]
+            if stream.after > self._sent:
+                self._streams[key] = stream
+                skipped += 1
+            elif buffers := stream.next():
+                self._streams[key] = stream
+                out += buffers
+                size += sum(map(len, buffers))
+        return out
+
+    def _take_ready(self, out: list[Buffer], limit: int) -> int:
+        size = 0
+        while self._ready and size < limit:
+            prefix, body = self._ready.popleft(), self._ready.popleft()
+            out += (prefix, body)
+            size += 4 + len(body)
+            self._sent += 1
+        self._ready_bytes -= size
+        return size
+
+
+def _key(frame: AnyFrame) -> str:
+    """What a frame must stay in order with: its execution, its question, or else its kind."""
+    execution = getattr(frame, "execution", "")
+    if execution:
+        return str(execution)
+    number = getattr(frame, "id", None)
+    return type(frame).__name__ if number is None else f"{type(frame).__name__} {number}"
+
+
+def _pieces(shape: Chunk, data: Buffer) -> Iterator[tuple[Buffer, ...]]:
+    """CHUNK frames that carry `data` with the ids of `shape`, the data itself uncopied."""
+    # An empty bin ends the array as c4 00; cutting those two bytes leaves the head that any data can follow.
+    more = _encode(Chunk(shape.execution, shape.attempt, shape.item, False))[:-2]
+    final = _encode(Chunk(shape.execution, shape.attempt, shape.item, shape.last))[:-2]
+    if len(more) > _HEAD_LIMIT:
+        raise LinkProtocolError(f"The execution id is {len(shape.execution)} characters long; use a short one.")
+    view = memoryview(data).cast("B")
+    step = _MAX - len(more) - 3
+    step = min(step, 0xFFFF)
+    for start in range(0, len(view), step):
+        piece = view[start : start + step]
+        head = final if start + step >= len(view) else more
+        length = len(head) + 3 + len(piece)
+        yield length.to_bytes(4, "big") + head + b"\xc5" + len(piece).to_bytes(2, "big"), piece
