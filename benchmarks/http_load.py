@@ -1,0 +1,108 @@
+"""A keep-alive HTTP client for measuring: as little work per request as Python allows, the same for product and floor."""
+
+import asyncio
+import socket
+import time
+
+Latencies = list[float]
+
+
+def request_bytes(path: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def one_at_a_time(port: int, request: bytes, seconds: float) -> Latencies:
+    """Latencies in seconds of requests sent one after the other on one connection."""
+    latencies: Latencies = []
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        until = time.perf_counter() + seconds
+        while (begin := time.perf_counter()) < until:
+            connection.sendall(request)
+            _read_answer(connection)
+            latencies.append(time.perf_counter() - begin)
+    return latencies
+
+
+def _read_answer(connection: socket.socket) -> None:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionError("the server closed the connection")
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(f"not a 200: {data[:400]!r}")
+    missing = _content_length(head) - len(body)
+    while missing > 0:
+        missing -= len(connection.recv(65536))
+
+
+def _content_length(head: bytes) -> int:
+    lowered = head.lower()
+    start = lowered.index(b"content-length:") + 15
+    end = lowered.find(b"\r\n", start)
+    return int(lowered[start : end if end > 0 else None])
+
+
+class _Lane(asyncio.Protocol):
+    """One connection that always has one request under way."""
+
+    def __init__(self, request: bytes, until: float, done: asyncio.Future[None]) -> None:
+        self.request = request
+        self.until = until
+        self.done = done
+        self.latencies: Latencies = []
+        self.refused = 0
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self._begin = time.perf_counter()
+        if self._begin >= self.until:
+            self.transport.close()
+            return
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head_end = self._buffer.find(b"\r\n\r\n")
+        if head_end < 0:
+            return
+        if len(self._buffer) - head_end - 4 < _content_length(self._buffer[:head_end]):
+            return
+        if self._buffer.startswith(b"HTTP/1.1 200"):
+            self.latencies.append(time.perf_counter() - self._begin)
+        else:
+            self.refused += 1
+        self._buffer = b""
+        self._send()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def many_at_once(port: int, request: bytes, seconds: float, connections: int) -> tuple[float, Latencies, int]:
+    """(requests per second, latencies in seconds, answers other than 200) over so many connections."""
+
+    async def run() -> tuple[float, Latencies, int]:
+        loop = asyncio.get_running_loop()
+        begin = time.perf_counter()
+        lanes = [_Lane(request, begin + seconds, loop.create_future()) for _ in range(connections)]
+        for lane in lanes:
+            await loop.create_connection(lambda lane=lane: lane, "127.0.0.1", port)
+        await asyncio.gather(*(lane.done for lane in lanes))
+        latencies = [latency for lane in lanes for latency in lane.latencies]
+        return len(latencies) / (time.perf_counter() - begin), latencies, sum(lane.refused for lane in lanes)
+
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
