@@ -11,7 +11,7 @@
      "resources": {"<resource>": {
         "file": "gpu_worker.py", "kind": "QB" | "LB", "type": "LiveServerless",
         "state": "cold" | "importing" | "ready" | "import_failed" | "not_forkable" | "environment_failed",
-        "functions": [{"id", "kind", "is_async", "is_generator", "doc", "parameters", "returns"}],   once it was imported
+        "functions": [{"id", "kind", "is_async", "is_generator", "doc", "parameters", "returns"}],   once imported
         "error": {"file", "line", "reason", "traceback"} | None,
         "missing": ["numpy>=2"]}},                          packages that are declared and not importable here
      "problems": [{"file", "line", "reason", "severity"}]}
@@ -78,7 +78,7 @@ class ProjectState:
 
     def callables(self) -> dict[str, str]:
         """Every id that can be called through a worker, and the resource it belongs to."""
-        found = {}
+        found: dict[str, str] = {}
         for resource in self.project.resources:
             if resource.is_load_balanced:
                 continue
@@ -111,7 +111,7 @@ class ProjectState:
 
     def _aliases(self) -> dict[str, str]:
         """Other names of a resource: the one it was declared with, and its file's path as a URL has it."""
-        aliases = {}
+        aliases: dict[str, str] = {}
         for resource in self.project.resources:
             if resource.config.name:
                 aliases.setdefault(resource.config.name, resource.name)

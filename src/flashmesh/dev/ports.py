@@ -1,4 +1,4 @@
-"""Which address `flash run` listens on. The socket is bound before anything else is imported, so that it is never lost."""
+"""Which address `flash run` listens on. The socket is bound before anything heavy is imported."""
 
 import dataclasses
 import socket
@@ -52,9 +52,13 @@ def listen(host: str, port: int | None) -> Listener:
 
 def _bind(host: str, port: int) -> Listener:
     try:
-        family, _, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
     except socket.gaierror as error:
-        raise FlashmeshError(f"`--host {host}` is not an address: {error.strerror}. Use 127.0.0.1 or 0.0.0.0.") from error
+        raise FlashmeshError(
+            f"`--host {host}` is not an address: {error.strerror}. Use 127.0.0.1 or 0.0.0.0."
+        ) from error
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,13 +66,17 @@ def _bind(host: str, port: int) -> Listener:
         made.listen(2048)
     except PermissionError as error:
         made.close()
-        raise FlashmeshError(f"Port {port} may not be opened by this user. Choose one above 1023 with `--port`.") from error
+        raise FlashmeshError(
+            f"Port {port} may not be opened by this user. Choose one above 1023 with `--port`."
+        ) from error
     except OSError as error:
         made.close()
         if _in_use(error):
             message = f"Port {port} on {host} is in use. Leave out `--port` to get the next free one, or name another."
             raise PortTaken(message) from error
-        raise FlashmeshError(f"Cannot listen on {host}:{port}: {error.strerror}. Use an address of this machine.") from error
+        raise FlashmeshError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Use an address of this machine."
+        ) from error
     return Listener(made, host, made.getsockname()[1])
 
 
