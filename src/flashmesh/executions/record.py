@@ -1,0 +1,92 @@
+"""The record of one run of a function: what was asked, where it stands, what came of it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from flashmesh.executions.items import ItemBuffer
+from flashmesh.executions.states import FINAL, Event, Status, next_status
+from flashmesh.functions.errors import FlashmeshError
+from flashmesh.kit.ids import EndpointName, ExecutionId, FunctionId
+
+Kind = Literal["sync", "async"]
+
+
+class StaleAttempt(FlashmeshError):
+    """An answer came from an attempt that is over; it was left aside."""
+
+    code = "STALE_ATTEMPT"
+    status = 409
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Execution:
+    """One run. Its store alone changes it, through `advance`.
+
+    Times are UTC seconds since the epoch. `payload` is the bytes the client sent, dropped when the execution ends;
+    `result` is the bytes the worker sent, of type `result_type`; a failure's is the packed ErrorInfo of `wire`.
+    """
+
+    id: ExecutionId
+    function: FunctionId
+    endpoint: EndpointName
+    kind: Kind
+    created_at: float
+    content_type: str = ""
+    accept: str = ""
+    payload: bytes = b""
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    idempotency_key: str | None = None
+    status: Status = Status.QUEUED
+    attempt: int = 1
+    """Number of the attempt that is running, or (QUEUED) comes next. An answer to an earlier one is stale."""
+    started_at: float | None = None
+    """When the body of the last attempt began."""
+    ended_at: float | None = None
+    worker: str = ""
+    build: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    result: bytes = b""
+    result_type: str = ""
+    result_evicted: bool = False
+    """The result was dropped to keep the store within its bytes; the record is kept for its idempotency key."""
+    run_us: int = 0
+    queue_us: int = 0
+    cold_us: int = 0
+    items: ItemBuffer | None = None
+    """What a generator yielded; None for a plain function."""
+
+    @property
+    def ended(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def size_bytes(self) -> int:
+        """What keeping it costs beyond the record itself: payload, result and items."""
+        return len(self.payload) + len(self.result) + (self.items.bytes if self.items is not None else 0)
+
+    def advance(self, event: Event, attempt: int) -> None:
+        """Apply one event of the transition table on behalf of `attempt`.
+
+        Raises:
+            StaleAttempt: `attempt` is not the current one.
+            IllegalTransition: the table has no such transition. In both cases nothing has changed.
+        """
+        if attempt != self.attempt:
+            raise StaleAttempt(f"attempt {attempt} of execution {self.id} is over; attempt {self.attempt} counts")
+        self.status = next_status(self.status, event)
+        if event is Event.REQUEUE:
+            self.attempt += 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended for good. `event` is SUCCEED, FAIL, TIME_OUT or CANCEL."""
+
+    event: Event
+    result: bytes = b""
+    result_type: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    run_us: int = 0
