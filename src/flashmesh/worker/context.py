@@ -47,7 +47,7 @@ class WorkerContext:
     one_shot: bool = False
     """JOB mode: leave (status 0) after one call."""
     reentrant: bool = False
-    """An extra worker for re-entrant calls: takes them from `listen_fd` only, none from the link; leaves after 1 s idle."""
+    """An extra worker for re-entrant calls: takes them from `listen_fd` only, none from the link; leaves when idle."""
     may_idle_out: bool = True
     """Leave (status 0) after `idle_timeout_s` without a call."""
 

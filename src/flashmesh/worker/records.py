@@ -12,11 +12,11 @@ import mmap
 import os
 import struct
 from enum import IntEnum
-from pathlib import Path
-from tempfile import mkstemp
 from time import monotonic_ns
 from typing import Final, Literal, NamedTuple
 from zlib import crc32
+
+from flashmesh.worker.launch import anonymous_file
 
 EXECUTION_BYTES: Final = 64
 FUNCTION_BYTES: Final = 160
@@ -95,7 +95,7 @@ class RecordTable:
     @classmethod
     def create(cls, *, workers: int, slots: int) -> "RecordTable":
         size = _TABLE_BYTES + workers * _record_bytes(slots)
-        fd = _anonymous_file()
+        fd = anonymous_file()
         os.ftruncate(fd, size)
         memory = mmap.mmap(fd, size)
         _TABLE.pack_into(memory, 0, _MAGIC, workers, slots, 0)
@@ -113,7 +113,7 @@ class RecordTable:
 
     @property
     def hush(self) -> bool:
-        """True: the template watches the peer socket, or has no use for it, so nobody need tell it that they are full."""
+        """True: the template watches the peer socket, or has no use for it: nobody need tell it that they are full."""
         return self._memory[_HUSH_OFFSET] != 0
 
     @hush.setter
@@ -265,12 +265,3 @@ _BYTE_ORDER: Final[Literal["little", "big"]] = "little" if struct.pack("=H", 1) 
 
 def _record_bytes(slots: int) -> int:
     return _HEAD_BYTES + slots * _CALL_BYTES
-
-
-def _anonymous_file() -> int:
-    """A file without a name: a memfd on Linux, an unlinked temporary file elsewhere. Not inheritable by exec."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("flash-records", os.MFD_CLOEXEC)
-    fd, path = mkstemp(prefix="flash-records-")
-    Path(path).unlink()
-    return fd

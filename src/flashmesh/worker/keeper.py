@@ -1,0 +1,382 @@
+"""The tiny process that owns the endpoints' sockets and starts their templates.
+
+It imports nothing but the standard library, never user code, and does almost nothing: that is why it stays alive when
+everything below it does not. A client of the endpoint's socket that connects while no template runs waits in the
+backlog; the keeper sees it and starts the template. When a template dies the keeper kills the process groups it had
+made, which it reads from memory shared with it, and starts it again only when somebody wants it, with growing pauses if
+it keeps dying.
+
+It serves its session over a socketpair in lines of JSON: `{"id", "op", …}` → `{"id", "ok", …} | {"id", "error"}`, and
+`{"event", …}` unasked. It ends what it started, and itself, when that socket or the session pipe closes.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flashmesh.worker.eventloop import EventLoop, Timer
+from flashmesh.worker.groups import GroupTable
+from flashmesh.worker.launch import anonymous_file, describe_status, kill_group, launch
+from flashmesh.worker.parent import adopt_orphans
+
+SETTLED_S = 5.0
+"""A template that lived this long did not fail to start."""
+LAST_WORD_S = 0.5
+"""How long templates may take to end their workers once the session is gone, before the keeper does it for them."""
+
+
+def backoff_s(failures: int) -> float:
+    """The pause before the next start after `failures` deaths in a row: 0, then 0.2 s doubling up to 10 s."""
+    return 0.0 if failures == 0 else min(10.0, 0.1 * 2**failures)
+
+
+class Template:
+    """One running template process."""
+
+    def __init__(self, pid: int, control: socket.socket) -> None:
+        self.pid = pid
+        self.control = control
+        self.started_at = time.monotonic()
+        self.stopping = False
+
+
+class Endpoint:
+    """Its two listening sockets, what to start, and how the last starts went."""
+
+    def __init__(self, name: str, path: str, again_path: str, *, backlog: int) -> None:
+        self.name = name
+        self.paths = (path, again_path)
+        self.peer = _listen(path, backlog)
+        try:
+            self.again = _listen(again_path, backlog)
+        except OSError:
+            self.peer.close()
+            raise
+        self.groups = GroupTable.create()
+        self.spec: dict[str, Any] | None = None
+        self.template: Template | None = None
+        self.failures = 0
+        self.not_before = 0.0
+        self.pause: Timer | None = None
+        self.waiting: list[Callable[[], None]] = []
+        """Start commands that came during a pause."""
+        self.on_gone: list[Callable[[], None]] = []
+        """Stop commands that wait for the template's end."""
+
+    def close(self) -> None:
+        for listener, path in zip((self.peer, self.again), self.paths, strict=True):
+            try:
+                os.unlink(path)  # noqa: PTH108 - pathlib is 8 ms of imports
+            except OSError:
+                pass
+            listener.close()
+        self.groups.close()
+
+
+class Keeper:
+    """The program: one instance per process."""
+
+    def __init__(self, *, control: socket.socket, session_fd: int, template_argv: list[str]) -> None:
+        self._loop = EventLoop()
+        self._control = control
+        self._session_fd = session_fd
+        self._template_argv = template_argv
+        self._endpoints: dict[str, Endpoint] = {}
+        self._incoming = b""
+        self._outgoing = b""
+        self._ending = False
+
+    def run(self) -> None:
+        adopt_orphans()
+        self._control.setblocking(False)
+        self._loop.watch(self._control.fileno(), self._on_control)
+        self._loop.watch(self._session_fd, self._on_session_gone)
+        self._loop.on_signal(signal.SIGCHLD, self._reap)
+        self._loop.on_signal(signal.SIGTERM, self._end_after_drain)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the session's to handle
+        self._loop.run()
+        for endpoint in self._endpoints.values():
+            endpoint.close()
+
+    # --- what the session says ---
+
+    def _on_control(self) -> None:
+        try:
+            data = self._control.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._loop.unwatch(self._control.fileno())
+            self._on_session_gone()
+            return
+        *lines, self._incoming = (self._incoming + data).split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        number = message.pop("id")
+        operation = message.pop("op")
+
+        def answer(**body: Any) -> None:
+            self._say({"id": number, "ok": True, **body})
+
+        try:
+            getattr(self, f"_do_{operation}")(answer, **message)
+        except (OSError, KeyError, TypeError, AttributeError) as error:
+            self._say({"id": number, "error": f"{type(error).__name__}: {error}"})
+
+    def _do_open(self, answer: Callable[..., None], endpoint: str, path: str, again_path: str, backlog: int) -> None:
+        if endpoint not in self._endpoints:
+            self._endpoints[endpoint] = Endpoint(endpoint, path, again_path, backlog=backlog)
+            self._watch_peers(self._endpoints[endpoint])
+        answer()
+
+    def _do_remember(self, answer: Callable[..., None], endpoint: str, spec: dict[str, Any]) -> None:
+        self._endpoints[endpoint].spec = spec
+        answer()
+
+    def _do_start(self, answer: Callable[..., None], endpoint: str, spec: dict[str, Any]) -> None:
+        target = self._endpoints[endpoint]
+        target.spec = spec
+
+        def start() -> None:
+            if target.template is None:
+                self._start(target)
+            answer(pid=target.template.pid if target.template else 0)
+
+        if target.template is None and target.not_before > time.monotonic():
+            target.waiting.append(start)
+            self._pause(target)
+        else:
+            start()
+
+    def _do_stop(self, answer: Callable[..., None], endpoint: str, drain_s: float) -> None:
+        self._stop(self._endpoints[endpoint], drain_s, answer)
+
+    def _do_close(self, answer: Callable[..., None], endpoint: str, drain_s: float) -> None:
+        def finish() -> None:
+            closing = self._endpoints.pop(endpoint, None)
+            if closing is not None:
+                self._loop.unwatch(closing.peer.fileno())
+                closing.close()
+            answer()
+
+        self._stop(self._endpoints[endpoint], drain_s, finish)
+
+    def _do_end(self, answer: Callable[..., None], drain_s: float) -> None:
+        self._ending = True
+        answer()
+        for endpoint in self._endpoints.values():
+            self._stop(endpoint, drain_s, _nothing)
+        self._end_if_empty()
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._outgoing += json.dumps(message).encode() + b"\n"
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._outgoing:
+                self._outgoing = self._outgoing[self._control.send(self._outgoing) :]
+        except BlockingIOError:
+            self._loop.watch(self._control.fileno(), self._on_control, self._flush)
+            return
+        except OSError:
+            self._outgoing = b""  # the session is gone, which the loop is about to notice
+            return
+        if self._loop.watches(self._control.fileno()):
+            self._loop.watch(self._control.fileno(), self._on_control)
+
+    # --- templates ---
+
+    def _start(self, endpoint: Endpoint) -> None:
+        """Exec a template on the endpoint's sockets with the last spec."""
+        self._loop.unwatch(endpoint.peer.fileno())
+        ours, theirs = socket.socketpair()
+        spec_fd = anonymous_file(json.dumps(endpoint.spec).encode())
+        fds = {
+            "peer": endpoint.peer.fileno(),
+            "again": endpoint.again.fileno(),
+            "groups": endpoint.groups.fd,
+            "session": self._session_fd,
+            "keeper": theirs.fileno(),
+            "spec": spec_fd,
+        }
+        pid = launch([*self._template_argv, json.dumps(fds)], keep=fds.values())
+        theirs.close()
+        os.close(spec_fd)
+        endpoint.template = Template(pid, ours)
+
+    def _stop(self, endpoint: Endpoint, drain_s: float, then: Callable[[], None]) -> None:
+        """SIGTERM, which makes the template drain; SIGKILL when it is still there a second after `drain_s`."""
+        template = endpoint.template
+        if template is None:
+            then()
+            return
+        endpoint.on_gone.append(then)
+        if not template.stopping:
+            template.stopping = True
+            os.kill(template.pid, signal.SIGTERM)
+
+        def kill() -> None:
+            if endpoint.template is template:
+                kill_group(template.pid)
+
+        self._loop.later(drain_s + 1.0, kill)
+
+    def _reap(self) -> None:
+        """Templates first: the groups of a dead one must be killed while their leaders' ids cannot be used again.
+
+        Orphaned zygotes and workers are children of ours by then (see `adopt_orphans`), reaped only after that.
+        """
+        for endpoint in list(self._endpoints.values()):
+            template = endpoint.template
+            if template is None:
+                continue
+            pid, status = os.waitpid(template.pid, os.WNOHANG)
+            if pid:
+                self._on_template_exit(endpoint, template, os.waitstatus_to_exitcode(status))
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+        self._end_if_empty()
+
+    def _on_template_exit(self, endpoint: Endpoint, template: Template, status: int) -> None:
+        for pid in endpoint.groups.pids():
+            kill_group(pid)
+        endpoint.groups.clear()
+        template.control.close()
+        endpoint.template = None
+        lived = time.monotonic() - template.started_at
+        expected = template.stopping or status == 0
+        endpoint.failures = 0 if expected else 1 if lived > SETTLED_S else endpoint.failures + 1
+        pause = backoff_s(endpoint.failures)
+        endpoint.not_before = time.monotonic() + pause
+        reason = "" if expected else _why(endpoint, status, pause)
+        self._say(
+            {
+                "event": "template_exited",
+                "endpoint": endpoint.name,
+                "pid": template.pid,
+                "status": status,
+                "failures": endpoint.failures,
+                "reason": reason,
+            }
+        )
+        done, endpoint.on_gone = endpoint.on_gone, []
+        for callback in done:
+            callback()
+        if self._endpoints.get(endpoint.name) is endpoint and not self._ending:
+            self._pause(endpoint)
+
+    def _pause(self, endpoint: Endpoint) -> None:
+        """After the back-off, if there is one, listen for those who want the endpoint, and obey waiting commands."""
+
+        def over() -> None:
+            waiting, endpoint.waiting = endpoint.waiting, []
+            for start in waiting:
+                start()
+            if endpoint.template is None and self._endpoints.get(endpoint.name) is endpoint:
+                self._watch_peers(endpoint)
+
+        if endpoint.pause is not None:
+            endpoint.pause.cancel()
+        remaining = endpoint.not_before - time.monotonic()
+        if remaining <= 0:
+            over()
+        else:
+            endpoint.pause = self._loop.later(remaining, over)
+
+    def _watch_peers(self, endpoint: Endpoint) -> None:
+        def wanted() -> None:
+            self._loop.unwatch(endpoint.peer.fileno())
+            started = endpoint.spec is not None and not self._ending
+            if started:
+                self._start(endpoint)
+            self._say({"event": "template_wanted", "endpoint": endpoint.name, "started": started})
+
+        self._loop.watch(endpoint.peer.fileno(), wanted)
+
+    # --- the end ---
+
+    def _on_session_gone(self) -> None:
+        """Templates end at once, on the same pipe; whoever has not within LAST_WORD_S is killed."""
+        self._ending = True
+        self._loop.unwatch(self._session_fd)
+        for endpoint in self._endpoints.values():
+            if endpoint.template is not None:
+                endpoint.template.stopping = True
+                endpoint.template.control.close()
+        self._loop.later(LAST_WORD_S, self._kill_all)
+        self._end_if_empty()
+
+    def _end_after_drain(self) -> None:
+        """SIGTERM: let running calls finish, as the templates' own limits say."""
+        self._ending = True
+        for endpoint in self._endpoints.values():
+            drain_s = (endpoint.spec or {}).get("drain_limit_s", 30.0)
+            self._stop(endpoint, float(drain_s), _nothing)
+        self._end_if_empty()
+
+    def _kill_all(self) -> None:
+        for endpoint in self._endpoints.values():
+            if endpoint.template is not None:
+                kill_group(endpoint.template.pid)
+
+    def _end_if_empty(self) -> None:
+        if self._ending and all(endpoint.template is None for endpoint in self._endpoints.values()):
+            self._loop.stop()
+
+
+def main(argument: str) -> None:
+    """`argument`: {"control": fd, "session": fd, "template": [argv…]}."""
+    settings = json.loads(argument)
+    keeper = Keeper(
+        control=socket.socket(fileno=settings["control"]),
+        session_fd=settings["session"],
+        template_argv=settings["template"],
+    )
+    keeper.run()
+
+
+def _listen(path: str, backlog: int) -> socket.socket:
+    """A listening Unix socket at `path`; one that a dead session left there is replaced."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if os.path.exists(path):  # noqa: PTH110
+            os.unlink(path)  # noqa: PTH108
+        listener.bind(path)
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            error.errno, f"cannot listen on {path} ({error}); set XDG_RUNTIME_DIR to a short, writable folder"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _why(endpoint: Endpoint, status: int, pause: float) -> str:
+    text = f"The template of {endpoint.name} ended with {describe_status(status)}"
+    if endpoint.failures > 1:
+        text += f", {endpoint.failures} times in a row; the next start is in {pause:.1f} s"
+    return text + ". Its last output is above; the next call starts it again."
+
+
+def _nothing(**body: Any) -> None:
+    """Nobody waits for this answer."""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
