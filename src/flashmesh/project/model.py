@@ -8,6 +8,9 @@ from typing import Any, Literal
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.kit.ids import EndpointName, FunctionId
 
+Verb = Literal["run", "run_sync", "runsync", "status", "cancel", "stream", "lb"]
+"""What a route does: one of the queue's verbs, or a load-balanced function's own path."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionSpec:
@@ -37,6 +40,14 @@ class FunctionSpec:
     system_dependencies: tuple[str, ...] = ()
     doc: str | None = None
     parameters: tuple["ParameterSpec", ...] = ()
+    """Of the function, or of the class's constructor; without `self`."""
+
+    @property
+    def callables(self) -> tuple[str, ...]:
+        """The ids it is called by: its own, or one per public method (`module.Class.method`)."""
+        if self.kind == "class":
+            return tuple(f"{self.id}.{method.name}" for method in self.methods)
+        return (self.id,)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +84,8 @@ class ResourceSpec:
     functions: tuple[FunctionSpec, ...]
     unresolved: tuple[str, ...] = ()
     """Settings whose values syntax could not tell; the import corrects them."""
+    line: int | None = None
+    """Where `file` creates the configuration object."""
 
     @property
     def is_load_balanced(self) -> bool:
@@ -88,6 +101,8 @@ class Problem:
     reason: str
     severity: Literal["error", "warning"] = "error"
     traceback: str | None = None
+    prefix: str | None = None
+    """URL prefix of the file whose functions cannot be served because of it; None when nothing is lost."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +117,7 @@ class Route:
     kind: Literal["QB", "LB"]
     callable: str = ""
     """The class's method this route calls, else the empty string."""
-    verb: Literal["run", "run_sync", "runsync", "status", "cancel", "stream", "lb"] = "lb"
+    verb: "Verb" = "lb"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +132,10 @@ class Project:
     """Every Python file the scan read (relative), functions or not."""
     requirements: tuple[str, ...] = ()
     """The project's own requirements (pyproject.toml or requirements.txt)."""
+    needs_import: tuple[str, ...] = ()
+    """Files with a decorated function of which syntax cannot even tell the kind of resource; see `inspect.py`."""
+    syntax: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """What the scan remembers of each file, so that the next one reads only what changed."""
 
     @property
     def functions(self) -> tuple[FunctionSpec, ...]:

@@ -1,0 +1,111 @@
+"""From a configuration object seen in syntax to its ResourceConfig: the real class is called with what is known."""
+
+import dataclasses
+from typing import Any
+
+from flashmesh.functions.config import ResourceConfig
+from flashmesh.project import literals
+from flashmesh.project.evaluate import known
+from flashmesh.project.values import Config, Invalid, Value
+from flashmesh.project.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Built:
+    """A configuration, and the names of settings whose values only running the file tells (`*`: any)."""
+
+    config: ResourceConfig
+    unresolved: tuple[str, ...] = ()
+
+
+def build(config: Config, vocabulary: Vocabulary, *, default_name: str | None, load_balanced: bool) -> Built | Invalid:
+    """Call the class that was declared, as running the file would.
+
+    Args:
+        default_name: the name of an `Endpoint` that was given none: its function's.
+        load_balanced: an `Endpoint` whose `.get`, `.post`, … declare routes.
+    """
+    arguments, keywords, unresolved = _plain_arguments(config, vocabulary)
+    if isinstance(arguments, Invalid):
+        return arguments
+    made: Any = None
+    failure: Exception | None = None
+    for attempt in _attempts(keywords, default_name or config.variable, bool(unresolved)):
+        try:
+            made = vocabulary.get(config.class_name)(*arguments, **attempt)
+            break
+        except Exception as error:  # the class speaks: these values cannot work
+            failure = failure or error
+    if made is None:
+        if not unresolved:
+            return Invalid(config.place.file, config.place.line, f"{type(failure).__name__}: {failure}")
+        return Built(_placeholder(config, load_balanced), ("*",))
+    normal: ResourceConfig = made.to_config()
+    if config.class_name == "Endpoint":
+        normal = _as_used(normal, default_name, load_balanced=load_balanced)
+    return Built(normal, (*unresolved, *config.changed))
+
+
+def _plain_arguments(
+    config: Config, vocabulary: Vocabulary
+) -> tuple[list[Any] | Invalid, dict[str, Any], tuple[str, ...]]:
+    """What is known of the arguments, by position and name, and the names of those that are not."""
+    arguments: list[Any] = []
+    keywords: dict[str, Any] = {}
+    unresolved = ["*"] if config.open_ended else []
+    names = vocabulary.parameter_names(config.class_name)
+    for index, value in enumerate(config.arguments):
+        name = names[index] if index < len(names) else None
+        plain = _plain(value)
+        if isinstance(plain, Invalid):
+            return plain, {}, ()
+        if plain is not None and name is not None:
+            keywords[name] = plain.value
+        elif plain is not None:
+            arguments.append(plain.value)
+        else:
+            unresolved.append(name or "*")
+    for name, value in config.keywords.items():
+        plain = _plain(value)
+        if isinstance(plain, Invalid):
+            return plain, {}, ()
+        if plain is None:
+            unresolved.append(name)
+        else:
+            keywords[name] = plain.value
+    return arguments, keywords, tuple(unresolved)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plain:
+    value: Any
+
+
+def _plain(value: Value) -> _Plain | Invalid | None:
+    if isinstance(value, Invalid):
+        return value
+    try:
+        return _Plain(known(value))
+    except literals.NotPlain:
+        return None
+
+
+def _attempts(keywords: dict[str, Any], name: str | None, has_unresolved: bool) -> list[dict[str, Any]]:
+    """The keywords as given; when some are missing because they are not known, also with a stand-in for the name."""
+    if not has_unresolved:
+        return [keywords]
+    return [keywords, {**keywords, "name": name or "unnamed"}, {"name": name or "unnamed"}]
+
+
+def _placeholder(config: Config, load_balanced: bool) -> ResourceConfig:
+    balanced = load_balanced or "LoadBalancer" in config.class_name
+    return ResourceConfig(resource_type=config.class_name, name=config.variable, is_load_balanced=balanced)
+
+
+def _as_used(config: ResourceConfig, default_name: str | None, *, load_balanced: bool) -> ResourceConfig:
+    """An `Endpoint` is QB or LB by the way it is used; its scaler's default follows."""
+    name = config.name or default_name
+    if not load_balanced or config.is_load_balanced:
+        return dataclasses.replace(config, name=name)
+    scaler = "REQUEST_COUNT" if config.scaler_type == "QUEUE_DELAY" else config.scaler_type
+    return dataclasses.replace(config, name=name, is_load_balanced=True, scaler_type=scaler)
