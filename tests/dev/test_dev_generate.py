@@ -53,7 +53,7 @@ def test_a_line_tells_where_the_function_stands_and_what_it_takes() -> None:
 
 
 def test_a_broken_file_is_served_as_unavailable_and_a_warning_is_not() -> None:
-    broken = Problem(file="sub/broken.py", line=3, reason="invalid syntax")
+    broken = Problem(file="sub/broken.py", line=3, reason="invalid syntax", prefix="/sub/broken")
     warned = Problem(file="odd.py", line=None, reason="looks odd", severity="warning")
     calls = run(server_text(*seed_project(broken, warned))).calls
     assert [call for call in calls if call[0] == "unavailable"] == [

@@ -39,7 +39,7 @@ def test_columns_stay_aligned_with_wide_characters_and_long_methods() -> None:
 def test_problems_name_file_line_and_reason_errors_first() -> None:
     problems = [
         Problem(file="b.py", line=None, reason="shadows queue", severity="warning"),
-        Problem(file="a.py", line=3, reason="invalid syntax"),
+        Problem(file="a.py", line=3, reason="invalid syntax", prefix="/a"),
     ]
     assert problem_lines(problems) == [
         "error: a.py:3: invalid syntax (its routes answer 503)",

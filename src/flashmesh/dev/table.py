@@ -47,7 +47,7 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
 
 def problem_line(problem: Problem) -> str:
     place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-    consequence = " (its routes answer 503)" if problem.severity == "error" else ""
+    consequence = " (its routes answer 503)" if problem.prefix is not None else ""
     return f"{problem.severity}: {place}: {problem.reason}{consequence}"
 
 

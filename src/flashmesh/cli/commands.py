@@ -1,0 +1,100 @@
+"""The table of subcommands, and what is common to all of them: errors, exit codes, `--version`."""
+
+import importlib
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+
+from flashmesh.cli import EXIT_FAILED, EXIT_INTERRUPTED
+
+_COMMANDS = {
+    "init": "flashmesh.cli.init:init",
+    "run": "flashmesh.cli.run:run",
+    "dev": "flashmesh.cli.run:run",
+    "call": "flashmesh.cli.call:call",
+    "logs": "flashmesh.cli.logs:logs",
+    "status": "flashmesh.cli.status:status",
+    "ls": "flashmesh.cli.status:status",
+}
+_HIDDEN = frozenset({"dev", "ls"})
+"""Second names of a command; they work and are not listed."""
+
+_EPILOG = """\b
+Examples:
+  flash init my-app             # a small project that runs
+  flash run my-app              # serve it, reload on every change
+  flash call hello '{"name": "Ada"}'
+  flash logs -f                 # what the functions print
+"""
+
+
+class _Commands(click.Group):
+    """Imports a subcommand when it is asked for: `flash --version` pays for none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in _COMMANDS if name not in _HIDDEN]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """One boundary for all commands: what went wrong is said in a line, and the exit code tells it."""
+        from flashmesh.functions.errors import FlashmeshError
+
+        try:
+            return super().invoke(ctx)
+        except FlashmeshError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(EXIT_FAILED)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
+
+
+def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version  # slow enough not to be paid by every command
+
+    click.echo(f"flash {version('flashmesh')}")
+    ctx.exit()
+
+
+def verbose(command: Any) -> Any:
+    """The option `-v`: our own log at DEBUG (or as `LOG_LEVEL` says)."""
+    return click.option(
+        "-v", "--verbose", is_flag=True, expose_value=True, help="Say more about what happens (LOG_LEVEL wins)."
+    )(command)
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Our log goes to stderr, at the level of LOG_LEVEL, else DEBUG with `-v`, else WARNING."""
+    named = os.environ.get("LOG_LEVEL", "").upper()
+    level = logging.getLevelNamesMapping().get(named, logging.DEBUG if verbose else logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("flashmesh").setLevel(level)
+
+
+@click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
+)
+def flash() -> None:
+    """Write Python functions, run them on this machine with one command."""
+    _warn_of_conflict()
+
+
+def _warn_of_conflict() -> None:
+    """The distribution runpod-flash owns the same import name; with both installed, which one is used is chance."""
+    from flashmesh.functions.conflict import conflict_message
+
+    message = conflict_message()
+    if message:
+        click.echo(message, err=True)

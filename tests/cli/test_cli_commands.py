@@ -1,0 +1,130 @@
+"""The command line: exit codes, help, and messages that end in the next step."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from flashmesh.cli.commands import flash
+from flashmesh.cli.init import project_name, write_project
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from flashmesh.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_version_names_the_product() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("flash 0.")
+
+
+def test_version_imports_nothing_heavy() -> None:
+    heavy = {"asyncio", "fastapi", "uvicorn", "rich", "msgspec", "watchfiles", "pydantic"}
+    program = (
+        "import sys; sys.argv = ['flash', '--version']\n"
+        "try:\n from flashmesh.cli import main; main()\n"
+        f"except SystemExit: print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["init", "run", "dev", "call", "logs", "status", "ls"])
+def test_every_commands_help_ends_in_examples(command: str) -> None:
+    shown = CliRunner().invoke(flash, [command, "--help"]).output
+    assert "Examples:" in shown
+    assert shown.rstrip().splitlines()[-1].strip().startswith(("flash ", "echo "))
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    done = run("rnu")
+    assert done.returncode == 2
+    assert "rnu" in done.stderr
+
+
+def test_a_directory_that_is_missing_is_a_usage_error(tmp_path: Path) -> None:
+    done = run("run", str(tmp_path / "nothing"))
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["call", "hello"], ["logs"], ["status"], ["ls", "--json"]])
+def test_without_a_running_session_commands_say_how_to_start_one(command: list[str], tmp_path: Path) -> None:
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "No `flash run` serves this directory" in done.stderr
+    assert done.stdout == ""
+
+
+def test_input_that_is_not_json_is_a_usage_error(tmp_path: Path) -> None:
+    done = run("call", "hello", "{name: 1}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is not JSON" in done.stderr
+
+
+def test_windows_is_told_to_use_wsl2_before_anything_is_imported() -> None:
+    program = (
+        "import sys; sys.platform = 'win32'; before = set(sys.modules)\n"
+        "import flashmesh.cli\n"
+        "try: flashmesh.cli.main()\n"
+        "except SystemExit as end: print(end.code, 'click' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["2", "False"]
+    assert "WSL2" in done.stderr
+
+
+def test_init_writes_a_whole_project(tmp_path: Path) -> None:
+    target = tmp_path / "My App"
+    done = run("init", str(target))
+    assert done.returncode == 0
+    assert "flash run" in done.stderr
+    names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert names == {
+        ".gitignore",
+        "README.md",
+        "api.py",
+        "pyproject.toml",
+        "tests/test_workers.py",
+        "workers/cpu.py",
+        "workers/gpu.py",
+    }
+    assert tomllib.loads((target / "pyproject.toml").read_text())["project"]["name"] == "my-app"
+    for path in target.rglob("*.py"):
+        compile(path.read_text(), str(path), "exec")
+
+
+def test_init_refuses_to_overwrite_and_then_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "api.py").write_text("mine")
+    done = run("init", str(tmp_path))
+    assert done.returncode == 1
+    assert "--force" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["api.py"]
+    assert run("init", str(tmp_path), "--force").returncode == 0
+    assert (tmp_path / "api.py").read_text() != "mine"
+
+
+def test_the_written_projects_own_tests_pass(tmp_path: Path) -> None:
+    write_project(tmp_path)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("folder", "name"), [("My App", "my-app"), ("a__b", "a-b"), ("日本", "app"), ("x", "x")])
+def test_a_folders_name_becomes_a_project_name(folder: str, name: str) -> None:
+    assert project_name(folder) == name
