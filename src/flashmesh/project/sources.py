@@ -1,6 +1,7 @@
 """The syntax of a project's files, read when asked for and kept as long as a file does not change."""
 
 import dataclasses
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,8 @@ class Source:
     size: int
     mentions_us: bool
     may_declare: bool
+    digest: bytes
+    """Of its bytes; 16 of BLAKE2."""
     syntax: ModuleSyntax | SyntaxProblem | None
     """None until somebody asks: most files of a project declare nothing and are never parsed."""
 
@@ -38,8 +41,8 @@ class Sources:
 
     @property
     def current(self) -> Mapping[str, Source]:
-        """Every file that was asked for, for the next scan."""
-        return self._current
+        """What the next scan may remember: every file asked for, now or before."""
+        return {**self._remembered, **self._current}
 
     def read(self, path: str) -> Source:
         """One file. Raises OSError."""
@@ -73,5 +76,6 @@ class Sources:
             size=found.size,
             mentions_us=mentions_us(content),
             may_declare=declares,
+            digest=hashlib.blake2b(content, digest_size=16).digest(),
             syntax=parse(content) if declares else None,
         )
