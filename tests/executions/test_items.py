@@ -12,10 +12,9 @@ from flashmesh.executions.items import (
     MAX_UNREAD_BYTES,
     MAX_UNREAD_ITEMS,
     ItemBuffer,
-    ItemsGone,
-    ListTooLong,
     join,
 )
+from flashmesh.functions.errors import ItemsGone, PayloadTooLarge
 
 
 @given(st.lists(st.one_of(st.just(-1), st.binary(max_size=20)), max_size=200), st.integers(1, 7))
@@ -56,7 +55,7 @@ def test_a_list_beyond_its_bound_is_an_error_that_says_to_stream() -> None:
     buffer = ItemBuffer()
     for _ in range(MAX_LIST_ITEMS):
         buffer.add(b"1")
-    with pytest.raises(ListTooLong, match="Stream it"):
+    with pytest.raises(PayloadTooLarge, match="Stream it"):
         buffer.add(b"1")
 
 

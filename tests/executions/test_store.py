@@ -10,13 +10,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from flashmesh.executions.memory import MemoryStore
 from flashmesh.executions.record import Execution, Outcome, StaleAttempt
 from flashmesh.executions.states import FINAL, Event, IllegalTransition, Status
-from flashmesh.executions.store import (
-    DuplicateExecution,
-    IdempotencyConflict,
-    Retention,
-    Store,
-)
-from flashmesh.functions.errors import ExecutionNotFound
+from flashmesh.executions.store import Retention, Store
+from flashmesh.functions.errors import DuplicateExecution, ExecutionNotFound, IdempotencyConflict
 from flashmesh.kit.ids import EndpointName, ExecutionId, FunctionId
 
 Factory = Callable[[Callable[[], float], Retention], Store]

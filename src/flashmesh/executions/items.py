@@ -9,7 +9,7 @@ import struct
 from collections import deque
 from typing import Final
 
-from flashmesh.functions.errors import FlashmeshError
+from flashmesh.functions.errors import ItemsGone, PayloadTooLarge
 
 MAX_UNREAD_ITEMS: Final = 1000
 """Items that may wait for a reader. Higher: a slower reader is tolerated, at the cost of memory per execution."""
@@ -19,18 +19,12 @@ MAX_LIST_ITEMS: Final = 10_000
 MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 
 
-class ListTooLong(FlashmeshError):
-    """The generator yields more than fits into one list. Stream it: `async for`, `job.stream()`, or
-    `Accept: text/event-stream`."""
-
-    code = "LIST_TOO_LONG"
-
-
-class ItemsGone(FlashmeshError):
-    """These items were handed out before and are not kept. Continue after the last one you received."""
-
-    code = "ITEMS_GONE"
-    status = 410
+def too_long() -> PayloadTooLarge:
+    """Why a list is not made, and what to do instead."""
+    return PayloadTooLarge(
+        f"the generator yields more than {MAX_LIST_ITEMS} items or {MAX_LIST_BYTES >> 20} MiB, too much for one list. "
+        "Stream it: `async for`, `job.stream()`, or `Accept: text/event-stream`"
+    )
 
 
 class ItemBuffer:
@@ -52,9 +46,9 @@ class ItemBuffer:
         """Whether anybody reads them as they come."""
 
     def add(self, item: bytes) -> None:
-        """Keep one more. Raises ListTooLong when nobody streams and a list cannot hold it."""
+        """Keep one more. Raises PayloadTooLarge when nobody streams and a list cannot hold it."""
         if not self.streamed and (self.total >= MAX_LIST_ITEMS or self.bytes + len(item) > MAX_LIST_BYTES):
-            raise ListTooLong
+            raise too_long()
         self._items.append(item)
         self.total += 1
         self.bytes += len(item)

@@ -5,13 +5,8 @@ from collections.abc import Callable
 
 from flashmesh.executions.record import Execution, Outcome
 from flashmesh.executions.states import Event, Status
-from flashmesh.executions.store import (
-    DuplicateExecution,
-    IdempotencyConflict,
-    Retention,
-    fingerprint,
-)
-from flashmesh.functions.errors import ExecutionNotFound
+from flashmesh.executions.store import Retention, fingerprint
+from flashmesh.functions.errors import DuplicateExecution, ExecutionNotFound, IdempotencyConflict
 from flashmesh.kit.ids import ExecutionId
 
 

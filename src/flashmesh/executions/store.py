@@ -6,29 +6,7 @@ from typing import Protocol
 
 from flashmesh.executions.record import Execution, Outcome
 from flashmesh.executions.states import Status
-from flashmesh.functions.errors import FlashmeshError
 from flashmesh.kit.ids import ExecutionId
-
-
-class IdempotencyConflict(FlashmeshError):
-    """This idempotency key was used before with another body. Send the first body again, or use a new key."""
-
-    code = "IDEMPOTENCY_CONFLICT"
-    status = 409
-
-
-class DuplicateExecution(FlashmeshError):
-    """An execution with this id exists already. Make a new id for every call."""
-
-    code = "DUPLICATE_EXECUTION"
-    status = 409
-
-
-class ResultEvicted(FlashmeshError):
-    """The result of this execution was dropped to make room. Call the function again."""
-
-    code = "RESULT_EVICTED"
-    status = 410
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,11 @@ Each class carries `code`, the word that stands for it on the wire, in records a
 `status`, the HTTP status our own faces answer with.
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+TYPE_CHECKING = False  # the name type checkers know; importing `typing` would double the cost of `import flashmesh`
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class FlashmeshError(Exception):
@@ -61,6 +65,34 @@ class ExecutionNotFound(FlashmeshError, LookupError):
 
     code = "EXECUTION_NOT_FOUND"
     status = 404
+
+
+class IdempotencyConflict(FlashmeshError):
+    """This idempotency key was used before with another body. Send the first body again, or use a new key."""
+
+    code = "IDEMPOTENCY_CONFLICT"
+    status = 409
+
+
+class DuplicateExecution(FlashmeshError):
+    """An execution with this id exists already. Make a new id for every call."""
+
+    code = "DUPLICATE_EXECUTION"
+    status = 409
+
+
+class ResultEvicted(FlashmeshError):
+    """The result of this execution was dropped to make room. Call the function again."""
+
+    code = "RESULT_EVICTED"
+    status = 410
+
+
+class ItemsGone(FlashmeshError):
+    """These items were handed out before and are not kept. Continue after the last one you received."""
+
+    code = "ITEMS_GONE"
+    status = 410
 
 
 class QueueFull(FlashmeshError):
@@ -194,6 +226,37 @@ class RemoteError(FlashmeshError):
         super().__init__(message)
         self.type_name = type_name
         self.remote_traceback = remote_traceback
+
+
+class RequestFailed(FlashmeshError):
+    """The endpoint answered an HTTP request with an error.
+
+    Attributes:
+        status_code: the HTTP status it answered with.
+        body: the beginning of what it said, as text.
+    """
+
+    code = "REQUEST_FAILED"
+    status = 502
+
+    def __init__(self, message: str | None = None, *, status_code: int = 0, body: str = "") -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.body = body
+
+
+class InsecureAddress(FlashmeshError, ValueError):
+    """The address is neither https nor on this machine, so nothing is sent there. Use an https:// address."""
+
+    code = "INSECURE_ADDRESS"
+    status = 500
+
+
+class ServerRequired(FlashmeshError):
+    """This needs a server that keeps apps and environments; functions alone need none. Run them with `flash run`."""
+
+    code = "SERVER_REQUIRED"
+    status = 503
 
 
 class SettingsError(FlashmeshError, ValueError):

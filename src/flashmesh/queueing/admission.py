@@ -1,0 +1,34 @@
+"""Whether one more call may wait, and what to tell a caller that may not."""
+
+from flashmesh.functions.errors import QueueFull
+from flashmesh.queueing.plan import EndpointPlan
+from flashmesh.queueing.queues import EndpointQueue
+
+_SHORTEST_S, _LONGEST_S = 1.0, 60.0
+
+
+def admit(plan: EndpointPlan, queue: EndpointQueue, *, sync: bool, size_bytes: int, mean_run_s: float | None) -> None:
+    """Raises QueueFull when the endpoint's line for this kind of call is full."""
+    if sync:
+        if queue.waiting_sync < max(1, plan.queue_size):  # one has to wait for the first worker
+            return
+        message = f"{queue.waiting_sync} calls wait for {plan.name} already. Try again later, or raise `queue_size`"
+        raise QueueFull(message, retry_after=retry_after_s(plan, queue.waiting_sync, mean_run_s))
+    if queue.waiting_async < plan.backlog and queue.async_bytes + size_bytes <= plan.backlog_bytes:
+        return
+    message = (
+        f"the backlog of {plan.name} is full: {queue.waiting_async} calls, {queue.async_bytes} bytes. "
+        "Wait until some have run"
+    )
+    raise QueueFull(message, retry_after=retry_after_s(plan, queue.waiting_async, mean_run_s))
+
+
+def retry_after_s(plan: EndpointPlan, waiting: int, mean_run_s: float | None) -> float:
+    """When a tenth of the queue will have run, in seconds: waiting × run time ÷ (10 × workers × concurrency), 1…60.
+
+    A tenth, not one call: callers that were turned away together come back together. Without a run time yet: 1.
+    """
+    if mean_run_s is None:
+        return _SHORTEST_S
+    slots = max(1, plan.workers_max * plan.max_concurrency)
+    return round(min(_LONGEST_S, max(_SHORTEST_S, waiting * mean_run_s / (10 * slots))), 1)

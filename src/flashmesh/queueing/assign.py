@@ -1,0 +1,71 @@
+"""Which waiting call goes to which worker: a decision over plain state, made anew at every event."""
+
+from collections.abc import Mapping
+from itertools import chain, zip_longest
+from typing import NamedTuple
+
+from flashmesh.kit.ids import EndpointName
+from flashmesh.queueing.calls import Call
+from flashmesh.queueing.queues import EndpointQueue
+from flashmesh.queueing.slots import Slots, Worker
+
+
+class Dispatch(NamedTuple):
+    """Send `call` to `worker`."""
+
+    endpoint: EndpointName
+    call: Call
+    worker: Worker
+
+
+def assign(
+    queues: Mapping[EndpointName, EndpointQueue], slots: Mapping[EndpointName, Slots], now: float
+) -> list[Dispatch]:
+    """Everything that can be sent now. Endpoints take turns, one call each: none holds up another's first call.
+
+    Within an endpoint: calls in the queue's order, each to the worker with most free slots, of several to the one used
+    last (its caches are warm, and the others may go idle and leave). A call bound to a build waits for a worker of it
+    without holding up those behind it. Changes neither queues nor slots, save that calls whose back-off is over at
+    `now` take their place in line.
+    """
+    turns = [found for name in queues if (found := _for_endpoint(name, queues[name], slots[name], now))]
+    if len(turns) == 1:
+        return turns[0]
+    return [dispatch for dispatch in chain.from_iterable(zip_longest(*turns)) if dispatch is not None]
+
+
+def _for_endpoint(name: EndpointName, queue: EndpointQueue, slots: Slots, now: float) -> list[Dispatch]:
+    queue.ripen(now)
+    serving = slots.serving()
+    free = {worker: worker.free for worker in serving if worker.free}
+    if not free:
+        return []
+    found: list[Dispatch] = []
+    wanted = sum(free.values())
+    for call in queue.peek(wanted if all_of_one_build(slots) else queue.ready):
+        worker = _choose(free, call)
+        if worker is None:
+            continue
+        found.append(Dispatch(name, call, worker))
+        free[worker] -= 1
+        wanted -= 1
+        if not wanted:
+            break
+    return found
+
+
+def all_of_one_build(slots: Slots) -> bool:
+    """Whether every worker runs the current build, so that no call can be bound to another one."""
+    build = slots.build
+    return all(worker.build == build for worker in slots.workers.values())
+
+
+def _choose(free: dict[Worker, int], call: Call) -> Worker | None:
+    best: Worker | None = None
+    most = 0
+    for worker, left in free.items():
+        if left < most or not left or (call.build and worker.build != call.build):
+            continue
+        if left > most or best is None or worker.last_used > best.last_used:
+            best, most = worker, left
+    return best

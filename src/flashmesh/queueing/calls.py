@@ -1,0 +1,111 @@
+"""A call on its way: the execution's record plus what only the dispatcher cares about."""
+
+from typing import TYPE_CHECKING, Literal
+
+from flashmesh.executions.record import Execution, Kind
+from flashmesh.kit.ids import BuildId, ExecutionId
+from flashmesh.queueing.ports import Reply, Timer
+from flashmesh.wire.frames import AnyFrame, Invoke
+
+if TYPE_CHECKING:
+    from flashmesh.queueing.slots import Worker
+
+INITIAL_WINDOW_ITEMS = 64
+"""Items a worker may send before it needs credits (the link's rule)."""
+GRANT_ITEMS = INITIAL_WINDOW_ITEMS // 2
+GRANT_BYTES = 64 * 1024
+"""Credits go back to the worker by the half window, or sooner when items are large: its window is 256 KiB as well."""
+
+
+class Call:
+    """One accepted call until it ends. Times are seconds of the monotonic clock."""
+
+    __slots__ = (
+        "build",
+        "cancel",
+        "cold_us",
+        "enqueued_at",
+        "execution",
+        "frame",
+        "kind",
+        "limit_ms",
+        "owed_bytes",
+        "owed_items",
+        "priority",
+        "queued",
+        "reply",
+        "start_failures",
+        "started_at",
+        "stream",
+        "submitted_at",
+        "timer",
+        "waiters",
+        "worker",
+        "yielded",
+    )
+
+    def __init__(self, execution: Execution, frame: Invoke, reply: Reply | None, kind: Kind, now: float) -> None:
+        self.execution = execution
+        self.frame = frame
+        self.reply = reply
+        """Who sent it; its answers go out under the id it chose."""
+        self.waiters: list[tuple[Reply, ExecutionId]] | None = None
+        """Who sent the same call again (same idempotency key), and under which id."""
+        self.kind = kind
+        self.priority = 0 if kind == "sync" else 1
+        self.submitted_at = now
+        self.enqueued_at = now
+        self.queued = False
+        self.worker: Worker | None = None
+        self.started_at: float | None = None
+        self.limit_ms = 0
+        self.cancel: Literal["cancel", "timeout", "list", ""] = ""
+        """Why it was told to stop, if it was."""
+        self.build = BuildId("")
+        """Only workers of this build can run it; empty: any."""
+        self.stream = bool(frame.meta.get("stream")) and kind == "sync"
+        """Items go to the caller as they come."""
+        self.yielded = 0
+        self.owed_items = 0
+        self.owed_bytes = 0
+        """Items received that the worker has no credits back for, and their size."""
+        self.start_failures = 0
+        self.timer: Timer | None = None
+        self.cold_us = 0
+
+    @property
+    def id(self) -> ExecutionId:
+        return self.execution.id
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.frame.payload)
+
+    def invoke(self, build: BuildId) -> Invoke:
+        """The frame for a worker: the client's own payload bytes under the current attempt."""
+        frame = self.frame
+        meta = frame.meta
+        if self.kind == "async":
+            meta = {**meta, "stream": True}  # items are kept here, for whoever asks for them
+        return Invoke(
+            frame.execution,
+            frame.function,
+            self.execution.attempt,
+            build,
+            frame.content_type,
+            frame.accept,
+            self.limit_ms,
+            meta,
+            0,
+            frame.payload,
+        )
+
+    def answer(self, frame: AnyFrame) -> None:
+        """Send to whoever sent the call first."""
+        if self.reply is not None:
+            self.reply.send(frame)
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

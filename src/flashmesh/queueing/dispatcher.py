@@ -1,0 +1,425 @@
+"""Calls in, workers' slots out: accepts invocations, decides where they run, and follows them to their end.
+
+The dispatcher is synchronous and driven by events alone: a call is submitted, a worker says something, a timer that was
+set for a known moment fires. Each event changes state and then asks `assign` what can be sent. There is no task per
+call and no polling. The payload bytes a client sent are spliced into the worker's INVOKE, and the worker's into the
+client's RESULT. Time, connections and processes are ports, so that tests run it in virtual time.
+
+What belongs to whom: queues.py and slots.py hold state, assign.py, scaling.py, admission.py and retry.py decide,
+outcomes.py acts on what workers say, settlement.py ends calls; here they meet.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+
+from flashmesh.executions.record import Execution, Kind
+from flashmesh.executions.store import Store
+from flashmesh.functions.errors import (
+    Cancelled,
+    EndpointUnavailable,
+    FlashmeshError,
+    FunctionNotFound,
+    ImportFailed,
+)
+from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId, WorkerId
+from flashmesh.queueing.admission import admit
+from flashmesh.queueing.assign import assign
+from flashmesh.queueing.calls import Call
+from flashmesh.queueing.lane import Lane
+from flashmesh.queueing.outcomes import Outcomes
+from flashmesh.queueing.plan import EndpointPlan
+from flashmesh.queueing.ports import Clock, EventLog, Reply, WorkerPort, WorkerSource
+from flashmesh.queueing.retry import after_failed_start, backoff_s
+from flashmesh.queueing.scaling import wanted_workers
+from flashmesh.queueing.settlement import Settlement, answer_from_record
+from flashmesh.queueing.slots import Worker
+from flashmesh.wire.frames import AnyFrame, Cancel, Credit, Hello, Invoke
+
+CANCEL_GRACE_S: Final = 5.0
+"""How long after a cancel the record waits for the worker's word; a backstop, as the template kills after 2 s."""
+FAILED_STARTS: Final = 3
+"""Workers in a row that end before they are ready; then the endpoint has failed."""
+
+
+class Dispatcher:
+    """See the module. Not thread-safe: everything happens on one thread."""
+
+    def __init__(self, *, store: Store, clock: Clock, source: WorkerSource, log: EventLog) -> None:
+        self.store = store
+        self.source = source
+        self._clock = clock
+        self._log = log
+        self._lanes: dict[EndpointName, Lane] = {}
+        self._functions: dict[FunctionId, Lane] = {}
+        self._calls: dict[ExecutionId, Call] = {}
+        self._settlement = Settlement(store=store, clock=clock, log=self._ended)
+        self._outcomes = Outcomes(
+            store=store, clock=clock, settlement=self._settlement, pump=self._pump, stop=self._stop_by_force
+        )
+
+    # Endpoints
+
+    def declare(self, plan: EndpointPlan) -> None:
+        """Serve an endpoint, or update it: its functions, limits and build. An earlier failure is forgotten."""
+        lane = self._lanes.get(plan.name)
+        if lane is None:
+            lane = self._lanes[plan.name] = Lane(plan)
+        else:
+            self._update(lane, plan)
+        for function in plan.functions:
+            self._functions[function] = lane
+
+    def _update(self, lane: Lane, plan: EndpointPlan) -> None:
+        for function in lane.plan.functions - plan.functions:
+            self._functions.pop(function, None)
+        if plan.build != lane.plan.build and lane.slots.workers:
+            lane.fresh |= plan.functions - lane.plan.functions
+            for call in lane.queue.peek(lane.queue.ready):
+                if call.build:
+                    call.build = plan.build
+        lane.plan = plan
+        lane.slots.build = plan.build
+        lane.failure = lane.problem = None
+        lane.failed_starts = 0
+        lane.withdrawn = False
+        lane.ensured = False
+        self._pump(lane)
+
+    def withdraw(self, endpoint: EndpointName) -> None:
+        """Stop serving an endpoint: what waits fails, what runs finishes."""
+        lane = self._lanes.get(endpoint)
+        if lane is None:
+            return
+        lane.withdrawn = True
+        for function in lane.plan.functions:
+            if self._functions.get(function) is lane:
+                del self._functions[function]
+        gone = EndpointUnavailable(f"{endpoint} is no longer part of the project. `flash status` lists what is served")
+        for call in lane.queue.drain():
+            self._settlement.raise_into(call, gone, ran=False)
+        self._forget_if_empty(lane)
+
+    def fail_endpoint(self, endpoint: EndpointName, error: FlashmeshError) -> None:
+        """The endpoint cannot run calls: those that wait fail with `error`.
+
+        A module that does not import fails until the next `declare`; after anything else the next call tries again, and
+        waiting async calls are tried again by themselves, with back-off, when the endpoint only failed to start.
+        """
+        lane = self._lanes.get(endpoint)
+        if lane is None:
+            return
+        lane.problem = error
+        lane.asked, lane.ensured, lane.failed_starts = len(lane.slots.serving()), False, 0
+        if isinstance(error, ImportFailed):
+            lane.failure = error
+        now = self._clock.now()
+        for call in lane.queue.drain():
+            call.start_failures += 1
+            again = isinstance(error, EndpointUnavailable) and not lane.withdrawn
+            if again and after_failed_start(lane.plan, call.kind, failures=call.start_failures):
+                lane.queue.push_later(call, now + backoff_s(call.start_failures))
+            else:
+                self._settlement.raise_into(call, error, ran=False)
+        self._pump(lane)
+
+    def template_ready(self, endpoint: EndpointName, info: Mapping[str, Any]) -> None:
+        """A template has tried to import its module; `info` as in frames.Ready."""
+        lane = self._lanes.get(endpoint)
+        if lane is None or info.get("build", lane.plan.build) != lane.plan.build:
+            return  # of a build that has been replaced since
+        if info.get("state") == "import_failed":
+            self._import_failed(lane, import_error(endpoint, info.get("error") or {}))
+            return
+        lane.info = info
+        lane.problem = None
+        if info.get("state") == "not_forkable":
+            self._log("not_forkable", {"endpoint": endpoint, "reason": info.get("reason", "")})
+        self._scale(lane, self._clock.now())
+
+    def _import_failed(self, lane: Lane, error: ImportFailed) -> None:
+        serving = [worker for worker in lane.slots.serving() if worker.build != lane.plan.build]
+        if not serving:
+            self.fail_endpoint(lane.plan.name, error)
+            return
+        lane.problem = error  # the build before it goes on serving what it has
+        for call in lane.queue.peek(lane.queue.ready):
+            if call.build == lane.plan.build:
+                lane.queue.remove(call)
+                self._settlement.raise_into(call, error, ran=False)
+
+    def template_lost(self, endpoint: EndpointName) -> None:
+        """The endpoint's template has ended. Its workers' links end by themselves. Asked for again if calls wait."""
+        lane = self._lanes.get(endpoint)
+        if lane is not None:
+            lane.ensured, lane.asked = False, len(lane.slots.serving())
+            lane.seen.clear()
+            self._pump(lane)
+
+    # Calls
+
+    def submit(self, frame: Invoke, reply: Reply | None, *, kind: Kind = "sync") -> Execution:
+        """Accept a call. `reply` gets its answers under the frame's execution id.
+
+        The same idempotency key with the same body attaches `reply` to the first call, whose execution is returned.
+
+        Raises:
+            FunctionNotFound, QueueFull, DuplicateExecution, IdempotencyConflict, or why the endpoint cannot run calls.
+            Nothing was accepted then.
+        """
+        function = FunctionId(frame.function)
+        lane = self._functions.get(function)
+        if lane is None:
+            raise self._not_found(function)
+        if lane.failure is not None:
+            raise lane.failure
+        now = self._clock.now()
+        free = any(worker.free for worker in lane.slots.serving())
+        if not free:
+            admit(
+                lane.plan,
+                lane.queue,
+                sync=kind == "sync",
+                size_bytes=len(frame.payload),
+                mean_run_s=lane.mean_run_s,
+            )
+        execution = Execution(
+            ExecutionId(frame.execution),
+            function,
+            lane.plan.name,
+            kind,
+            self._clock.wall(),
+            frame.content_type,
+            frame.accept,
+            frame.payload,
+            frame.meta,
+            frame.meta.get("idempotency_key"),
+        )
+        known = self.store.create(execution)
+        if known is not execution:
+            self._attach(known, execution.id, reply)
+            return known
+        call = Call(execution, frame, reply, kind, now)
+        call.limit_ms = effective_limit_ms(frame.deadline_ms, lane.plan.execution_timeout_ms)
+        if lane.fresh and function in lane.fresh:
+            call.build = lane.plan.build
+        self._calls[execution.id] = call
+        lane.queue.push(call)
+        self._pump(lane)
+        return execution
+
+    def _attach(self, known: Execution, under: ExecutionId, reply: Reply | None) -> None:
+        if reply is None:
+            return
+        call = self._calls.get(known.id)
+        if call is None or known.ended:
+            answer_from_record(reply, under, known)
+        else:
+            call.waiters = [*(call.waiters or ()), (reply, under)]
+
+    def _not_found(self, function: FunctionId) -> FunctionNotFound:
+        near = get_close_matches(function, self._functions, n=1)
+        hint = f" Did you mean {near[0]}?" if near else " `flash status` lists what is."
+        return FunctionNotFound(f"no function {function} is served here.{hint}")
+
+    def cancel(self, execution: ExecutionId) -> Execution:
+        """Stop an execution: one that waits ends at once, one that runs when its worker has stopped it.
+
+        One that has ended is left as it is. Raises ExecutionNotFound.
+        """
+        call = self._calls.get(execution)
+        if call is None:
+            return self.store.get(execution)
+        if call.queued:
+            self._lanes[call.execution.endpoint].queue.remove(call)
+            self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
+        elif not call.cancel:
+            call.cancel = "cancel"
+            self._stop_by_force(call, "cancel")
+            call.stop_timer()
+            call.timer = self._clock.call_later(CANCEL_GRACE_S, lambda: self._give_up_on(call))
+        return call.execution
+
+    def _give_up_on(self, call: Call) -> None:
+        self._settlement.raise_into(call, Cancelled(), ran=call.started_at is not None)
+
+    def _stop_by_force(self, call: Call, reason: str) -> None:
+        """Tell the worker, and the template that can enforce it."""
+        if call.worker is not None:
+            call.worker.port.send(Cancel(call.id, "timeout" if reason == "timeout" else "cancel"))
+        self.source.cancel(call.execution.endpoint, call.id)
+
+    def reader_gone(self, execution: ExecutionId) -> None:
+        """The only reader of a streamed call has left: nobody can have its items, so it is cancelled."""
+        call = self._calls.get(execution)
+        if call is not None and call.stream and not call.waiters:
+            call.reply = None
+            self.cancel(execution)
+
+    def credit(self, execution: ExecutionId, items: int) -> None:
+        """The reader of a streamed call can take `items` more."""
+        call = self._calls.get(execution)
+        if call is not None and call.worker is not None and call.stream:
+            call.worker.port.send(Credit(execution, 0, items))
+
+    def items_taken(self, execution: ExecutionId) -> None:
+        """Somebody read from the execution's item buffer: there may be room for more."""
+        call = self._calls.get(execution)
+        if call is not None:
+            self._outcomes.grant(call)
+
+    # Workers
+
+    def worker_ready(self, hello: Hello, free: int, port: WorkerPort) -> Worker | None:
+        """A worker has said HELLO and READY. None: its endpoint is not served, so the link should be closed."""
+        lane = self._lanes.get(EndpointName(hello.endpoint))
+        if lane is None or lane.withdrawn:
+            return None
+        worker = Worker(
+            WorkerId(hello.worker),
+            build=BuildId(hello.build),
+            pid=hello.pid,
+            port=port,
+            free=free,
+            now=self._clock.now(),
+        )
+        lane.slots.workers[worker.id] = worker
+        lane.seen.add(worker.id)
+        lane.failed_starts = 0
+        if worker.build == lane.plan.build:
+            lane.fresh = frozenset()
+            lane.problem = None
+        self._outcomes.adopt(worker, lane)
+        self._pump(lane)
+        return worker
+
+    def worker_frame(self, worker: Worker, frame: AnyFrame) -> None:
+        """A worker said something. Frames about calls it was not given are ignored."""
+        self._outcomes.take(worker, frame)
+
+    def worker_lost(self, worker: Worker) -> None:
+        """A worker's link has ended."""
+        self._outcomes.lose(worker)
+
+    def worker_gone(self, endpoint: EndpointName, worker: WorkerId, status: int, reason: str) -> None:
+        """The template has seen a worker's process end. `status` as from waitpid (negative: signal)."""
+        lane = self._lanes.get(endpoint)
+        if lane is None:
+            return
+        if worker in lane.seen:
+            lane.seen.discard(worker)
+            self._outcomes.gone(lane, worker, status, reason)
+            self._forget_if_empty(lane)
+            return
+        lane.asked = max(len(lane.slots.serving()), lane.asked - 1)
+        if status == 0:
+            self._pump(lane)
+            return
+        lane.failed_starts += 1
+        how = reason or _how(status)
+        if lane.failed_starts >= FAILED_STARTS:
+            message = (
+                f"workers of {endpoint} end before they are ready ({how}). `flash logs` shows what they printed; "
+                "the next call tries again"
+            )
+            self.fail_endpoint(endpoint, EndpointUnavailable(message))
+        else:
+            self._clock.call_later(backoff_s(lane.failed_starts), lambda: self._pump(lane))
+
+    # Deciding
+
+    def _pump(self, lane: Lane) -> None:
+        """Send what can be sent, and see to workers for the rest."""
+        queue = lane.queue
+        if not len(queue):
+            return
+        now = self._clock.now()
+        name = lane.plan.name
+        for _, call, worker in assign({name: queue}, {name: lane.slots}, now):
+            queue.take(call)
+            worker.unstarted += 1
+            worker.last_used = now
+            worker.calls[call.execution.id] = call
+            call.worker = worker
+            call.execution.build = worker.build
+            worker.port.send(call.invoke(worker.build))
+        if len(queue):
+            self._scale(lane, now)
+            self._arm(lane, now)
+
+    def _scale(self, lane: Lane, now: float) -> None:
+        """Ask for the workers that the load calls for."""
+        demand = lane.demand(now)
+        if demand.waiting and not lane.ensured:
+            lane.ensured = True
+            self.source.ensure(lane.plan.name)
+            if not lane.ensured:
+                return  # it failed at once, and `fail_endpoint` has seen to the calls
+        wanted = wanted_workers(demand, lane.plan)
+        if wanted.workers > demand.workers:
+            lane.asked = wanted.workers
+            self.source.scale(lane.plan.name, wanted.workers)
+        if wanted.look_again_s is not None and lane.look_again is None:
+            lane.look_again = self._clock.call_later(wanted.look_again_s, lambda: self._look_again(lane))
+
+    def _look_again(self, lane: Lane) -> None:
+        lane.look_again = None
+        self._pump(lane)
+
+    def _arm(self, lane: Lane, now: float) -> None:
+        due = lane.queue.next_due()
+        if due is not None and lane.due is None:
+            lane.due = self._clock.call_later(max(0.0, due - now), lambda: self._ripe(lane))
+
+    def _ripe(self, lane: Lane) -> None:
+        lane.due = None
+        self._pump(lane)
+
+    def _ended(self, event: str, fields: Mapping[str, Any]) -> None:
+        self._calls.pop(fields["execution"], None)
+        self._log(event, fields)
+
+    def _forget_if_empty(self, lane: Lane) -> None:
+        if lane.withdrawn and not lane.slots.workers and not lane.lost:
+            self._lanes.pop(lane.plan.name, None)
+
+    # Looking
+
+    def execution(self, execution: ExecutionId) -> Execution:
+        """Its record. Raises ExecutionNotFound."""
+        call = self._calls.get(execution)
+        return call.execution if call is not None else self.store.get(execution)
+
+    def status(self) -> dict[str, Any]:
+        """Endpoints with their queues and workers, as plain values."""
+        lanes = sorted(self._lanes.values(), key=lambda lane: lane.plan.name)
+        return {"endpoints": [lane.status() for lane in lanes if not lane.withdrawn]}
+
+    def plan(self, endpoint: EndpointName) -> EndpointPlan:
+        """The endpoint's plan as declared last. Raises FunctionNotFound."""
+        lane = self._lanes.get(endpoint)
+        if lane is None or lane.withdrawn:
+            raise FunctionNotFound(f"no endpoint {endpoint} is served here. `flash status` lists what is.")
+        return lane.plan
+
+
+def effective_limit_ms(asked_ms: int, declared_ms: int) -> int:
+    """The tighter of two run-time limits, of which 0 is none."""
+    return min(asked_ms, declared_ms) if asked_ms and declared_ms else asked_ms or declared_ms
+
+
+def import_error(endpoint: str, error: Mapping[str, Any]) -> ImportFailed:
+    """What callers are told when a module does not import: file, line, reason."""
+    where = error.get("file") or endpoint
+    if error.get("line"):
+        where = f"{where}:{error['line']}"
+    reason = error.get("reason") or "the import failed"
+    failed = ImportFailed(f"{where}: {reason}. Correct the file and save it")
+    traceback = error.get("traceback")
+    if traceback:
+        failed.add_note(str(traceback))
+    return failed
+
+
+def _how(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

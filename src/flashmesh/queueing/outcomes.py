@@ -1,0 +1,306 @@
+"""What workers say about calls, and what follows: an answer, an item, another attempt, another place in the queue."""
+
+from collections.abc import Callable
+from typing import Final
+
+from flashmesh.executions.items import ItemBuffer, too_long
+from flashmesh.executions.states import Status
+from flashmesh.executions.store import Store
+from flashmesh.functions.errors import Cancelled, PayloadTooLarge, TimedOut, WorkerLost
+from flashmesh.kit.ids import ExecutionId, WorkerId
+from flashmesh.queueing.calls import GRANT_BYTES, GRANT_ITEMS, Call
+from flashmesh.queueing.lane import Lane, Lost
+from flashmesh.queueing.ports import Clock
+from flashmesh.queueing.retry import after_exception, after_lost_worker, after_timeout, backoff_s
+from flashmesh.queueing.settlement import Settlement
+from flashmesh.queueing.slots import Worker
+from flashmesh.wire.failures import unpack
+from flashmesh.wire.frames import AnyFrame, Chunk, Credit, Drain, Error, Result, Started
+
+BACKSTOP_S: Final = 5.0
+"""The template enforces run-time limits; a call that outlives its limit by this much is ended here."""
+LAST_WORDS_S: Final = 0.25
+"""How long a call of a lost worker waits for the template to say how that worker ended."""
+
+
+class Outcomes:
+    """Applies workers' frames to their calls. `pump` is asked whenever slots or queues have changed."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        settlement: Settlement,
+        pump: Callable[[Lane], None],
+        stop: Callable[[Call, str], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._settlement = settlement
+        self._pump = pump
+        self._stop = stop
+        self._lanes: dict[Worker, Lane] = {}
+
+    def adopt(self, worker: Worker, lane: Lane) -> None:
+        """Frames of `worker` concern `lane` from now on."""
+        self._lanes[worker] = lane
+
+    def take(self, worker: Worker, frame: AnyFrame) -> None:
+        """One frame of a worker. Others than a worker's are ignored."""
+        lane = self._lanes.get(worker)
+        if lane is None:
+            return
+        if isinstance(frame, Result):
+            self._result(lane, worker, frame)
+        elif isinstance(frame, Started):
+            self._started(lane, worker, frame)
+        elif isinstance(frame, Chunk):
+            self._chunk(worker, frame)
+        elif isinstance(frame, Error):
+            self._error(lane, worker, frame)
+        elif isinstance(frame, Credit):
+            worker.reported = frame.free
+            self._pump(lane)
+        elif isinstance(frame, Drain):
+            self._drain(lane, worker)
+
+    # One call's life
+
+    def _started(self, lane: Lane, worker: Worker, frame: Started) -> None:
+        call = worker.calls.get(ExecutionId(frame.execution))
+        if call is None or call.worker is not worker or call.started_at is not None:
+            return
+        worker.unstarted -= 1
+        worker.reported -= 1
+        if call.execution.ended:
+            call.started_at = self._clock.now()
+            return
+        self._begin(lane, call, worker)
+        call.answer(Started(call.frame.execution, call.execution.attempt, worker.id, call.execution.cold_us > 0))
+
+    def _begin(self, lane: Lane, call: Call, worker: Worker) -> None:
+        execution, now = call.execution, self._clock.now()
+        call.started_at = now
+        waited_us = int((now - call.submitted_at) * 1e6)
+        cold_us = max(0, min(waited_us, int((worker.ready_at - call.enqueued_at) * 1e6)))
+        execution.cold_us, execution.queue_us = cold_us, waited_us - cold_us
+        self._store.start(execution, execution.attempt, at=self._clock.wall(), worker=worker.id, build=worker.build)
+        if call.limit_ms and not call.cancel:
+            call.timer = self._clock.call_later(call.limit_ms / 1000 + BACKSTOP_S, lambda: self._overdue(lane, call))
+
+    def _overdue(self, lane: Lane, call: Call) -> None:
+        call.cancel = "timeout"
+        self._stop(call, "timeout")
+        self._timed_out(lane, call, None)
+
+    def _answered(self, lane: Lane, worker: Worker, frame: Result | Error) -> Call | None:
+        """Book the slot of a call that a worker has answered. None: it is not its to answer, or has ended since."""
+        worker.reported = frame.free
+        call = worker.calls.get(ExecutionId(frame.execution))
+        if call is None or (call.worker is worker and frame.attempt != call.execution.attempt):
+            return None
+        del worker.calls[call.id]
+        if call.started_at is None:
+            worker.unstarted -= 1
+        if worker.draining and not worker.calls:
+            worker.port.close()
+        if call.execution.ended or call.worker is not worker:
+            return None
+        call.worker = None
+        return call
+
+    def _result(self, lane: Lane, worker: Worker, frame: Result) -> None:
+        call = self._answered(lane, worker, frame)
+        if call is not None:
+            if call.started_at is None:
+                self._begin(lane, call, worker)
+            lane.ran(frame.run_us)
+            self._settlement.succeed(call, frame)
+        self._pump(lane)
+
+    def _error(self, lane: Lane, worker: Worker, frame: Error) -> None:
+        call = self._answered(lane, worker, frame)
+        if call is not None:
+            if not frame.ran and call.started_at is None:
+                self._not_run(lane, call, frame)
+            else:
+                if call.started_at is None:
+                    self._begin(lane, call, worker)
+                lane.ran(frame.run_us)
+                self._failed(lane, call, frame)
+        self._pump(lane)
+
+    def _not_run(self, lane: Lane, call: Call, frame: Error) -> None:
+        if call.cancel:
+            self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
+        elif frame.code == "BUSY":
+            lane.queue.push_front(call)
+        else:
+            self._settlement.fail(call, frame)
+
+    def _failed(self, lane: Lane, call: Call, frame: Error) -> None:
+        attempt, yielded = call.execution.attempt, call.yielded > 0
+        if call.cancel == "list":
+            self._settlement.raise_into(call, too_long(), ran=True)
+        elif call.cancel == "cancel" and frame.code in ("CANCELLED", "TIMEOUT"):
+            self._settlement.raise_into(call, Cancelled(), ran=True)
+        elif frame.code == "TIMEOUT":
+            self._timed_out(lane, call, frame)
+        elif frame.code == "USER_ERROR" and lane.plan.retries and not call.cancel:
+            info = unpack(frame.payload)
+            name = f"{info.module}.{info.qualname}" if info.qualname else info.type
+            if after_exception(lane.plan, name, attempt=attempt, yielded=yielded):
+                self._again(lane, call)
+            else:
+                self._settlement.fail(call, frame)
+        else:
+            self._settlement.fail(call, frame)
+
+    def _timed_out(self, lane: Lane, call: Call, frame: Error | None) -> None:
+        if call.cancel == "cancel":
+            self._settlement.raise_into(call, Cancelled(), ran=True)
+        elif after_timeout(lane.plan, attempt=call.execution.attempt, yielded=call.yielded > 0):
+            call.cancel = ""
+            self._again(lane, call)
+            self._pump(lane)
+        elif frame is not None:
+            self._settlement.fail(call, frame)
+        else:
+            limit = f"{call.limit_ms} ms"
+            error = TimedOut(f"{call.execution.function} ran longer than its limit of {limit} and was stopped")
+            self._settlement.raise_into(call, error, ran=True)
+
+    def _again(self, lane: Lane, call: Call) -> None:
+        """Another attempt, after a back-off."""
+        execution, now = call.execution, self._clock.now()
+        call.stop_timer()
+        delay = backoff_s(execution.attempt)
+        self._store.requeue(execution, execution.attempt)
+        call.worker = call.started_at = None
+        call.enqueued_at = now + delay
+        lane.queue.push_later(call, call.enqueued_at)
+
+    # Streams
+
+    def _chunk(self, worker: Worker, frame: Chunk) -> None:
+        call = worker.calls.get(ExecutionId(frame.execution))
+        if call is None or call.worker is not worker or call.execution.ended or not frame.item:
+            return
+        call.yielded += 1
+        if call.stream:
+            call.answer(Chunk(call.frame.execution, call.execution.attempt, True, True, frame.data))
+            return
+        execution = call.execution
+        if execution.items is None:
+            execution.items = ItemBuffer()
+        call.owed_items += 1
+        call.owed_bytes += len(frame.data)
+        try:
+            execution.items.add(frame.data)
+        except PayloadTooLarge:
+            if not call.cancel:
+                call.cancel = "list"
+                self._stop(call, "cancel")
+            return
+        self.grant(call)
+
+    def grant(self, call: Call) -> None:
+        """Give the worker credits back for items received, as far as the buffer has room."""
+        items = call.execution.items
+        if call.worker is None or items is None or call.cancel or not call.owed_items:
+            return
+        if (call.owed_items >= GRANT_ITEMS or call.owed_bytes >= GRANT_BYTES) and items.room() > 0:
+            call.worker.port.send(Credit(call.id, 0, call.owed_items))
+            call.owed_items = call.owed_bytes = 0
+
+    # Workers that leave
+
+    def _drain(self, lane: Lane, worker: Worker) -> None:
+        if worker.draining:
+            return
+        worker.draining = True
+        lane.asked = max(len(lane.slots.serving()), lane.asked - 1)
+        if not worker.calls:
+            worker.port.close()
+        self._pump(lane)
+
+    def lose(self, worker: Worker) -> None:
+        """A worker's link has ended: calls it had not begun keep their place, the others wait for its last words."""
+        lane = self._lanes.pop(worker, None)
+        if lane is None:
+            return
+        lane.slots.workers.pop(worker.id, None)
+        if not worker.draining:
+            lane.asked = max(len(lane.slots.serving()), lane.asked - 1)
+        calls = [call for call in worker.calls.values() if call.worker is worker and not call.execution.ended]
+        worker.calls.clear()
+        for call in reversed(calls):
+            if call.started_at is None:
+                call.worker = None
+                if call.cancel:
+                    self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
+                else:
+                    lane.queue.push_front(call)
+        begun = [call for call in calls if call.started_at is not None]
+        if begun and worker.id in lane.seen:
+            timer = self._clock.call_later(LAST_WORDS_S, lambda: self._bury(lane, worker.id, "its connection ended"))
+            lane.lost[worker.id] = Lost(worker, begun, timer)
+        elif begun:
+            self._attempted(lane, worker, begun, "its process ended")
+        self._pump(lane)
+
+    def gone(self, lane: Lane, worker: WorkerId, status: int, reason: str) -> None:
+        """The template says how a worker ended."""
+        present = lane.slots.workers.get(worker)
+        if present is not None:
+            self.lose(present)
+            present.port.close()
+        self._bury(lane, worker, end_of(status, reason))
+
+    def _bury(self, lane: Lane, worker: WorkerId, how: str) -> None:
+        lost = lane.lost.pop(worker, None)
+        if lost is not None:
+            lost.timer.cancel()
+            self._attempted(lane, lost.worker, lost.calls, how)
+            self._pump(lane)
+
+    def _attempted(self, lane: Lane, worker: Worker, calls: list[Call], how: str) -> None:
+        """Calls that had begun on a worker that is gone: this attempt is over."""
+        now = self._clock.now()
+        for call in calls:
+            execution = call.execution
+            if execution.ended or execution.status is not Status.RUNNING:
+                continue
+            call.worker = None
+            if call.cancel == "list":
+                self._settlement.raise_into(call, too_long(), ran=True)
+            elif call.cancel == "cancel":
+                self._settlement.raise_into(call, Cancelled(), ran=True)
+            elif call.limit_ms and call.started_at is not None and now - call.started_at >= call.limit_ms / 1000:
+                self._timed_out(lane, call, None)
+            elif after_lost_worker(
+                lane.plan,
+                call.kind,
+                attempt=execution.attempt,
+                keyed=execution.idempotency_key is not None,
+                yielded=call.yielded > 0,
+            ):
+                self._again(lane, call)
+            else:
+                message = (
+                    f"the worker that ran {execution.function} died before it answered: {worker.id} {how}. "
+                    "The next call gets a fresh one; add `retries=` to have this call repeated"
+                )
+                self._settlement.raise_into(call, WorkerLost(message), ran=True)
+
+
+def end_of(status: int, reason: str) -> str:
+    """How a process ended, for people. `status` as from waitpid, negative = signal."""
+    if reason and status >= 0:
+        return reason
+    if status == -9:
+        return "was killed (signal 9; the system does that when memory runs out)"
+    if status < 0:
+        return f"was killed by signal {-status}"
+    return f"ended with exit status {status}"

@@ -1,0 +1,62 @@
+"""Whether a call that did not succeed is tried again, and when.
+
+Retried: what is known not to have run (always, and without counting as an attempt), what the function itself declares
+retriable, and a lost worker's call when running it twice is acceptable: async, or sync with an idempotency key or
+`retries`. A generator that has yielded is never repeated: its reader has seen the items.
+"""
+
+import builtins
+import random
+from typing import Final
+
+from flashmesh.executions.record import Kind
+from flashmesh.queueing.plan import EndpointPlan
+
+FIRST_DELAY_S: Final = 0.1
+FACTOR: Final = 2.0
+LONGEST_DELAY_S: Final = 30.0
+
+
+def backoff_s(attempt: int, chance: float | None = None) -> float:
+    """Delay before the attempt after number `attempt`: between half and all of `first × factor^(attempt-1)`, ≤ 30 s.
+
+    The jitter (`chance` in 0…1, drawn when not given) keeps calls that failed together from coming back together.
+    """
+    longest = min(LONGEST_DELAY_S, FIRST_DELAY_S * FACTOR ** min(attempt - 1, 16))
+    return longest * (0.5 + 0.5 * (random.random() if chance is None else chance))
+
+
+def after_lost_worker(plan: EndpointPlan, kind: Kind, *, attempt: int, keyed: bool, yielded: bool) -> bool:
+    """Whether a call that had begun on a worker that died is tried again."""
+    if yielded:
+        return False
+    allowed = max(plan.retries, plan.max_retries) if kind == "async" or keyed else plan.retries
+    return attempt <= allowed
+
+
+def after_failed_start(plan: EndpointPlan, kind: Kind, *, failures: int) -> bool:
+    """Whether a call whose endpoint could not be started waits for another try. `failures` counts this one."""
+    return kind == "async" and failures <= plan.max_retries
+
+
+def after_timeout(plan: EndpointPlan, *, attempt: int, yielded: bool) -> bool:
+    """Whether a call that ran into its run-time limit is tried again."""
+    return not yielded and attempt <= plan.retries and (not plan.retry_on or _matches(plan, "builtins.TimeoutError"))
+
+
+def after_exception(plan: EndpointPlan, exception: str, *, attempt: int, yielded: bool) -> bool:
+    """Whether a call whose body raised `exception` (`module.qualname`) is tried again."""
+    if yielded or attempt > plan.retries:
+        return False
+    return not plan.retry_on or _matches(plan, exception)
+
+
+def _matches(plan: EndpointPlan, exception: str) -> bool:
+    """By name; for built-in exceptions their bases count too, so that `retry_on=(OSError,)` covers ConnectionError."""
+    module, _, name = exception.rpartition(".")
+    names = {exception, name}
+    if module in ("", "builtins"):
+        found = getattr(builtins, name, None)
+        if isinstance(found, type) and issubclass(found, BaseException):
+            names |= {known for base in found.__mro__ for known in (base.__name__, f"builtins.{base.__name__}")}
+    return not names.isdisjoint(plan.retry_on)

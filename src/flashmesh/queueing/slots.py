@@ -1,0 +1,64 @@
+"""What each worker can take, as far as the session knows.
+
+A worker reports `free` (slots not in use) in READY, RESULT, ERROR and CREDIT; it does not know of calls that are still
+on their way to it. So what may be sent is the last report, minus the calls sent since that it has not begun. STARTED
+moves one from "on its way" to "in use" and leaves the difference as it was.
+"""
+
+from collections.abc import Iterator
+
+from flashmesh.kit.ids import BuildId, ExecutionId, WorkerId
+from flashmesh.queueing.calls import Call
+from flashmesh.queueing.ports import WorkerPort
+
+
+class Worker:
+    """One worker process that said READY. `draining`: it gets nothing more."""
+
+    __slots__ = ("build", "calls", "draining", "id", "last_used", "pid", "port", "ready_at", "reported", "unstarted")
+
+    def __init__(self, id: WorkerId, *, build: BuildId, pid: int, port: WorkerPort, free: int, now: float) -> None:
+        self.id = id
+        self.build = build
+        self.pid = pid
+        self.port = port
+        self.reported = free
+        self.unstarted = 0
+        self.calls: dict[ExecutionId, Call] = {}
+        """What it was sent and has not answered."""
+        self.draining = False
+        self.ready_at = now
+        self.last_used = now
+
+    @property
+    def free(self) -> int:
+        """How many calls may be sent now."""
+        return 0 if self.draining else max(0, self.reported - self.unstarted)
+
+
+class Slots:
+    """The workers of one endpoint.
+
+    As soon as one worker of the current build is ready, those of earlier builds get no more calls: what was saved is
+    what runs. Until then they serve.
+    """
+
+    __slots__ = ("build", "workers")
+
+    def __init__(self) -> None:
+        self.build = BuildId("")
+        """The build that should serve."""
+        self.workers: dict[WorkerId, Worker] = {}
+
+    def serving(self) -> list[Worker]:
+        """Workers that new calls may go to, free or not."""
+        present = [worker for worker in self.workers.values() if not worker.draining]
+        current = [worker for worker in present if worker.build == self.build]
+        return current or present
+
+    def of_build(self, build: BuildId) -> Iterator[Worker]:
+        return (worker for worker in self.workers.values() if worker.build == build and not worker.draining)
+
+    def running(self) -> int:
+        """Calls handed to any worker, draining ones included."""
+        return sum(len(worker.calls) for worker in self.workers.values())
