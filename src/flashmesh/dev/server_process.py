@@ -10,8 +10,9 @@ The template is started with an environment that says which descriptors it was g
     FLASH_DEV_OPTIONS       JSON, see `options`
 
 Session to template: `{"op": "serve", "generation": n}` forks a child that serves `.flash/server.py` as it is now, and
-`{"op": "close"}` drains and ends everything. Template to session: `{"event": "ready" | "failed" | "exited" | "problem",
-"generation": n, …}`; `failed` and `problem` carry `reason` and, where known, `file`, `line`.
+`{"op": "close", "limit_s": s}` drains and ends everything. Template to session: `{"event": …, "generation": n, …}`,
+where the event is started, ready, failed, exited or problem; failed and problem carry `reason` and, where known, `file`
+and `line`.
 
 `start` is called before the session imports anything heavy, so this file imports little.
 """
@@ -81,9 +82,9 @@ class ServerProcess:
         self._send({"op": "serve", "generation": self.generation})
         return self.generation
 
-    def close(self) -> None:
-        """Ask the template to drain and end."""
-        self._send({"op": "close"})
+    def close(self, limit_s: float) -> None:
+        """Ask the template to finish running requests, at most `limit_s`, and end."""
+        self._send({"op": "close", "limit_s": limit_s})
 
     def fileno(self) -> int:
         return self._control.fileno()
