@@ -4,40 +4,17 @@ Each program installs its own Caller: a worker (peers over their sockets), the d
 (a session started for it, found by name at the first call). `functions` knows only this file.
 """
 
+from _thread import get_ident
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flashmesh.functions.calls import Call, ImportEnded, importing, install, installed
+
 if TYPE_CHECKING:
+    from flashmesh.functions.declarations import Declaration
     from flashmesh.functions.jobs import Job
-    from flashmesh.functions.remote import Declaration
 
-
-class Call:
-    """One call of a declared function.
-
-    Attributes:
-        declaration: what was declared: the user's function or class, its resource, and where it stands.
-        method: the method's name when the declaration is a class, else None.
-        args, kwargs: as the user passed them.
-        init: (args, kwargs) of the constructor when the declaration is a class, else None.
-    """
-
-    __slots__ = ("args", "declaration", "init", "kwargs", "method")
-
-    def __init__(
-        self,
-        declaration: "Declaration",
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        method: str | None = None,
-        init: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
-    ) -> None:
-        self.declaration = declaration
-        self.args = args
-        self.kwargs = kwargs
-        self.method = method
-        self.init = init
+__all__ = ["Call", "Caller", "ImportEnded", "importing", "install", "installed"]
 
 
 class Caller(Protocol):
@@ -52,7 +29,7 @@ class Caller(Protocol):
         ...
 
     def call_blocking(self, call: Call) -> Any:
-        """The same from synchronous code."""
+        """The same from synchronous code. Several threads may do so at once."""
         ...
 
     def stream(self, call: Call) -> AsyncIterator[Any]:
@@ -66,50 +43,3 @@ class Caller(Protocol):
     def spawn(self, call: Call) -> "Job":
         """Accept it for later and return at once. Blocks only until it is accepted. Raises QueueFull."""
         ...
-
-
-class ImportEnded(BaseException):
-    """A decorated function was called while its module was being imported by a scan, template or worker.
-
-    Raised by the call, caught by the loader, which keeps what was defined so far. It is not an Exception, so that a
-    user's `except Exception` around the call does not swallow it.
-    """
-
-
-class _Installed:
-    __slots__ = ("caller", "importing")
-
-    def __init__(self) -> None:
-        self.caller: Caller | None = None
-        self.importing = 0
-
-
-_installed = _Installed()
-
-
-def install(caller: Caller | None) -> None:
-    """Make `caller` the one this process's decorated functions use. None forgets it."""
-    _installed.caller = caller
-
-
-def installed() -> Caller:
-    """The process's Caller; the script's own is made at the first call. Raises ImportEnded during a guarded import."""
-    if _installed.importing:
-        raise ImportEnded
-    caller = _installed.caller
-    if caller is None:
-        from importlib import import_module  # the script's road is only loaded when a script first calls
-
-        caller = import_module("flashmesh.dev.script").assemble()
-        _installed.caller = caller
-    return caller
-
-
-class importing:
-    """`with importing():` — a decorated call made inside ends the import (raises ImportEnded)."""
-
-    def __enter__(self) -> None:
-        _installed.importing += 1
-
-    def __exit__(self, *exc: object) -> None:
-        _installed.importing -= 1
