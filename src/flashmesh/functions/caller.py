@@ -4,7 +4,6 @@ Each program installs its own Caller: a worker (peers over their sockets), the d
 (a session started for it, found by name at the first call). `functions` knows only this file.
 """
 
-from _thread import get_ident
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
