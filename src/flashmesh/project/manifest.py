@@ -58,13 +58,16 @@ def build_manifest(
 
 def function_registry(project: Project) -> dict[str, str]:
     """Function id -> resource, and bare name -> resource while only one function has it."""
-    owners = {function.id: resource.name for resource in project.resources for function in resource.functions}
-    names = {function.id: function.name for function in project.functions}
+    registry: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for resource in project.resources:
+        for function in resource.functions:
+            registry[function.id] = resource.name
+            names[function.id] = function.name
     counts = Counter(names.values())
-    registry: dict[str, str] = {**owners}
     for function_id, name in names.items():
         if counts[name] == 1:
-            registry.setdefault(name, owners[function_id])
+            registry.setdefault(name, registry[function_id])
     return registry
 
 
