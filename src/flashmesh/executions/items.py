@@ -7,6 +7,7 @@ of a list result; beyond them it fails and says to stream.
 
 import struct
 from collections import deque
+from itertools import islice
 from typing import Final
 
 from flashmesh.functions.errors import ItemsGone, PayloadTooLarge
@@ -63,8 +64,10 @@ class ItemBuffer:
             return 0
         return max(0, MAX_UNREAD_ITEMS - unread)
 
-    def take(self, after: int | None = None, limit: int = MAX_UNREAD_ITEMS) -> tuple[list[bytes], int]:
-        """Up to `limit` items and the position that follows them.
+    def take(
+        self, after: int | None = None, limit: int = MAX_UNREAD_ITEMS, limit_bytes: int = MAX_LIST_BYTES
+    ) -> tuple[list[bytes], int]:
+        """Up to `limit` items of `limit_bytes` together (one of any size), and the position that follows them.
 
         Args:
             after: read from this position; None = where the last reader stopped, so each item is handed out once.
@@ -77,12 +80,17 @@ class ItemBuffer:
         if start < self.first:
             raise ItemsGone
         offset = start - self.first
-        end = min(len(self._items), offset + limit)
-        taken = [self._items[index] for index in range(offset, end)]
+        taken: list[bytes] = []
+        size = 0
+        for item in islice(self._items, offset, offset + limit):
+            if taken and size + len(item) > limit_bytes:
+                break
+            taken.append(item)
+            size += len(item)
         position = start + len(taken)
-        while self.cursor < position:
-            self._unread_bytes -= len(self._items[self.cursor - self.first])
-            self.cursor += 1
+        if position > self.cursor:
+            self._unread_bytes -= sum(map(len, islice(self._items, self.cursor - self.first, position - self.first)))
+            self.cursor = position
         self._forget_read()
         return taken, position
 

@@ -1,5 +1,6 @@
 """A call on its way: the execution's record plus what only the dispatcher cares about."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from flashmesh.executions.record import Execution, Kind
@@ -40,6 +41,7 @@ class Call:
         "submitted_at",
         "timer",
         "waiters",
+        "watchers",
         "worker",
         "yielded",
     )
@@ -51,6 +53,8 @@ class Call:
         """Who sent it; its answers go out under the id it chose."""
         self.waiters: list[tuple[Reply, ExecutionId]] | None = None
         """Who sent the same call again (same idempotency key), and under which id."""
+        self.watchers: list[Callable[[], None]] | None = None
+        """Told of every item and of the end."""
         self.kind = kind
         self.priority = 0 if kind == "sync" else 1
         self.submitted_at = now
@@ -104,6 +108,10 @@ class Call:
         """Send to whoever sent the call first."""
         if self.reply is not None:
             self.reply.send(frame)
+
+    def tell_watchers(self) -> None:
+        for watcher in list(self.watchers or ()):
+            watcher()
 
     def stop_timer(self) -> None:
         if self.timer is not None:

@@ -9,7 +9,7 @@ What belongs to whom: queues.py and slots.py hold state, assign.py, scaling.py, 
 outcomes.py acts on what workers say, settlement.py ends calls; here they meet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -389,6 +389,18 @@ class Dispatcher:
         """Its record. Raises ExecutionNotFound."""
         call = self._calls.get(execution)
         return call.execution if call is not None else self.store.get(execution)
+
+    def watch(self, execution: ExecutionId, watcher: Callable[[], None]) -> Callable[[], None] | None:
+        """Call `watcher` at every item the execution yields and at its end, until the returned function is called.
+
+        None when it has ended: nothing will happen any more.
+        """
+        call = self._calls.get(execution)
+        if call is None:
+            return None
+        watchers = call.watchers = call.watchers or []
+        watchers.append(watcher)
+        return lambda: watchers.remove(watcher)
 
     def status(self) -> dict[str, Any]:
         """Endpoints with their queues and workers, as plain values."""

@@ -204,6 +204,8 @@ class Outcomes:
                 self._stop(call, "cancel")
             return
         self.grant(call)
+        if call.watchers:
+            call.tell_watchers()
 
     def grant(self, call: Call) -> None:
         """Give the worker credits back for items received, as far as the buffer has room."""

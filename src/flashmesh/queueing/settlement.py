@@ -107,6 +107,8 @@ class Settlement:
         if execution.error_code:
             fields["code"] = execution.error_code
         self._log("invocation", fields)
+        if call.watchers:
+            call.tell_watchers()
 
 
 def output(execution: Execution) -> tuple[bytes, str]:

@@ -1,0 +1,399 @@
+"""The session's end of the link: one Unix socket on which workers, templates and clients report.
+
+Who connects is told by the kernel (same user only) and by its HELLO. A worker's frames go to the dispatcher, a
+template's to the target that started it, a client's become calls and questions. A client that goes away ends nothing
+but its own waits, except streams, which nobody else can read.
+"""
+
+import asyncio
+import os
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from flashmesh.executions.record import Execution
+from flashmesh.functions.errors import ExecutionNotFound, FlashmeshError, LinkProtocolError, QueueFull, ValidationError
+from flashmesh.kit.ids import EndpointName, ExecutionId, WorkerId
+from flashmesh.queueing.dispatcher import Dispatcher
+from flashmesh.queueing.ports import EventLog, WorkerPort
+from flashmesh.queueing.settlement import error_frame
+from flashmesh.queueing.slots import Worker
+from flashmesh.wire.answers import CLOSE
+from flashmesh.wire.connection import Link
+from flashmesh.wire.frames import (
+    PROTOCOL_VERSION,
+    Answer,
+    AnyFrame,
+    Cancel,
+    Credit,
+    Error,
+    Hello,
+    Invoke,
+    Log,
+    Query,
+    Ready,
+    Result,
+    WorkerGone,
+)
+
+HELLO_S: Final = 5.0
+"""How long a connection may stay silent before its HELLO."""
+CLOSE_S: Final = 1.0
+"""How long the last bytes of a closing session may take to leave."""
+BEHIND_BYTES: Final = 256 * 1024 * 1024
+"""Results a client may leave unread; beyond that its connection is closed. The executions keep their results."""
+VERDICTS: Final = 10_000
+"""Refusals and repeated keys remembered per client, for its question whether a call was accepted."""
+ACCEPT_S: Final = 60.0
+"""How long the question whether a call was accepted waits for a payload that is still on its way."""
+
+
+class Answers(Protocol):
+    """How a handler answers more than once. `behind`: the client does not keep up; leave out what can be."""
+
+    def __call__(self, body: dict[str, Any], more: bool = True) -> None: ...
+
+    @property
+    def behind(self) -> bool: ...
+
+
+QueryHandler = Callable[[dict[str, Any], Any], Awaitable[dict[str, Any] | None]]
+"""`async (arguments, answers) -> body`: the last answer; None when `answers` was used for all. FlashmeshErrors reach
+the client as such. It is cancelled when the client closes the question or goes away."""
+
+
+class TemplateListener(Protocol):
+    """Who starts templates and hears from them."""
+
+    def template_linked(self, endpoint: EndpointName, hello: Hello, port: WorkerPort) -> None:
+        """A template has connected; frames for it go through `port`."""
+        ...
+
+    def template_said(self, endpoint: EndpointName, frame: Ready | WorkerGone) -> None:
+        """The dispatcher has been told already."""
+        ...
+
+    def template_unlinked(self, endpoint: EndpointName, port: WorkerPort) -> None:
+        """That connection has ended."""
+        ...
+
+
+class LinkServer:
+    """Serves the socket at `path` between `start` and `close`."""
+
+    def __init__(
+        self,
+        path: Path,
+        dispatcher: Dispatcher,
+        *,
+        queries: Mapping[str, QueryHandler],
+        on_template: TemplateListener,
+        on_log: Callable[[Log], None],
+        log: EventLog,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.queries = queries
+        self.on_template = on_template
+        self.on_log = on_log
+        self.log = log
+        self._path = path
+        self._server: asyncio.AbstractServer | None = None
+        self._links: set[Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._emptied = asyncio.Event()
+
+    async def start(self) -> None:
+        """Bind the socket, in a directory of mode 0700, and accept. Raises OSError when that cannot be."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.parent.chmod(0o700)
+        self._path.unlink(missing_ok=True)
+        self._server = await asyncio.get_running_loop().create_unix_server(self._accept, str(self._path), backlog=1024)
+        self._path.chmod(0o600)
+
+    async def close(self) -> None:
+        """Stop accepting, close every connection and wait for the handlers."""
+        if self._server is not None:
+            self._server.close()
+        for link in list(self._links):
+            link.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._links:
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await self._emptied.wait()
+            except TimeoutError:
+                for link in list(self._links):
+                    link.abort()
+        self._path.unlink(missing_ok=True)
+
+    def _accept(self) -> Link:
+        link = Link(_take, self._lost)
+        loop = asyncio.get_running_loop()
+        link.state = _Stranger(self, loop.call_later(HELLO_S, link.abort, LinkProtocolError("No HELLO came in time.")))
+        self._links.add(link)
+        self._emptied.clear()
+        return link
+
+    def _lost(self, link: Link, error: Exception | None) -> None:
+        self._links.discard(link)
+        if not self._links:
+            self._emptied.set()
+        if isinstance(error, LinkProtocolError):
+            self.log("link_protocol_error", {"role": link.state.role, "pid": link.peer_pid, "reason": str(error)})
+        link.state.lost(link)
+
+    def greet(self, link: Link, hello: Hello) -> None:
+        """Give the connection the part its HELLO asks for. Closes it on a wrong version or user."""
+        if hello.version != PROTOCOL_VERSION:
+            link.abort(
+                LinkProtocolError(f"The other end speaks version {hello.version} of the link, not {PROTOCOL_VERSION}.")
+            )
+        elif link.peer_uid not in (-1, os.getuid()):
+            link.abort(LinkProtocolError(f"User {link.peer_uid} may not use this session."))
+        elif hello.role == "worker":
+            link.state = _WorkerEnd(self, hello)
+        elif hello.role == "template":
+            link.state = _TemplateEnd(self, hello)
+            self.on_template.template_linked(EndpointName(hello.endpoint), hello, link)
+        else:
+            link.state = _ClientEnd(self, link)
+
+    def run(self, work: Awaitable[None]) -> "asyncio.Task[None]":
+        """A handler's task; `close` awaits it."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _take(link: Link, frame: AnyFrame) -> None:
+    link.state.take(link, frame)
+
+
+class _Stranger:
+    """A connection that has not said HELLO."""
+
+    role = "unknown"
+
+    def __init__(self, server: LinkServer, timer: asyncio.TimerHandle) -> None:
+        self._server = server
+        self._timer = timer
+
+    def take(self, link: Link, frame: AnyFrame) -> None:
+        self._timer.cancel()
+        if isinstance(frame, Hello):
+            self._server.greet(link, frame)
+        else:
+            link.abort(LinkProtocolError(f"The first frame was {type(frame).__name__}, not HELLO."))
+
+    def lost(self, link: Link) -> None:
+        self._timer.cancel()
+
+
+class _WorkerEnd:
+    role = "worker"
+
+    def __init__(self, server: LinkServer, hello: Hello) -> None:
+        self._server = server
+        self._hello = hello
+        self._worker: Worker | None = None
+
+    def take(self, link: Link, frame: AnyFrame) -> None:
+        dispatcher = self._server.dispatcher
+        if self._worker is not None:
+            dispatcher.worker_frame(self._worker, frame)
+        elif isinstance(frame, Ready):
+            self._worker = dispatcher.worker_ready(self._hello, frame.free, link)
+            if self._worker is None:
+                link.close()
+
+    def lost(self, link: Link) -> None:
+        if self._worker is not None:
+            self._server.dispatcher.worker_lost(self._worker)
+
+
+class _TemplateEnd:
+    role = "template"
+
+    def __init__(self, server: LinkServer, hello: Hello) -> None:
+        self._server = server
+        self._endpoint = EndpointName(hello.endpoint)
+
+    def take(self, link: Link, frame: AnyFrame) -> None:
+        server, endpoint = self._server, self._endpoint
+        if isinstance(frame, Log):
+            server.on_log(frame)
+        elif isinstance(frame, Ready):
+            server.dispatcher.template_ready(endpoint, frame.info)
+            server.on_template.template_said(endpoint, frame)
+        elif isinstance(frame, WorkerGone):
+            server.dispatcher.worker_gone(endpoint, WorkerId(frame.worker), frame.status, frame.reason)
+            server.on_template.template_said(endpoint, frame)
+
+    def lost(self, link: Link) -> None:
+        self._server.on_template.template_unlinked(self._endpoint, link)
+
+
+class _ClientEnd:
+    """A client's connection; also the Reply of its calls."""
+
+    role = "client"
+
+    def __init__(self, server: LinkServer, link: Link) -> None:
+        self._server = server
+        self._link = link
+        self._behind = 0
+        self._streams: set[str] = set()
+        self._questions: dict[int, asyncio.Task[None]] = {}
+        self._verdicts: OrderedDict[str, Execution | FlashmeshError] = OrderedDict()
+        self._expected: dict[str, asyncio.Future[None]] = {}
+
+    @property
+    def behind(self) -> bool:
+        """Whether the client has yet to read what it was sent before."""
+        transport = self._link.transport
+        return transport is not None and transport.get_write_buffer_size() > 0
+
+    def send(self, frame: AnyFrame) -> None:
+        """Reply of a call. A client that leaves too much unread loses its connection."""
+        self._link.send(frame)
+        if isinstance(frame, Result | Error):
+            if self._streams:
+                self._streams.discard(frame.execution)
+            if not self.behind:
+                self._behind = 0
+                return
+            self._behind += len(frame.payload)
+            if self._behind > BEHIND_BYTES:
+                self._link.abort(LinkProtocolError(f"The client left {self._behind} bytes of results unread."))
+
+    def take(self, link: Link, frame: AnyFrame) -> None:
+        dispatcher = self._server.dispatcher
+        if isinstance(frame, Invoke):
+            self._invoke(frame)
+        elif isinstance(frame, Credit):
+            dispatcher.credit(ExecutionId(frame.execution), frame.items)
+        elif isinstance(frame, Cancel):
+            try:
+                dispatcher.cancel(ExecutionId(frame.execution))
+            except ExecutionNotFound:
+                pass  # it was refused, or repeated another call's key: nothing of its own runs
+        elif isinstance(frame, Query):
+            self._ask(frame)
+
+    def _invoke(self, frame: Invoke) -> None:
+        meta = frame.meta
+        kind = "async" if meta.get("mode") == "async" else "sync"
+        try:
+            execution = self._server.dispatcher.submit(frame, self, kind="async" if kind == "async" else "sync")
+        except FlashmeshError as error:
+            self._remember(frame.execution, error)
+            self._link.send(error_frame(frame.execution, error))
+        else:
+            if execution.id != frame.execution:
+                self._remember(frame.execution, execution)
+            elif kind == "sync" and meta.get("stream") and not execution.ended:
+                self._streams.add(frame.execution)
+        if self._expected and (waiting := self._expected.pop(frame.execution, None)) is not None:
+            waiting.set_result(None)
+
+    def _remember(self, execution: str, verdict: Execution | FlashmeshError) -> None:
+        self._verdicts[execution] = verdict
+        if len(self._verdicts) > VERDICTS:
+            self._verdicts.popitem(last=False)
+
+    def _ask(self, query: Query) -> None:
+        if query.what == CLOSE:
+            task = self._questions.pop(query.id, None)
+            if task is not None:
+                task.cancel()
+            return
+        task = self._server.run(self._answer(query))
+        self._questions[query.id] = task
+        task.add_done_callback(lambda _: self._questions.pop(query.id, None))
+
+    async def _answer(self, query: Query) -> None:
+        answers = _Answers(self, self._link, query.id)
+        try:
+            if query.what == "accepted":
+                body: dict[str, Any] | None = await self._accepted(query.arguments)
+            else:
+                handler = self._server.queries.get(query.what)
+                if handler is None:
+                    raise ValidationError(f"the session knows no question {query.what!r}", field="what")
+                body = await handler(query.arguments, answers)
+        except FlashmeshError as error:
+            self._link.send(Answer(query.id, {}, error_body(error)))
+        except Exception as error:
+            self._server.log("query_failed", {"what": query.what, "reason": repr(error)})
+            internal = FlashmeshError(f"the question {query.what!r} failed: {error!r}. The session's log tells more")
+            self._link.send(Answer(query.id, {}, error_body(internal)))
+        else:
+            if not answers.over:
+                self._link.send(Answer(query.id, body or {}))
+
+    async def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """`accepted {id}` → {"id", "status"}: whether this connection's INVOKE was taken, and as which execution.
+
+        Waits for a payload that is still on its way. Raises what it was refused with.
+        """
+        asked = str(arguments.get("id", ""))
+        verdict = self._verdict(asked)
+        if verdict is None:
+            arrival = self._expected.setdefault(asked, asyncio.get_running_loop().create_future())
+            await asyncio.wait((arrival,), timeout=ACCEPT_S)
+            self._expected.pop(asked, None)
+            verdict = self._verdict(asked)
+        if verdict is None:
+            raise ExecutionNotFound(f"no call {asked} came over this connection. Send it first")
+        if isinstance(verdict, FlashmeshError):
+            raise verdict
+        return {"id": verdict.id, "status": str(verdict.status)}
+
+    def _verdict(self, asked: str) -> Execution | FlashmeshError | None:
+        known = self._verdicts.get(asked)
+        if known is not None:
+            return known
+        try:
+            return self._server.dispatcher.execution(ExecutionId(asked))
+        except ExecutionNotFound:
+            return None
+
+    def lost(self, link: Link) -> None:
+        for task in list(self._questions.values()):
+            task.cancel()
+        for execution in list(self._streams):
+            self._server.dispatcher.reader_gone(ExecutionId(execution))
+
+
+class _Answers:
+    """The answers to one question."""
+
+    __slots__ = ("_client", "_id", "_link", "over")
+
+    def __init__(self, client: _ClientEnd, link: Link, id: int) -> None:
+        self._client = client
+        self._link = link
+        self._id = id
+        self.over = False
+
+    @property
+    def behind(self) -> bool:
+        return self._client.behind
+
+    def __call__(self, body: dict[str, Any], more: bool = True) -> None:
+        self.over = not more
+        self._link.send(Answer(self._id, body, None, more))
+
+
+def error_body(error: FlashmeshError) -> dict[str, Any]:
+    """An Answer's `error`."""
+    body: dict[str, Any] = {"code": error.code, "message": str(error)}
+    if isinstance(error, QueueFull):
+        body["retry_after"] = error.retry_after
+    if isinstance(error, ValidationError) and error.field:
+        body["field"] = error.field
+    return body
