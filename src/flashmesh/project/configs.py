@@ -6,7 +6,7 @@ from typing import Any
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.project import literals
 from flashmesh.project.evaluate import known
-from flashmesh.project.values import Config, Invalid, Value
+from flashmesh.project.values import Config, Invalid, Known, Value
 from flashmesh.project.vocabulary import Vocabulary
 
 
@@ -16,6 +16,13 @@ class Built:
 
     config: ResourceConfig
     unresolved: tuple[str, ...] = ()
+
+
+def is_load_balanced(config: Config) -> bool:
+    """Whether functions on it are HTTP routes: by its class, or by `type=ServerlessType.LB`."""
+    declared = config.keywords.get("type")
+    kind = declared.value if isinstance(declared, Known) else None
+    return "LoadBalancer" in config.class_name or getattr(kind, "name", kind) == "LB"
 
 
 def build(config: Config, vocabulary: Vocabulary, *, default_name: str | None, load_balanced: bool) -> Built | Invalid:
@@ -98,7 +105,7 @@ def _attempts(keywords: dict[str, Any], name: str | None, has_unresolved: bool) 
 
 
 def _placeholder(config: Config, load_balanced: bool) -> ResourceConfig:
-    balanced = load_balanced or "LoadBalancer" in config.class_name
+    balanced = load_balanced or is_load_balanced(config)
     return ResourceConfig(resource_type=config.class_name, name=config.variable, is_load_balanced=balanced)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from flashmesh.kit.ids import FunctionId
 from flashmesh.project import literals
+from flashmesh.project.configs import is_load_balanced
 from flashmesh.project.definitions import describe
 from flashmesh.project.evaluate import Evaluator, known
 from flashmesh.project.model import FunctionSpec, Problem
@@ -90,7 +91,7 @@ class _Reading:
                 return None
 
     def _remote(self, config: Config, keywords: Mapping[str, Value], line: int) -> Finding:
-        if "LoadBalancer" not in config.class_name:
+        if not is_load_balanced(config):
             return self._declared(config, keywords, decorated_by="remote")
         method, path = (_text(keywords.get(name)) for name in ("method", "path"))
         if any(isinstance(keywords.get(name), Unknown) for name in ("method", "path")):
