@@ -1,7 +1,8 @@
 """A resource's declaration in one normal form, whichever class or keyword spelled it.
 
 `Endpoint(...)`, `LiveServerless(...)` and their siblings all reduce to a `ResourceConfig`. Scan, manifest, target and
-worker read only this, so a setting that is declared cannot be lost between them: `to_dict` and `from_dict` carry every field.
+worker read only this, so a setting that is declared cannot be lost between them: `to_dict` and `from_dict` carry every
+field.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ class VolumeConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceConfig:
-    """Every setting of one resource. Times carry their unit in the name; enum members are given by name."""
+    """Every setting of one resource. Times carry their unit in the name; GPUs are member names, other enums values."""
 
     resource_type: str
     """The class that was declared: `LiveServerless`, `CpuLiveLoadBalancer`, `Endpoint`, …"""
@@ -52,6 +53,7 @@ class ResourceConfig:
     accelerate_downloads: bool = True
     volumes: tuple[VolumeConfig, ...] = ()
     datacenters: tuple[str, ...] = ()
+    """Empty: anywhere."""
     image: str | None = None
     endpoint_id: str | None = None
     template: Mapping[str, Any] | None = None
@@ -61,7 +63,7 @@ class ResourceConfig:
     mode: str = "WARM"
     """WARM (a worker takes many calls), JOB (a fresh process for each) or EXTERNAL."""
     retries: int = 0
-    """Extra attempts after a user exception of `retry_on` or a run-time limit, and for a sync call whose worker was lost."""
+    """Extra attempts after an exception of `retry_on`, a run-time limit, and of a sync call whose worker was lost."""
     retry_on: tuple[str, ...] = ()
     """Exception types (`module.qualname`) that are retried; empty with `retries` > 0 means every Exception."""
     preload: bool = True
