@@ -35,6 +35,7 @@ class NetworkVolume:
 
 class _Resource:
     load_balanced = False
+    is_load_balanced = False
 
     def __init__(
         self,
@@ -78,6 +79,8 @@ class CpuLiveLoadBalancer(_Resource):
 
 
 class Endpoint:
+    is_load_balanced = False
+
     def __init__(
         self,
         name: str | None = None,

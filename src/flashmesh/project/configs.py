@@ -1,21 +1,27 @@
 """From a configuration object seen in syntax to its ResourceConfig: the real class is called with what is known."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.project import literals
 from flashmesh.project.evaluate import known
+from flashmesh.project.model import FunctionSpec
 from flashmesh.project.values import Config, Invalid, Known, Value
 from flashmesh.project.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Built:
-    """A configuration, and the names of settings whose values only running the file tells (`*`: any)."""
+    """A configuration, and the names of settings whose values only running the file tells (`*`: any).
+
+    `resource`: the object that was made, None when it could not be.
+    """
 
     config: ResourceConfig
     unresolved: tuple[str, ...] = ()
+    resource: Any = None
 
 
 def is_load_balanced(config: Config) -> bool:
@@ -48,9 +54,37 @@ def build(config: Config, vocabulary: Vocabulary, *, default_name: str | None, l
             return Invalid(config.place.file, config.place.line, f"{type(failure).__name__}: {failure}")
         return Built(_placeholder(config, load_balanced), ("*",))
     normal: ResourceConfig = made.to_config()
+    if getattr(made, "is_client", False):
+        return Invalid(config.place.file, config.place.line, _CLIENT)
     if config.class_name == "Endpoint":
         normal = _as_used(normal, default_name, load_balanced=load_balanced)
-    return Built(normal, (*unresolved, *config.changed))
+    return Built(normal, (*unresolved, *config.changed), made)
+
+
+def refusal(built: Built, vocabulary: Vocabulary, function: FunctionSpec, keywords: Mapping[str, Any]) -> str | None:
+    """Why the decorator will raise when the file is imported, or None. The real one is asked; nothing is decorated."""
+    if built.resource is None:
+        return None
+    try:
+        if function.decorated_by == "remote":
+            decorator = vocabulary.get("remote")
+            arguments: tuple[Any, ...] = (built.resource,)
+        elif function.decorated_by == "route":
+            decorator = getattr(built.resource, (function.http_method or "").lower(), None)
+            arguments = (function.http_path,)
+        else:
+            return None
+        if callable(decorator):
+            decorator(*arguments, **keywords)
+    except Exception as error:  # the decorator speaks: these arguments cannot work
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+_CLIENT = (
+    "Endpoint(id=…) and Endpoint(image=…) call something outside this project. "
+    "Use Endpoint(name=…) to decorate your own code."
+)
 
 
 def _plain_arguments(

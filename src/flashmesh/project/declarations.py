@@ -3,7 +3,10 @@
 import ast
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+from flashmesh.functions.errors import DeclarationError
+from flashmesh.functions.remote import OVERRIDES
 from flashmesh.kit.ids import FunctionId
 from flashmesh.project import literals
 from flashmesh.project.configs import is_load_balanced
@@ -17,12 +20,15 @@ from flashmesh.project.values import Config, Decorator, Defined, Invalid, Known,
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Declared:
-    """A function that belongs to a configuration object. `unresolved`: settings of the decorator syntax cannot tell."""
+    """A function that belongs to a configuration object.
+
+    `keywords`: the decorator's arguments that are known; `unresolved`: the names of the others; `line`: its own.
+    """
 
     function: FunctionSpec
     config: Config
-    retries: int = 0
-    retry_on: tuple[str, ...] = ()
+    line: int
+    keywords: Mapping[str, Any]
     unresolved: tuple[str, ...] = ()
 
 
@@ -113,13 +119,15 @@ class _Reading:
         path = _text(given)
         if path is None:
             return NeedsImport(self.file)
-        return self._declared(value.config, value.keywords, decorated_by="route", http=(value.verb.upper(), path))
+        keywords = {name: given for name, given in value.keywords.items() if name != "path"}
+        return self._declared(value.config, keywords, decorated_by="route", http=(value.verb.upper(), path))
 
     def _declared(
         self, config: Config, keywords: Mapping[str, Value], *, decorated_by: str, http: tuple[str, str] | None = None
     ) -> Declared:
         node = self.decorated.node
         settings = _Settings(keywords)
+        line = next((decorator.lineno for decorator in node.decorator_list), node.lineno)
         described = describe(node, bases_of=self._bases_of)
         function = FunctionSpec(
             id=FunctionId(f"{module_of(self.file)}.{node.name}"),
@@ -140,10 +148,9 @@ class _Reading:
             system_dependencies=settings.texts("system_dependencies"),
             doc=described.doc,
             parameters=described.parameters,
+            overrides=settings.overrides(),
         )
-        return Declared(
-            function, config, settings.number("retries"), settings.exceptions("retry_on"), tuple(settings.unresolved)
-        )
+        return Declared(function, config, line, settings.known, tuple(settings.unresolved))
 
     def _bases_of(self, node: ast.ClassDef) -> list[ast.ClassDef]:
         bases: list[ast.ClassDef] = []
@@ -163,36 +170,34 @@ class _Reading:
 
 
 class _Settings:
-    """Keyword arguments of a decorator; remembers which could not be told."""
+    """Keyword arguments of a decorator: those that are known, and the names of the others."""
 
     def __init__(self, keywords: Mapping[str, Value]) -> None:
-        self._keywords = keywords
+        self.known: dict[str, Any] = {}
         self.unresolved: list[str] = []
+        for name, value in keywords.items():
+            try:
+                self.known[name] = known(value)
+            except literals.NotPlain:
+                self.unresolved.append(name)
 
     def flag(self, name: str) -> bool:
-        return bool(self._plain(name))
-
-    def number(self, name: str) -> int:
-        value = self._plain(name)
-        return value if isinstance(value, int) else 0
+        return bool(self.known.get(name))
 
     def texts(self, name: str) -> tuple[str, ...]:
-        value = self._plain(name)
+        value = self.known.get(name)
         return tuple(item for item in value if isinstance(item, str)) if isinstance(value, (list, tuple)) else ()
 
-    def exceptions(self, name: str) -> tuple[str, ...]:
-        value = self._plain(name)
-        types = value if isinstance(value, (list, tuple)) else (value,)
-        return tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in types if isinstance(kind, type))
-
-    def _plain(self, name: str) -> object:
-        if name not in self._keywords:
-            return None
-        try:
-            return known(self._keywords[name])
-        except literals.NotPlain:
-            self.unresolved.append(name)
-            return None
+    def overrides(self) -> tuple[tuple[str, Any], ...]:
+        """Settings a function gives for itself. One with an unusable value is left out: the decorator refuses it."""
+        found: list[tuple[str, Any]] = []
+        for name in OVERRIDES.keys() & self.known.keys():
+            if self.known[name] is not None:
+                try:
+                    found.append((name, OVERRIDES[name](name, self.known[name])))
+                except DeclarationError:
+                    continue
+        return tuple(sorted(found))
 
 
 def _text(value: Value | None) -> str | None:

@@ -155,8 +155,12 @@ def _describe(declaration: Declaration, file: str, owners: _Owners) -> dict[str,
             for name, body in declaration.methods.items()
         ],
     }
-    config = {**declaration.resource.to_config().to_dict(), **declaration.overrides}
-    return {**described, "config": config, "resource": owners.of(declaration.resource, file)}
+    return {
+        **described,
+        "overrides": sorted(declaration.overrides.items()),
+        "config": declaration.resource.to_config().to_dict(),
+        "resource": owners.of(declaration.resource, file),
+    }
 
 
 _KINDS: dict[Any, str] = {

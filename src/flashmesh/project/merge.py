@@ -9,7 +9,7 @@ from flashmesh.kit.ids import EndpointName, FunctionId
 from flashmesh.project.inspect import Inspection
 from flashmesh.project.model import FunctionSpec, MethodSpec, ParameterSpec, Project, ResourceSpec
 from flashmesh.project.naming import resource_stem
-from flashmesh.project.resources import name_all
+from flashmesh.project.resources import name_all, settled
 
 _Place = tuple[str, str | None]
 """A configuration object: its file, and its variable or (without one) the id of the function it decorates."""
@@ -32,7 +32,9 @@ def merge(project: Project, inspection: Inspection) -> Project:
         if resource is None:
             resource = _new_resource(place, declared, config, project.resources)
         functions = sorted([*resource.functions, function], key=lambda one: (one.file, one.line))
-        kept[place] = dataclasses.replace(resource, config=config, functions=tuple(functions), unresolved=())
+        kept[place] = dataclasses.replace(
+            resource, config=settled(config, functions), functions=tuple(functions), unresolved=()
+        )
     named, clashes = name_all([resource for resource in kept.values() if resource.functions])
     problems = [problem for problem in project.problems if problem.file != file and problem not in clashes]
     if inspection.problem is not None:
@@ -96,8 +98,13 @@ def _function(declared: Mapping[str, Any], known: FunctionSpec | None) -> Functi
         "methods": methods,
         "dependencies": tuple(declared["dependencies"]),
         "system_dependencies": tuple(declared["system_dependencies"]),
+        "overrides": tuple((name, _as_tuple(value)) for name, value in declared["overrides"]),
     }
     return FunctionSpec(**values)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _parameters(parameters: Iterable[Mapping[str, Any]]) -> tuple[ParameterSpec, ...]:

@@ -41,6 +41,12 @@ class FunctionSpec:
     doc: str | None = None
     parameters: tuple["ParameterSpec", ...] = ()
     """Of the function, or of the class's constructor; without `self`."""
+    overrides: tuple[tuple[str, Any], ...] = ()
+    """Settings of this function that win over its resource's, under ResourceConfig's names."""
+
+    def settings(self, config: ResourceConfig) -> ResourceConfig:
+        """The configuration of its resource with its own settings in it."""
+        return dataclasses.replace(config, **dict(self.overrides))
 
     @property
     def callables(self) -> tuple[str, ...]:

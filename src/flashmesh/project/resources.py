@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.kit.ids import EndpointName
-from flashmesh.project.configs import Built, build
+from flashmesh.project.configs import Built, build, refusal
 from flashmesh.project.declarations import Declared
 from flashmesh.project.model import FunctionSpec, Problem, ResourceSpec
 from flashmesh.project.naming import prefix_of, resource_name, resource_stem, short_hash
@@ -25,9 +25,33 @@ def resources_of(declared: Iterable[Declared], vocabulary: Vocabulary) -> tuple[
         built = _build(config, members, vocabulary)
         if isinstance(built, Invalid):
             problems += _refused(built, members)
-        else:
-            resources.append(_resource(config, members, built))
+            continue
+        accepted: list[Declared] = []
+        for member in members:
+            reason = refusal(built, vocabulary, member.function, member.keywords)
+            if reason is None:
+                accepted.append(member)
+            else:
+                problems.append(_lost(member.function.file, member.line, reason))
+        if accepted:
+            resources.append(_resource(config, accepted, built))
     return resources, problems
+
+
+def settled(config: ResourceConfig, functions: Sequence[FunctionSpec]) -> ResourceConfig:
+    """The configuration of an endpoint whose functions have settings of their own.
+
+    An only function's settings are the endpoint's. Of several, the endpoint takes the most retries and every exception
+    to retry on; what else they ask for stays theirs (`FunctionSpec.settings`).
+    """
+    if len({function.id for function in functions}) == 1:
+        return functions[0].settings(config)
+    own = [function.settings(config) for function in functions]
+    return dataclasses.replace(
+        config,
+        retries=max((one.retries for one in own), default=config.retries),
+        retry_on=tuple(dict.fromkeys(name for one in (config, *own) for name in one.retry_on)),
+    )
 
 
 def name_all(resources: Sequence[ResourceSpec]) -> tuple[tuple[ResourceSpec, ...], list[Problem]]:
@@ -64,28 +88,31 @@ def _build(config: Config, members: list[Declared], vocabulary: Vocabulary) -> B
     if isinstance(built, Invalid):
         return built
     unresolved = [*built.unresolved, *(name for member in members for name in member.unresolved)]
-    return Built(_with_retries(built.config, members), tuple(dict.fromkeys(unresolved)))
-
-
-def _with_retries(config: ResourceConfig, members: list[Declared]) -> ResourceConfig:
-    """`retries` and `retry_on` may stand at the function; the endpoint keeps the most generous."""
-    retries = max(config.retries, *(member.retries for member in members))
-    retry_on = dict.fromkeys([*config.retry_on, *(name for member in members for name in member.retry_on)])
-    return dataclasses.replace(config, retries=retries, retry_on=tuple(retry_on))
+    return dataclasses.replace(built, unresolved=tuple(dict.fromkeys(unresolved)))
 
 
 def _resource(config: Config, members: list[Declared], built: Built) -> ResourceSpec:
-    functions: list[FunctionSpec] = sorted(
-        (member.function for member in members), key=lambda function: (function.file, function.line)
+    functions = sorted(
+        (_completed(member.function, built.config) for member in members),
+        key=lambda function: (function.file, function.line),
     )
     return ResourceSpec(
         name=EndpointName(resource_stem(config.place.file)),
         file=config.place.file,
         variable=config.variable,
-        config=built.config,
+        config=settled(built.config, functions),
         functions=tuple(functions),
         unresolved=built.unresolved,
         line=config.place.line,
+    )
+
+
+def _completed(function: FunctionSpec, config: ResourceConfig) -> FunctionSpec:
+    """An `Endpoint` takes the packages of its functions itself."""
+    if function.decorated_by == "remote":
+        return function
+    return dataclasses.replace(
+        function, dependencies=config.dependencies, system_dependencies=config.system_dependencies
     )
 
 
@@ -98,8 +125,12 @@ def _refused(invalid: Invalid, members: list[Declared]) -> list[Problem]:
         else:
             line = next(member.function.line for member in members if member.function.file == file)
             reason = f"its configuration at {invalid.file}:{invalid.line} cannot be made: {invalid.reason}"
-        problems.append(Problem(file=file, line=line, reason=reason, prefix=prefix_of(file)))
+        problems.append(_lost(file, line, reason))
     return problems
+
+
+def _lost(file: str, line: int, reason: str) -> Problem:
+    return Problem(file=file, line=line, reason=reason, prefix=prefix_of(file))
 
 
 def _apart(name: EndpointName, resource: ResourceSpec, members: list[ResourceSpec]) -> EndpointName:

@@ -52,7 +52,7 @@ def scan(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the user's own, such as an invalid escape: Python shows them at the import
         declared, problems, needs_import = _read_all([file.path for file in found], sources, evaluator)
-    resources, refused = resources_of(declared, vocabulary)
+        resources, refused = resources_of(declared, vocabulary)
     named, clashes = name_all(resources)
     return Project(
         root=root,

@@ -60,4 +60,4 @@ class PublicNames:
             found = self.get(name)
         except AttributeError:
             return "unknown"
-        return "resource" if isinstance(found, type) and hasattr(found, "to_config") else "value"
+        return "resource" if isinstance(found, type) and hasattr(found, "is_load_balanced") else "value"
