@@ -46,7 +46,7 @@ class EventLoop:
         self.watch(self._wake_read, self._on_signal_bytes)
 
     def watch(self, fd: int, reader: Callable[[], None], writer: Callable[[], None] | None = None) -> None:
-        """Call `reader` while `fd` is readable and `writer`, if given, while it is writable. Replaces an earlier watch."""
+        """Call `reader` while `fd` is readable, and `writer` while it is writable. Replaces an earlier watch."""
         events = selectors.EVENT_READ if writer is None else selectors.EVENT_READ | selectors.EVENT_WRITE
         if fd in self._selector.get_map():
             self._selector.modify(fd, events, (reader, writer))

@@ -15,6 +15,20 @@ PLACES: Final = 4096
 _PID = struct.Struct("=i")
 
 
+class Places:
+    """Which places of a table are taken. The template's alone."""
+
+    def __init__(self) -> None:
+        self._free = list(range(PLACES - 1, -1, -1))
+
+    def take(self) -> int:
+        """Raises IndexError when 4096 processes are alive at once."""
+        return self._free.pop()
+
+    def give(self, place: int) -> None:
+        self._free.append(place)
+
+
 class GroupTable:
     """`create` by the keeper, `attach` by everybody below it."""
 

@@ -157,7 +157,7 @@ class Keeper:
         return answer
 
     async def _listen(self) -> None:
-        """Until the keeper closes its end. Then it is reaped, and whoever waits for an answer is told, and the session."""
+        """Until the keeper closes its end. Then it is reaped, and whoever waits for an answer is told."""
         try:
             while line := await self._reader.readline():
                 self._hear(json.loads(line))

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkstemp
 
@@ -77,6 +77,30 @@ def kill_group(pid: int, number: int = signal.SIGKILL) -> None:
             continue  # not a group leader yet, or already reaped
         if send is os.killpg:
             return
+
+
+def reap(before: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+    """(pid, status) of each child that has ended; status negative = signal.
+
+    `before(pid)` runs while the id is still the dead child's, so that its group can be killed without hitting another.
+    (macOS before Python 3.13 cannot look first; there it runs just after.)
+    """
+    while True:
+        try:
+            if hasattr(os, "waitid"):
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if found is None:
+                    return
+                before(found.si_pid)
+                pid, status = os.waitpid(found.si_pid, 0)
+            else:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                before(pid)
+        except ChildProcessError:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)
 
 
 def describe_status(status: int) -> str:

@@ -1,0 +1,73 @@
+"""What a fresh child must shed: descriptors, signal handlers, random state. And what it must have: its own group."""
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from flashmesh.worker import parent
+
+_KEPT_DISPOSITIONS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Ignored by every Python process; a broken pipe is an exception, not a death."""
+
+
+def open_fds() -> set[int]:
+    """The descriptors this process has open. Exact where the system tells, else every number that could be one."""
+    folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+    try:
+        return {int(name) for name in os.listdir(folder)}  # noqa: PTH208 - runs in every fresh child
+    except OSError:
+        return set(range(os.sysconf("SC_OPEN_MAX")))
+
+
+def close_all_but(keep: Collection[int]) -> None:
+    """Close every descriptor that is neither kept nor stdin, stdout, stderr."""
+    for fd in open_fds().difference(keep, (0, 1, 2)):
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # the descriptor the listing used
+
+
+def detach(*, parent_pid: int, stdout: int, stderr: int) -> None:
+    """Lead an own process group, die with the parent, stdin on /dev/null, output into the given pipes."""
+    os.setpgid(0, 0)
+    parent.die_with_parent(parent_pid)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+
+
+def reset_signals() -> None:
+    """Default handlers, nothing blocked, no wake-up descriptor, whatever parent and imports had set."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if handler in (signal.SIG_DFL, None) or number in _KEPT_DISPOSITIONS:
+            continue
+        try:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        except OSError:
+            continue  # SIGKILL, SIGSTOP
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def reseed() -> None:
+    """Random numbers of our own: forks of one process would all draw the same ones."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "seed"):
+        torch.seed()
+
+
+def private_bytes(pid: int) -> int:
+    """Memory of a process that it shares with nobody, in bytes. Raises OSError where the system does not tell."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
