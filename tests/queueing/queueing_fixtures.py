@@ -10,6 +10,7 @@ from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId
 from flashmesh.queueing.calls import Call
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.plan import EndpointPlan
+from flashmesh.queueing.ports import WorkerPort
 from flashmesh.queueing.slots import Worker
 from flashmesh.wire.failures import describe, pack, unpack
 from flashmesh.wire.frames import (
@@ -76,12 +77,19 @@ class FakeSource:
         self.ensured: list[str] = []
         self.scaled: list[tuple[str, int]] = []
         self.cancelled: list[str] = []
+        self.templates: dict[str, WorkerPort] = {}
 
     def ensure(self, endpoint: EndpointName) -> None:
         self.ensured.append(endpoint)
 
     def scale(self, endpoint: EndpointName, workers: int) -> None:
         self.scaled.append((endpoint, workers))
+
+    def template_linked(self, endpoint: EndpointName, hello: Hello, port: WorkerPort) -> None:
+        self.templates[endpoint] = port
+
+    def template_unlinked(self, endpoint: EndpointName, port: WorkerPort) -> None:
+        self.templates.pop(endpoint, None)
 
     def cancel(self, endpoint: EndpointName, execution: ExecutionId) -> None:
         self.cancelled.append(execution)

@@ -424,7 +424,8 @@ def test_status_shows_endpoints_queues_and_workers() -> None:
     worker.begin()
     (endpoint,) = bench.dispatcher.status()["endpoints"]
     assert (endpoint["name"], endpoint["state"], endpoint["queued"], endpoint["running"]) == ("m", "ready", 1, 1)
-    assert endpoint["workers"] == [
+    assert endpoint["workers"] == 1
+    assert endpoint["processes"] == [
         {"id": "m/w1", "pid": 4000, "build": "b1", "state": "busy", "free": 0, "running": ["e1"]}
     ]
 

@@ -1,5 +1,6 @@
 """Executions in this process's memory: what `flash run` uses. Nothing outlives the process."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ class MemoryStore:
     only, and the bytes bound takes just the result from the latter, so a key stays known for its whole age.
     """
 
-    def __init__(self, *, now: Callable[[], float], retention: Retention | None = None) -> None:
+    def __init__(self, *, now: Callable[[], float] = time.time, retention: Retention | None = None) -> None:
         """`now` gives UTC seconds, as `Execution.ended_at`."""
         self._now = now
         self._retention = retention or Retention()

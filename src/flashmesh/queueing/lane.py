@@ -119,7 +119,8 @@ class Lane:
             "mean_run_ms": None if self.mean_run_s is None else round(self.mean_run_s * 1000, 3),
             "forkable": self.info.get("state") != "not_forkable",
             "reason": self.info.get("reason", ""),
-            "workers": [_worker_status(worker) for worker in self.slots.workers.values()],
+            "workers": len(self.slots.serving()),
+            "processes": [_worker_status(worker) for worker in self.slots.workers.values()],
         }
 
 

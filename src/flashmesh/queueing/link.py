@@ -10,13 +10,15 @@ import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from flashmesh.executions.record import Execution
 from flashmesh.functions.errors import ExecutionNotFound, FlashmeshError, LinkProtocolError, QueueFull, ValidationError
 from flashmesh.kit.ids import EndpointName, ExecutionId, WorkerId
 from flashmesh.queueing.dispatcher import Dispatcher
-from flashmesh.queueing.ports import EventLog, WorkerPort
+from flashmesh.queueing.logbook import LogBook
+from flashmesh.queueing.ports import EventLog, QueryHandler
+from flashmesh.queueing.queries import built_in
 from flashmesh.queueing.settlement import error_frame
 from flashmesh.queueing.slots import Worker
 from flashmesh.wire.answers import CLOSE
@@ -49,36 +51,6 @@ ACCEPT_S: Final = 60.0
 """How long the question whether a call was accepted waits for a payload that is still on its way."""
 
 
-class Answers(Protocol):
-    """How a handler answers more than once. `behind`: the client does not keep up; leave out what can be."""
-
-    def __call__(self, body: dict[str, Any], more: bool = True) -> None: ...
-
-    @property
-    def behind(self) -> bool: ...
-
-
-QueryHandler = Callable[[dict[str, Any], Any], Awaitable[dict[str, Any] | None]]
-"""`async (arguments, answers) -> body`: the last answer; None when `answers` was used for all. FlashmeshErrors reach
-the client as such. It is cancelled when the client closes the question or goes away."""
-
-
-class TemplateListener(Protocol):
-    """Who starts templates and hears from them."""
-
-    def template_linked(self, endpoint: EndpointName, hello: Hello, port: WorkerPort) -> None:
-        """A template has connected; frames for it go through `port`."""
-        ...
-
-    def template_said(self, endpoint: EndpointName, frame: Ready | WorkerGone) -> None:
-        """The dispatcher has been told already."""
-        ...
-
-    def template_unlinked(self, endpoint: EndpointName, port: WorkerPort) -> None:
-        """That connection has ended."""
-        ...
-
-
 class LinkServer:
     """Serves the socket at `path` between `start` and `close`."""
 
@@ -87,16 +59,22 @@ class LinkServer:
         path: Path,
         dispatcher: Dispatcher,
         *,
-        queries: Mapping[str, QueryHandler],
-        on_template: TemplateListener,
-        on_log: Callable[[Log], None],
-        log: EventLog,
+        queries: Mapping[str, QueryHandler] | None = None,
+        on_template: Callable[[EndpointName, Mapping[str, Any]], None] | None = None,
+        on_log: Callable[[Log], None] | None = None,
+        log: EventLog | None = None,
     ) -> None:
+        """Args:
+        queries: questions answered beside the built-in ones (queries.py), or in their place.
+        on_template: told what a template said at READY, after the dispatcher.
+        on_log: given each line of user code, after it was kept for those who follow.
+        """
         self.dispatcher = dispatcher
-        self.queries = queries
+        self.logbook = LogBook()
+        self.queries = {**built_in(dispatcher, self.logbook), **(queries or {})}
         self.on_template = on_template
         self.on_log = on_log
-        self.log = log
+        self.log: EventLog = log or (lambda event, fields: None)
         self._path = path
         self._server: asyncio.AbstractServer | None = None
         self._links: set[Link] = set()
@@ -157,7 +135,7 @@ class LinkServer:
             link.state = _WorkerEnd(self, hello)
         elif hello.role == "template":
             link.state = _TemplateEnd(self, hello)
-            self.on_template.template_linked(EndpointName(hello.endpoint), hello, link)
+            self.dispatcher.source.template_linked(EndpointName(hello.endpoint), hello, link)
         else:
             link.state = _ClientEnd(self, link)
 
@@ -225,16 +203,18 @@ class _TemplateEnd:
     def take(self, link: Link, frame: AnyFrame) -> None:
         server, endpoint = self._server, self._endpoint
         if isinstance(frame, Log):
-            server.on_log(frame)
+            server.logbook.add(frame)
+            if server.on_log is not None:
+                server.on_log(frame)
         elif isinstance(frame, Ready):
             server.dispatcher.template_ready(endpoint, frame.info)
-            server.on_template.template_said(endpoint, frame)
+            if server.on_template is not None:
+                server.on_template(endpoint, frame.info)
         elif isinstance(frame, WorkerGone):
             server.dispatcher.worker_gone(endpoint, WorkerId(frame.worker), frame.status, frame.reason)
-            server.on_template.template_said(endpoint, frame)
 
     def lost(self, link: Link) -> None:
-        self._server.on_template.template_unlinked(self._endpoint, link)
+        self._server.dispatcher.source.template_unlinked(self._endpoint, link)
 
 
 class _ClientEnd:

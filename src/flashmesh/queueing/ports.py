@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from flashmesh.kit.ids import EndpointName, ExecutionId
-from flashmesh.wire.frames import AnyFrame
+from flashmesh.wire.frames import AnyFrame, Hello
 
 
 class Timer(Protocol):
@@ -43,6 +43,14 @@ class LoopClock:
         return self._loop.call_later(delay_s, callback)
 
 
+class WorkerPort(Protocol):
+    """The session's end of the link of one worker, or of one template."""
+
+    def send(self, frame: AnyFrame) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class WorkerSource(Protocol):
     """Makes an endpoint's workers. Nothing here blocks or raises; what goes wrong comes back by `fail_endpoint`."""
 
@@ -52,6 +60,14 @@ class WorkerSource(Protocol):
 
     def scale(self, endpoint: EndpointName, workers: int) -> None:
         """`workers` are wanted now; remembered while the template is on its way. Surplus ones leave when idle."""
+        ...
+
+    def template_linked(self, endpoint: EndpointName, hello: Hello, port: WorkerPort) -> None:
+        """A template has connected; what it is told goes through `port`."""
+        ...
+
+    def template_unlinked(self, endpoint: EndpointName, port: WorkerPort) -> None:
+        """That connection has ended."""
         ...
 
     def cancel(self, endpoint: EndpointName, execution: ExecutionId) -> None:
@@ -67,13 +83,18 @@ class Reply(Protocol):
         ...
 
 
-class WorkerPort(Protocol):
-    """The session's end of one worker's link."""
+class Answers(Protocol):
+    """How a handler answers more than once. `behind`: the client does not keep up; leave out what can be."""
 
-    def send(self, frame: AnyFrame) -> None: ...
+    def __call__(self, body: dict[str, Any], more: bool = True) -> None: ...
 
-    def close(self) -> None: ...
+    @property
+    def behind(self) -> bool: ...
 
+
+QueryHandler = Callable[[dict[str, Any], Any], Awaitable[dict[str, Any] | None]]
+"""`async (arguments, answers) -> body`: the last answer; None when `answers` was used for all. FlashmeshErrors reach
+the client as such. It is cancelled when the client closes the question or goes away."""
 
 EventLog = Callable[[str, Mapping[str, Any]], None]
 """Takes one event: its name and its fields. Never payloads, arguments, headers or environment."""

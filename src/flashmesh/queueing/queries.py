@@ -1,17 +1,18 @@
 """The questions every session answers: what runs, what came of a call, what was printed.
 
 ```
-status      {}                                        → {"endpoints": […], …}
+status      {}                                        → {"endpoints": {name: {…}}}
 execution   {id, payload?, wait?}                     → the record; `wait` seconds at most until it has ended
+await       {id, wait?}                               → the same with its payload, waiting 10 s if not told otherwise
 executions  {function?, status?, limit?}              → {"executions": [record, …]}, newest first
 cancel      {id}                                      → the record
 stream      {id, after?, wait?, limit?}               → {"status", "items": [bytes], "next", "content_type", "error"?}
-follow_logs {function?, execution?, endpoint?, tail?, follow?} → a line per answer
+follow_logs {function?, execution?, endpoint?, tail?, follow?} → {"lines": [line, …]} per answer
 ```
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from flashmesh.executions.items import MAX_UNREAD_ITEMS
@@ -20,28 +21,26 @@ from flashmesh.executions.states import Status
 from flashmesh.functions.errors import ResultEvicted, ValidationError
 from flashmesh.kit.ids import ExecutionId
 from flashmesh.queueing.dispatcher import Dispatcher
-from flashmesh.queueing.link import Answers, QueryHandler
 from flashmesh.queueing.logbook import LogBook, LogFilter, line_body
+from flashmesh.queueing.ports import Answers, QueryHandler
 from flashmesh.queueing.settlement import output
 from flashmesh.wire.failures import unpack
 from flashmesh.wire.frames import Log
 
 LONGEST_WAIT_S: Final = 300.0
-DEFAULT_STREAM_WAIT_S: Final = 25.0
-"""How long `stream` waits for something new; below the idle limits of usual proxies."""
+DEFAULT_AWAIT_S: Final = 10.0
 DEFAULT_TAIL: Final = 100
 STREAM_BYTES: Final = 4 * 1024 * 1024
 """Items of one `stream` answer stop after this many bytes."""
 
 
-def built_in(
-    dispatcher: Dispatcher, logbook: LogBook, *, more_status: Callable[[], Mapping[str, Any]] = dict
-) -> dict[str, QueryHandler]:
-    """The handlers by name. `more_status` adds to (and may replace) what `status` answers."""
-    questions = _Questions(dispatcher, logbook, more_status)
+def built_in(dispatcher: Dispatcher, logbook: LogBook) -> dict[str, QueryHandler]:
+    """The handlers by name."""
+    questions = _Questions(dispatcher, logbook)
     return {
         "status": questions.status,
         "execution": questions.execution,
+        "await": questions.await_end,
         "executions": questions.executions,
         "cancel": questions.cancel,
         "stream": questions.stream,
@@ -50,13 +49,12 @@ def built_in(
 
 
 class _Questions:
-    def __init__(self, dispatcher: Dispatcher, logbook: LogBook, more_status: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, dispatcher: Dispatcher, logbook: LogBook) -> None:
         self._dispatcher = dispatcher
         self._logbook = logbook
-        self._more_status = more_status
 
     async def status(self, arguments: dict[str, Any], answers: Answers) -> dict[str, Any]:
-        return {**self._dispatcher.status(), **self._more_status()}
+        return {"endpoints": {endpoint["name"]: endpoint for endpoint in self._dispatcher.status()["endpoints"]}}
 
     async def execution(self, arguments: dict[str, Any], answers: Answers) -> dict[str, Any]:
         execution = self._dispatcher.execution(_id(arguments))
@@ -64,6 +62,9 @@ class _Questions:
         if wait and not execution.ended:
             await self._until(execution, lambda: execution.ended, wait)
         return record_body(execution, payload=bool(arguments.get("payload")))
+
+    async def await_end(self, arguments: dict[str, Any], answers: Answers) -> dict[str, Any]:
+        return await self.execution({"wait": DEFAULT_AWAIT_S, **arguments, "payload": True}, answers)
 
     async def executions(self, arguments: dict[str, Any], answers: Answers) -> dict[str, Any]:
         status = arguments.get("status")
@@ -84,7 +85,7 @@ class _Questions:
         execution = self._dispatcher.execution(_id(arguments))
         after = arguments.get("after")
         position = None if after is None else int(after)
-        wait = _seconds(arguments, "wait", DEFAULT_STREAM_WAIT_S)
+        wait = _seconds(arguments, "wait", 0.0)
         items = execution.items
 
         def something_new() -> bool:
@@ -114,8 +115,9 @@ class _Questions:
             endpoint=str(arguments.get("endpoint") or ""),
         )
         tail = arguments.get("tail")
-        for line in self._logbook.tail(wanted, DEFAULT_TAIL if tail is None else int(tail)):
-            answers(line_body(line))
+        kept = self._logbook.tail(wanted, DEFAULT_TAIL if tail is None else int(tail))
+        for start in range(0, len(kept), DEFAULT_TAIL):
+            answers({"lines": [line_body(line) for line in kept[start : start + DEFAULT_TAIL]]})
         if not arguments.get("follow", True):
             return
         dropped = 0
@@ -125,7 +127,7 @@ class _Questions:
             if answers.behind:
                 dropped += 1
                 return
-            answers(line_body(line, dropped=dropped))
+            answers({"lines": [line_body(line, dropped=dropped)]})
             dropped = 0
 
         stop = self._logbook.follow(wanted, pass_on)
