@@ -1,0 +1,173 @@
+"""The HTTP routes of a project (its load-balanced resources), whose bodies run in the dev server itself.
+
+One FastAPI application per file: a file that cannot be imported takes only its own routes down. Imports begin with the
+server and run beside it; a request for a route waits for its file, no other request does.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from flashmesh.dev import answers
+from flashmesh.dev.access import Receive, Scope, Send
+from flashmesh.dev.caller import DevCaller
+from flashmesh.dev.door import SessionDoor
+from flashmesh.dev.lb_loading import FileLoad, LoadProblem, load_all
+from flashmesh.dev.options import DevOptions
+from flashmesh.dev.requests import check_length, limited
+from flashmesh.dev.route_book import HttpRoute
+from flashmesh.functions import caller
+from flashmesh.worker.spec import ModuleSpec, WorkerSpec
+
+if TYPE_CHECKING:
+    from flashmesh.worker.imports import ProjectImports
+
+
+class HttpRoutes:
+    """Answers declared HTTP routes."""
+
+    def __init__(self, root: Path, routes: Sequence[HttpRoute], *, options: DevOptions, door: SessionDoor) -> None:
+        self._root = root
+        self._options = options
+        self._door = door
+        self._caller = DevCaller(door)
+        self._by_file: dict[str, list[HttpRoute]] = {}
+        for route in routes:
+            self._by_file.setdefault(route.file, []).append(route)
+        self._loads: dict[str, FileLoad] = {}
+        self._starting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to import the files. Needs the running loop; called again it does nothing."""
+        if self._starting is not None:
+            return
+        caller.install(self._caller)
+        self._caller.attach(asyncio.get_running_loop())
+        imports = _Imports(self._root, self._by_file, self._door)
+        for file, routes in self._by_file.items():
+            self._loads[file] = FileLoad(file, _Import(imports, file, tuple(routes)), declared_by(routes))
+        self._starting = asyncio.ensure_future(self._load())
+
+    async def _load(self) -> None:
+        """FastAPI is imported while the session is dialled; files then find the functions they call."""
+        framework = asyncio.to_thread(import_module, "flashmesh.dev.lb_app")
+        await asyncio.gather(framework, self._door.get(), return_exceptions=True)
+        await load_all(list(self._loads.values()), self._options.import_limit_s, self._root)
+
+    def close(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        self._caller.close()
+
+    async def answer(self, route: HttpRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request or websocket. Raises PayloadTooLarge, BodyTooSlow."""
+        load = await self._loaded(route.file)
+        if load.problem is not None:
+            await _unavailable(load.problem, scope, receive, send)
+            return
+        if scope["type"] == "http":
+            limit_bytes = self._options.max_body_bytes
+            check_length(scope, limit_bytes)
+            receive = limited(receive, limit_bytes=limit_bytes, limit_s=self._options.body_limit_s)
+        await load.result(scope, receive, send)
+
+    async def applications(self, patience_s: float) -> dict[str, Any]:
+        """The FastAPI application of every file that is imported, waiting `patience_s` for those that are not yet."""
+        self.start()
+        waiting = [load.ready for load in self._loads.values()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=patience_s)
+        return {file: load.result for file, load in self._loads.items() if load.result is not None}
+
+    async def _loaded(self, file: str) -> FileLoad:
+        self.start()
+        load = self._loads[file]
+        if not load.ready.done():
+            await asyncio.shield(load.ready)
+        return load
+
+
+class _Import:
+    """Imports one file and makes its application. Runs in a thread."""
+
+    def __init__(self, imports: "_Imports", file: str, routes: tuple[HttpRoute, ...]) -> None:
+        self._imports = imports
+        self._file = file
+        self._routes = routes
+
+    def __call__(self) -> Any:
+        build = import_module("flashmesh.dev.lb_app").build  # FastAPI: half a second that only this thread waits
+        dotted = dotted_name(self._file)
+        return build(self._imports.load(dotted, self._file), dotted, self._routes)
+
+
+class _Imports:
+    """The import machinery of the project in this process, as a worker has it: by location, and a file of a worker
+    whose packages are not installed here is imported as stubs."""
+
+    def __init__(self, root: Path, files: Iterable[str], door: SessionDoor) -> None:
+        self._root = root
+        self._files = tuple(files)
+        self._door = door
+        self._machinery: ProjectImports | None = None
+
+    def load(self, dotted: str, file: str) -> ModuleType:
+        if self._machinery is None:
+            self._machinery = self._install()
+        return self._machinery.load(dotted, self._root / file)
+
+    def _install(self) -> "ProjectImports":
+        from flashmesh.worker.imports import ProjectImports  # only where user code is imported
+        from flashmesh.worker.stubs import CrossImports
+
+        link = self._door.link
+        crossing = CrossImports(
+            WorkerSpec(
+                endpoint="",
+                build="",
+                generation=0,
+                project_root=str(self._root),
+                sys_path=[str(self._root)],
+                modules=[ModuleSpec(module=dotted_name(file), file=str(self._root / file)) for file in self._files],
+                functions=[],
+                link=str(link or ""),
+                manifest=str(link.parent / "manifest.json") if link is not None else "",
+                socket_path="",
+            )
+        )
+        machinery = ProjectImports(self._root, on_failure=crossing.replace)
+        crossing.imports = machinery
+        machinery.install()
+        return machinery
+
+
+def declared_by(routes: Sequence[HttpRoute]) -> tuple[str, ...]:
+    """The packages that any of the routes declares."""
+    return tuple(dict.fromkeys(package for route in routes for package in route.dependencies))
+
+
+def dotted_name(file: str) -> str:
+    """`api.routes` of `api/routes.py`."""
+    return file.removesuffix(".py").replace("/", ".")
+
+
+async def _unavailable(problem: LoadProblem, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1011})
+        return
+    place = problem.file if problem.line is None else f"{problem.file}, line {problem.line}"
+    body = {
+        "status": "FAILED",
+        "error": f"{place}: {problem.reason}. Repair the file and save it.",
+        "error_type": "ImportFailed",
+        "code": "IMPORT_FAILED",
+        "file": problem.file,
+        "line": problem.line,
+        "reason": problem.reason,
+        "traceback": problem.traceback,
+    }
+    await answers.send_json(send, 503, {key: value for key, value in body.items() if value is not None})

@@ -1,0 +1,134 @@
+"""Jobs (`f.spawn(x)`) whose executions a session keeps: the port behind `Job`, as queries over the link."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Final
+
+from flashmesh.dev.session_calls import decoded, function_id, returned_type
+from flashmesh.functions.calls import Call
+from flashmesh.functions.errors import Cancelled, TimedOut, WaitTimedOut
+from flashmesh.wire import failures
+from flashmesh.wire.blocking_client import BlockingClient
+from flashmesh.wire.client import SessionClient
+from flashmesh.wire.signature import Signer
+
+FINAL: Final = frozenset({"SUCCESS", "ERROR", "TIMEOUT", "CANCELLED"})
+_POLL_S: Final = 10.0
+"""How long one question waits for news at the session; a longer wait asks again."""
+Answer = dict[str, Any]
+Ask = Callable[[Callable[[SessionClient], Awaitable[Answer]]], Awaitable[Answer]]
+
+
+class SessionJobs:
+    """The JobBackend of the jobs of one call's function."""
+
+    def __init__(
+        self, call: Call, *, ask: Ask, client: Callable[[], BlockingClient], signer: Callable[[], Signer | None]
+    ) -> None:
+        """Take the ways to the session.
+
+        Args:
+            ask: runs a question on the loop that owns the connection, from whatever loop.
+            client: the connection for blocking questions.
+        """
+        self._function = function_id(call.declaration, call.method)
+        self._kind = returned_type(call)
+        self._is_generator = call.declaration.is_generator
+        self._ask = ask
+        self._client = client
+        self._signer = signer
+
+    async def status(self, id: str) -> str:
+        return str((await self._ask(lambda client: client.query("execution", id=id)))["status"])
+
+    def status_blocking(self, id: str) -> str:
+        return str(self._client().query("execution", id=id)["status"])
+
+    async def result(self, id: str, timeout: float | None) -> Any:
+        until = None if timeout is None else time.monotonic() + timeout
+        items: list[Any] = []
+        after = 0
+        while True:
+            wait = _remaining(id, until, timeout)
+            found = await self._ask(lambda client: client.query("stream", id=id, after=after, wait=wait))  # noqa: B023
+            items += self._items(id, found)
+            after = found["next"]
+            if found["status"] in FINAL and not found["items"]:
+                return self._value(id, await self._record(id), items)
+
+    def result_blocking(self, id: str, timeout: float | None) -> Any:
+        until = None if timeout is None else time.monotonic() + timeout
+        items: list[Any] = []
+        after = 0
+        while True:
+            found = self._client().query("stream", id=id, after=after, wait=_remaining(id, until, timeout))
+            items += self._items(id, found)
+            after = found["next"]
+            if found["status"] in FINAL and not found["items"]:
+                return self._value(id, self._client().query("execution", id=id, payload=True), items)
+
+    async def cancel(self, id: str) -> None:
+        await self._ask(lambda client: client.query("cancel", id=id))
+
+    def cancel_blocking(self, id: str) -> None:
+        self._client().query("cancel", id=id)
+
+    async def stream(self, id: str) -> AsyncIterator[Any]:
+        after = 0
+        while True:
+            found = await self._ask(lambda client: client.query("stream", id=id, after=after, wait=_POLL_S))  # noqa: B023
+            for item in self._items(id, found):
+                yield item
+            after = found["next"]
+            if found["status"] in FINAL and not found["items"]:
+                self._value(id, await self._record(id), [])
+                return
+
+    def stream_blocking(self, id: str) -> Iterator[Any]:
+        after = 0
+        while True:
+            found = self._client().query("stream", id=id, after=after, wait=_POLL_S)
+            yield from self._items(id, found)
+            after = found["next"]
+            if found["status"] in FINAL and not found["items"]:
+                self._value(id, self._client().query("execution", id=id, payload=True), [])
+                return
+
+    async def _record(self, id: str) -> Answer:
+        return await self._ask(lambda client: client.query("execution", id=id, payload=True))
+
+    def _items(self, id: str, found: Answer) -> list[Any]:
+        content_type = found.get("content_type") or "application/x-msgpack"
+        return [decoded(item, content_type, self._function, id, self._signer()) for item in found["items"]]
+
+    def _value(self, id: str, record: Answer, items: list[Any]) -> Any:
+        """What the execution ended with. Raises what the function raised, Cancelled or TimedOut."""
+        status = record["status"]
+        if status == "SUCCESS":
+            if self._is_generator:
+                return items
+            payload, content_type = record.get("payload") or b"", record.get("content_type") or ""
+            return decoded(payload, content_type, self._function, id, self._signer(), self._kind)
+        if isinstance(record.get("error"), bytes):
+            raise failures.restore(failures.unpack(record["error"]))
+        message = (record.get("error") or {}).get("message")
+        if status == "CANCELLED":
+            raise Cancelled(message)
+        if status == "TIMEOUT":
+            raise TimedOut(message)
+        raise failures.restore(_info(record.get("error") or {}))
+
+
+def _info(error: Answer) -> failures.ErrorInfo:
+    known = {"code", "type", "message", "traceback", "field"}
+    values = {key: value for key, value in error.items() if key in known and value is not None}
+    return failures.ErrorInfo(**{"code": "INTERNAL", "type": "RemoteError", "message": "It failed.", **values})
+
+
+def _remaining(id: str, until: float | None, timeout: float | None) -> float:
+    if until is None:
+        return _POLL_S
+    left = until - time.monotonic()
+    if left <= 0:
+        raise WaitTimedOut(f"Execution {id} did not end within {timeout:g} s. It goes on; ask again later.")
+    return min(_POLL_S, left)
