@@ -57,7 +57,7 @@ def call(function: str, data: str, later: bool, timeout: float | None, verbose: 
             )
         )
         if later:
-            _print_id(client, invocation)
+            _print_id(client, execution)
         else:
             _print_result(invocation, timeout)
     finally:
@@ -104,19 +104,10 @@ def _print_result(invocation: "BlockingInvocation", timeout: float | None) -> No
         click.echo(answer.payload)
 
 
-def _print_id(client: "BlockingClient", invocation: "BlockingInvocation") -> None:
-    """Frames keep their order, so the answer to a query sent after the call tells that the call was taken."""
-    from flashmesh.functions.errors import ExecutionNotFound
-    from flashmesh.wire.frames import Error
-
-    try:
-        record = client.query("execution", id=invocation.execution)
-    except ExecutionNotFound:
-        answer = invocation.wait(5)
-        if isinstance(answer, Error):
-            _fail_with(answer.payload)
-        raise
-    click.echo(json.dumps({"id": invocation.execution, "status": record["status"]}))
+def _print_id(client: "BlockingClient", execution: str) -> None:
+    """The session's word that it has the call; what it was refused with is raised."""
+    accepted = client.query("accepted", id=execution)
+    click.echo(json.dumps({"id": accepted["id"], "status": accepted["status"]}))
 
 
 def _fail_with(payload: bytes) -> NoReturn:

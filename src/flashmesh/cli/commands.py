@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from flashmesh import __version__
 from flashmesh.cli import EXIT_FAILED, EXIT_INTERRUPTED
 
 _COMMANDS = {
@@ -61,9 +62,7 @@ class _Commands(click.Group):
 def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    from importlib.metadata import version  # slow enough not to be paid by every command
-
-    click.echo(f"flash {version('flashmesh')}")
+    click.echo(f"flash {__version__}")
     ctx.exit()
 
 

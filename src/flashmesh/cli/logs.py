@@ -30,15 +30,14 @@ def logs(function: str | None, follow: bool, lines: int, verbose: bool) -> None:
     if function is not None:
         arguments["function"] = client.query("resolve", name=function)["function"]
     try:
-        for answer in client.follow("follow_logs", **arguments):
-            for line in answer.get("lines", ()):
-                printer.output(
-                    function=line.get("function", ""),
-                    endpoint=line.get("endpoint", ""),
-                    text=line.get("text", ""),
-                    stream=line.get("stream", "stdout"),
-                    dropped=line.get("dropped", 0),
-                )
+        for line in client.follow("follow_logs", **arguments):
+            printer.output(
+                function=line.get("function", ""),
+                endpoint=line.get("endpoint", ""),
+                text=line.get("text", ""),
+                stream=line.get("stream", "stdout"),
+                dropped=line.get("dropped", 0),
+            )
     except LinkLost:
         if follow:
             click.echo("The session has ended.", err=True)

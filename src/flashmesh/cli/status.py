@@ -44,7 +44,7 @@ def status(as_json: bool, verbose: bool) -> None:
 
 def describe(project: dict[str, Any], queues: dict[str, Any]) -> dict[str, Any]:
     """One row per resource, from what the session says of the project and of its queues. Pure."""
-    live = queues.get("endpoints", {})
+    live = {endpoint["name"]: endpoint for endpoint in queues["endpoints"]}
     endpoints = []
     for name, resource in sorted(project["resources"].items()):
         counts = live.get(name, {})
@@ -52,8 +52,8 @@ def describe(project: dict[str, Any], queues: dict[str, Any]) -> dict[str, Any]:
             {
                 "endpoint": name,
                 "kind": resource["kind"],
-                "state": "server" if resource["kind"] == "LB" else resource["state"],
-                "workers": counts.get("workers", 0),
+                "state": _state(resource, counts),
+                "workers": len(counts.get("workers", ())),
                 "running": counts.get("running", 0),
                 "queued": counts.get("queued", 0),
                 "file": resource["file"],
@@ -68,6 +68,17 @@ def describe(project: dict[str, Any], queues: dict[str, Any]) -> dict[str, Any]:
             found = {"file": error.get("file") or endpoint["file"], "line": error.get("line"), "severity": "error"}
             problems.append({**found, "reason": error.get("reason", "")})
     return {"endpoints": endpoints, "problems": problems}
+
+
+def _state(resource: dict[str, Any], counts: dict[str, Any]) -> str:
+    """What is said of the import when it failed, else how far its workers are. HTTP routes run in the server."""
+    if resource["kind"] == "LB":
+        return "server"
+    if resource["state"] in ("import_failed", "environment_failed"):
+        return str(resource["state"])
+    if counts.get("state") == "ready" or resource["state"] == "cold":
+        return str(counts.get("state", "cold"))
+    return "warm"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

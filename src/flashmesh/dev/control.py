@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flashmesh.functions.errors import AmbiguousFunction, FunctionNotFound
-from flashmesh.project.model import Project
+from flashmesh.project.model import Problem, Project
 
 Send = Callable[[dict[str, Any], bool], None]
 
@@ -56,6 +56,11 @@ class ProjectState:
         self.revision += 1
         self._changed.set()
         self._changed = asyncio.Event()
+
+    async def imported(self, resource: str) -> None:
+        """Until a template has told how the import of this resource's modules went, or the resource is gone."""
+        while resource not in self.infos and self.project.resource(resource) is not None:
+            await self._changed.wait()
 
     def describe(self) -> dict[str, Any]:
         resources = {}
@@ -107,7 +112,8 @@ class ProjectState:
         if matches:
             listed = ", ".join(matches)
             raise AmbiguousFunction(f"`{name}` names several functions: {listed}. Use one of these ids.")
-        raise FunctionNotFound(_not_found(name, sorted(callables)))
+        broken = [problem for problem in self.project.problems if problem.prefix is not None]
+        raise FunctionNotFound(_not_found(name, sorted(callables), broken))
 
     def _aliases(self) -> dict[str, str]:
         """Other names of a resource: the one it was declared with, and its file's path as a URL has it."""
@@ -139,9 +145,12 @@ def resolve(name: str, callables: dict[str, str], aliases: dict[str, str]) -> li
     return found or sorted(id for id in callables if id.endswith("." + name))
 
 
-def _not_found(name: str, known: list[str]) -> str:
+def _not_found(name: str, known: list[str], broken: list[Problem]) -> str:
     import difflib  # only on the way to an error
 
+    if broken:
+        reasons = "; ".join(f"{problem.file}:{problem.line or 0}: {problem.reason}" for problem in broken)
+        return f"`{name}` is not served here. It may be in a file that is broken: {reasons}"
     if not known:
         return f"`{name}` is not served here: this project has no function that a worker runs."
     shorts = {id.rsplit(".", 1)[-1]: id for id in known} | {id: id for id in known}

@@ -15,7 +15,7 @@ import linecache
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
@@ -26,15 +26,15 @@ Unwrap = Callable[[Any], Any]
 """The user's own function or class behind a decorated one; anything else as it is."""
 
 
-def collect(target: Any, *, unwrap: Unwrap = lambda value: value) -> str:
-    """A module's text that defines `target` (a function or class of `__main__`) under its own name.
+def collect(*targets: Any, unwrap: Unwrap = lambda value: value) -> str:
+    """A module's text that defines `targets` (functions and classes of `__main__`) under their own names.
 
     Our own decorators are dropped: the session knows the declaration, the worker needs the body.
 
     Raises:
         NotEncodable: something it uses can neither be written down nor pickled; the message names it.
     """
-    return _Collection(unwrap).module_of(target)
+    return _Collection(unwrap).module_of(targets)
 
 
 class _Collection:
@@ -46,11 +46,11 @@ class _Collection:
         self._definitions: list[str] = []
         self._seen: set[str] = set()
 
-    def module_of(self, target: Any) -> str:
-        name = target.__name__
-        target = inspect.unwrap(target)
-        self._seen.add(name)
-        self._add_definition(name, target)
+    def module_of(self, targets: Sequence[Any]) -> str:
+        for target in targets:
+            if target.__name__ not in self._seen:
+                self._seen.add(target.__name__)
+                self._add_definition(target.__name__, inspect.unwrap(target))
         future = [f"from __future__ import {', '.join(self._futures)}"] if self._futures else []
         parts = ["\n".join([*future, *self._imports]), "\n".join(self._constants), *self._definitions]
         return "\n\n\n".join(part for part in parts if part) + "\n"
