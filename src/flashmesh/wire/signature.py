@@ -52,7 +52,7 @@ class Signer:
         return self._mac(data, purpose, expiry) + expiry + data
 
     def open(self, sealed: bytes, purpose: Purpose) -> bytes:
-        """The data. Raises UntrustedPayload for another key, environment or purpose, for changed bytes, and when expired."""
+        """The data. Raises UntrustedPayload for another key, environment or purpose, changed bytes, or expired."""
         mac, rest = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
         expiry, data = rest[:_EXPIRY_BYTES], rest[_EXPIRY_BYTES:]
         if len(expiry) < _EXPIRY_BYTES or not hmac.compare_digest(mac, self._mac(data, purpose, expiry)):
