@@ -23,13 +23,13 @@ if TYPE_CHECKING:
         WaitTimedOut,
         WorkerLost,
     )
+    from flashmesh.functions.gpu_types import GpuType
     from flashmesh.functions.hardware import (
         CPU_DATACENTERS,
         CpuInstanceType,
         CudaVersion,
         DataCenter,
         GpuGroup,
-        GpuType,
         ServerlessScalerType,
         ServerlessType,
     )
@@ -102,8 +102,8 @@ _HOMES = {
     "endpoint_client": "EndpointJob",
     "errors": "Cancelled DeclarationError EndpointUnavailable EndpointUnreachable EndpointUnresolved FlashmeshError "
     "QueueFull RemoteError RequestFailed TimedOut ValidationError WaitTimedOut WorkerLost",
-    "hardware": "CPU_DATACENTERS CpuInstanceType CudaVersion DataCenter GpuGroup GpuType ServerlessScalerType "
-    "ServerlessType",
+    "gpu_types": "GpuType",
+    "hardware": "CPU_DATACENTERS CpuInstanceType CudaVersion DataCenter GpuGroup ServerlessScalerType ServerlessType",
     "hooks": "worker_start",
     "jobs": "Job",
     "remote": "remote",

@@ -12,7 +12,6 @@ from flashmesh.functions.hardware import (
     CudaVersion,
     DataCenter,
     GpuGroup,
-    GpuType,
     ServerlessScalerType,
     ServerlessType,
 )
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from enum import Enum
     from typing import Any
+
+    from flashmesh.functions.gpu_types import GpuType
 
     Check = Callable[[str, Any], Any]
 
@@ -161,7 +162,11 @@ def gpus(name: str, value: Any) -> list[GpuGroup | GpuType]:
 
 
 def _gpu(name: str, value: Any) -> GpuGroup | GpuType:
-    if isinstance(value, GpuGroup | GpuType):
+    if isinstance(value, GpuGroup):
+        return value
+    from flashmesh.functions.gpu_types import GpuType  # over a hundred names, which few programs use
+
+    if isinstance(value, GpuType):
         return value
     if isinstance(value, str):
         for kind in (GpuGroup, GpuType):

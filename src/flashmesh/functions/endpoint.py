@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from flashmesh.functions.config import ResourceConfig
     from flashmesh.functions.declarations import Declaration
     from flashmesh.functions.endpoint_client import EndpointClient, EndpointJob
-    from flashmesh.functions.hardware import CpuInstanceType, GpuType
+    from flashmesh.functions.gpu_types import GpuType
+    from flashmesh.functions.hardware import CpuInstanceType
     from flashmesh.functions.signatures import Decorator, Exceptions, RouteDecorator
     from flashmesh.functions.templates import PodTemplate
     from flashmesh.functions.volumes import NetworkVolume

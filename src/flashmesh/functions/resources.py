@@ -15,7 +15,6 @@ from flashmesh.functions.hardware import (
     CudaVersion,
     DataCenter,
     GpuGroup,
-    GpuType,
     ServerlessScalerType,
     ServerlessType,
 )
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
     from flashmesh.functions.config import ResourceConfig
+    from flashmesh.functions.gpu_types import GpuType
     from flashmesh.functions.images import ImageKind
 
 DEFAULT_WORKERS_MIN = 0

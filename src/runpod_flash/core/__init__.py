@@ -1,0 +1,1 @@
+"""Flash's folder of resource classes."""

@@ -1,0 +1,5 @@
+"""Flash's path to ResourceManager."""
+
+from flashmesh.functions.apps import ResourceManager
+
+__all__ = ["ResourceManager"]

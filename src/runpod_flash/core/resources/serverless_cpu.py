@@ -1,0 +1,5 @@
+"""Flash's path to CPU resource classes."""
+
+from flashmesh.functions.resources import CpuServerlessEndpoint
+
+__all__ = ["CpuServerlessEndpoint"]
