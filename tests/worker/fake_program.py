@@ -44,7 +44,7 @@ class FakeProgram:
 
     def load(self, spec: WorkerSpec) -> Any:
         how = spec.env.get("FAKE_IMPORT", "")
-        print(f"importing {spec.build}")
+        sys.stdout.write(f"importing {spec.build}\n")
         if how == "hang":
             subprocess.Popen(["sleep", "600"])
             time.sleep(600)
@@ -54,14 +54,14 @@ class FakeProgram:
             os._exit(9)
         elif how == "thread":
             threading.Thread(target=time.sleep, args=(600,), name="background", daemon=True).start()
-        return {"build": spec.build, "file": Path(__file__).open()}  # noqa: SIM115 - must survive the fork
+        return {"build": spec.build, "file": Path(__file__).open()}
 
     def describe(self, loaded: Any) -> list[dict[str, Any]]:
         return [{"id": "m.echo", "kind": "function"}]
 
     def run_worker(self, spec: WorkerSpec, context: WorkerContext) -> NoReturn:
         if spec.env.get("FAKE_START") == "fail":
-            print("the hook failed", file=sys.stderr)
+            sys.stderr.write("the hook failed\n")
             sys.exit(1)
         FakeWorker(spec, context, context.loaded or self.load(spec)).run()
 
@@ -110,6 +110,7 @@ class FakeWorker:
 
     def _on_term(self, number: int, frame: object) -> None:
         self.leaving = True
+        self.context.tell_leaving()
 
     def _on_usr1(self, number: int, frame: object) -> None:
         if self.in_user and self.context.record.requests():
@@ -176,12 +177,12 @@ class FakeWorker:
 
     def child(self, argument: str) -> str:
         """Leaves a subprocess behind and goes on for a while."""
-        print("child", subprocess.Popen(["sleep", "600"]).pid)
+        sys.stdout.write(f"child {subprocess.Popen(['sleep', '600']).pid}\n")
         time.sleep(float(argument))
         return "done"
 
     def say(self, argument: str) -> str:
-        print(argument)
+        sys.stdout.write(f"{argument}\n")
         sys.stderr.write("no newline")
         return "said"
 
@@ -192,30 +193,25 @@ class FakeWorker:
 
     def flood(self, argument: str) -> str:
         for number in range(int(argument)):
-            print("line", number)
+            sys.stdout.write(f"line {number}\n")
         return "flooded"
 
     def facts(self, argument: str) -> str:
         """What a fresh worker must have shed and kept."""
         import random
 
-        links = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _exists(fd)}
-        sockets = sum(target.startswith("socket:") for target in links.values())
+        targets = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
         return repr(
             {
                 "group": os.getpgrp() == os.getpid(),
-                "sockets": sockets,
-                "stdin": os.readlink("/proc/self/fd/0"),
+                "fds": sorted(target.partition(":")[0] for target in targets),
+                "stdin": str(Path("/proc/self/fd/0").readlink()),
                 "chld": signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL,
                 "omp": os.environ.get("OMP_NUM_THREADS"),
                 "random": random.random(),
                 "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
             }
         )
-
-
-def _exists(fd: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{fd}")
 
 
 if __name__ == "__main__":

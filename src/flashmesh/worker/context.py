@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 READY = b"R"
 FULL = b"F"
 DEADLINE = b"D"
+LEAVING = b"L"
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -23,7 +24,8 @@ class WorkerContext:
       - `set_free` whenever its number of free slots changes (the template watches the peer socket only while nobody
         has a free slot);
       - `tell_deadline` after `record.set_running` with a deadline that the endpoint's own limit does not imply;
-      - SIGTERM means: accept nothing more, finish what runs, leave with status 0;
+      - SIGTERM means: accept nothing more, finish what runs, leave with status 0. Anybody may send it, so its handler
+        calls `tell_leaving`, also while synchronous user code runs: the template then sees to the drain limit;
       - SIGUSR1 means: `record.requests()` says which running calls must end, and why.
     """
 
@@ -65,6 +67,11 @@ class WorkerContext:
     def tell_deadline(self) -> None:
         """A running call has a deadline the template cannot know of without looking."""
         self._tell(DEADLINE)
+
+    def tell_leaving(self) -> None:
+        """A SIGTERM came. Safe in a signal handler."""
+        self.record.set_leaving(drain=True)
+        self._tell(LEAVING)
 
     def _tell(self, word: bytes) -> None:
         try:

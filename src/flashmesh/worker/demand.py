@@ -32,7 +32,7 @@ def crew_of(workers: Iterable[tuple[Head, float]]) -> Crew:
     for head, age in workers:
         live += 1
         ready = head.state is State.READY
-        starting += not ready and head.state is not State.LEAVING and age < PATIENCE_S
+        starting += head.state in (State.EMPTY, State.STARTING) and age < PATIENCE_S
         free += ready and head.free > 0
         fresh += head.calls == 0 and (not ready or head.free > 0)
     return Crew(live, starting, free, fresh)

@@ -330,7 +330,7 @@ class Generation:
         if worker is None:
             return False
         head = worker.record.head()
-        worker.was_ready = worker.was_ready or head.state in (State.READY, State.LEAVING)
+        worker.was_ready = worker.was_ready or head.state not in (State.EMPTY, State.STARTING)
         self._forget(worker)
         self._owner.on_worker_exit(self, worker, status, head.calls)
         self._finish_if_empty()
@@ -373,16 +373,20 @@ class Generation:
         if importing and self._zygote_pid:
             kill_group(self._zygote_pid)
         for worker in self.workers.values():
-            worker.leaving = True
             if worker.pid:
                 _terminate(worker.pid)
+            self.drain_worker(worker, drain_s, reason=reason)
+        self._finish_if_empty()
+
+    def drain_worker(self, worker: Worker, drain_s: float, *, reason: str = "drain limit") -> None:
+        """It has been told to leave; kill it when it has not after `drain_s`."""
+        worker.leaving = True
 
         def end_drain() -> None:
-            for worker in list(self.workers.values()):
+            if self.workers.get(worker.index) is worker:
                 self.kill(worker, reason)
 
         self._loop.later(drain_s, end_drain)
-        self._finish_if_empty()
 
     def _finish_if_empty(self) -> None:
         if self.phase not in (Phase.RETIRING, Phase.FAILED) or self.workers:

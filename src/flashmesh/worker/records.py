@@ -47,6 +47,8 @@ class State(IntEnum):
     STARTING = 1
     READY = 2
     LEAVING = 3
+    DRAINING = 4
+    """Asked to leave by a signal: the drain limit counts from now."""
 
 
 class Running(NamedTuple):
@@ -163,9 +165,9 @@ class WorkerRecord:
         self._free = free
         self._write_head()
 
-    def set_leaving(self) -> None:
-        """No more calls will be taken."""
-        self._state = State.LEAVING
+    def set_leaving(self, *, drain: bool = False) -> None:
+        """No more calls will be taken. `drain`: and what runs has the drain limit to finish."""
+        self._state = State.DRAINING if drain else State.LEAVING
         self._free = 0
         self._write_head()
 

@@ -29,7 +29,7 @@ from flashmesh.wire.frames import (
     WorkerGone,
 )
 from flashmesh.worker import parent
-from flashmesh.worker.context import DEADLINE, READY
+from flashmesh.worker.context import DEADLINE, LEAVING, READY
 from flashmesh.worker.demand import Crew, Limits, crew_of, forks_wanted, start_pause_s
 from flashmesh.worker.enforcement import Enforcement
 from flashmesh.worker.eventloop import EventLoop, Timer
@@ -295,6 +295,8 @@ class Template:
             self._note_ready()
         if DEADLINE in words:
             self._enforcement.attend(self._generations)
+        if LEAVING in words:
+            self._note_leaving()
         if self._spec.resource.mode == "JOB":
             self._staff(taken=True)
         else:
@@ -312,6 +314,14 @@ class Template:
                 generation.start_failures = 0
             if generation is self._incoming and any(worker.was_ready for worker in generation.workers.values()):
                 self._take_over(generation)
+
+    def _note_leaving(self) -> None:
+        """Somebody sent a worker a SIGTERM: it has the drain limit, and its place is free for another one."""
+        for generation in self._generations:
+            for worker in generation.workers.values():
+                if not worker.leaving and worker.record.head().state is State.DRAINING:
+                    generation.drain_worker(worker, self._spec.drain_limit_s)
+        self._staff()
 
     def on_worker_exit(self, generation: Generation, worker: Worker, status: int, calls: int) -> None:
         self._link.send(WorkerGone(generation.worker_id(worker), worker.pid, status, worker.reason))
