@@ -52,6 +52,8 @@ class ChildState(ServerState):
     def leave(self, successor: socket.socket | None) -> None:
         """Hand over (or, without a successor, close) what is idle now, and the rest as it becomes idle."""
         self.leaving = True
+        if self.successor is not None:
+            self.successor.close()
         self.successor = successor
         self.closing = successor is None
         for connection in list(self.connections):
@@ -148,6 +150,7 @@ class DevConnection(HttpToolsProtocol):
         """Give this connection to the successor, if it is idle now."""
         if self.transport is None or self.transport.is_closing() or not self._is_idle():
             return
+        self.transport.pause_reading()  # the next request is not ours to read
         if self.transport.get_write_buffer_size():  # the last answer is still on its way to a slow reader
             self._retry_later()
             return
@@ -156,13 +159,11 @@ class DevConnection(HttpToolsProtocol):
             if self.server_state.closing:
                 self.transport.close()
             return
-        self.transport.pause_reading()
         descriptor = os.dup(self.transport.get_extra_info("socket").fileno())
         try:
             head = b"" if self._between else self._head or b""
             socket.send_fds(successor, [_MARK + head], [descriptor])
         except (BlockingIOError, InterruptedError):  # the successor is behind: it is busy starting
-            self.transport.resume_reading()
             self._retry_later()
         except OSError:
             self.transport.close()  # the successor is gone; to the client this is an idle connection that timed out
@@ -177,19 +178,22 @@ class DevConnection(HttpToolsProtocol):
 
 
 class Receiver:
-    """The new child's end: takes connections over until the old child has none left."""
+    """The new child's end: takes connections over until no older child can hand over any more."""
 
     def __init__(
         self,
         source: socket.socket,
         make: Callable[[bytes], asyncio.Protocol],
         loop: asyncio.AbstractEventLoop,
+        on_closed: Callable[[], None],
     ) -> None:
         source.setblocking(False)
+        self._on_closed = on_closed
         self._source = source
         self._make = make
         self._loop = loop
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._over = False
         loop.add_reader(source.fileno(), self._readable)
 
     def _readable(self) -> None:
@@ -201,22 +205,33 @@ class Receiver:
             except OSError:
                 data, descriptors = b"", []
             if not data:
-                self.close()
+                self._over = True
+                self._loop.remove_reader(self._source.fileno())
+                self._source.close()
+                self._settle()
                 return
             for descriptor in descriptors:
                 taken = socket.socket(fileno=descriptor)
                 taken.setblocking(False)
                 task = self._loop.create_task(self._take(taken, data[len(_MARK) :]))
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(self._taken)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a connection may still come, or is being taken."""
+        return not self._over or bool(self._tasks)
+
+    def _taken(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.is_open:
+            self._on_closed()
 
     async def _take(self, taken: socket.socket, head: bytes) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: self._make(head), taken)
         except OSError:
             taken.close()
-
-    def close(self) -> None:
-        if self._source.fileno() >= 0:
-            self._loop.remove_reader(self._source.fileno())
-            self._source.close()

@@ -82,6 +82,7 @@ class ServerChild:
         self._options = options
         self._state = ChildState()
         self._server: asyncio.Server | None = None
+        self._receiver: Receiver | None = None
         self._ended = asyncio.Event()
         self._told: set[asyncio.Task[None]] = set()
 
@@ -165,7 +166,7 @@ class ServerChild:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connection, sock=self._listener, backlog=_BACKLOG)
         if self._handed is not None:
-            Receiver(self._handed, self._connection, loop)
+            self._receiver = Receiver(self._handed, self._connection, loop, self._look_whether_done)
         self._control.send({"event": "serving"})
 
     def _connection(self, head: bytes = b"") -> asyncio.Protocol:
@@ -173,10 +174,13 @@ class ServerChild:
 
     async def _leave(self, successor: socket.socket) -> None:
         successor.setblocking(False)
-        await self._stop_listening()
+        first = not self._state.leaving
+        if first:
+            await self._stop_listening()
         self._state.leave(successor)
-        self._control.send({"event": "left"})
-        self._end_within(LEAVING_LIMIT_S)
+        if first:
+            self._control.send({"event": "left"})
+            self._end_within(LEAVING_LIMIT_S)
 
     def _close(self, limit_s: float | None = None) -> None:
         task = asyncio.ensure_future(self._drain(self._options.drain_limit_s if limit_s is None else limit_s))
@@ -206,6 +210,8 @@ class ServerChild:
     def _end_if_done(self) -> None:
         if not self._state.leaving or self._ended.is_set():
             return
+        if self._receiver is not None and self._receiver.is_open and not self._state.closing:
+            return  # an older child may still hand something over; the receiver tells when none can
         if not self._state.connections and not self._state.tasks:
             self._ended.set()
         elif not self._state.connections:  # a background task outlives its answer and tells nobody when it is done

@@ -32,7 +32,8 @@ from flashmesh.worker import parent
 LEAVE_ANSWER_S = 1.0
 """How long the old child may take to stop listening; user code that blocks its loop must not hold up the new one."""
 MOST_LEAVING = 4
-"""Old children that may finish requests at the same time; beyond it the oldest is ended."""
+HURRIED_LIMIT_S = 30.0
+"""How long an old child may take once there are more than MOST_LEAVING of them: a stream that never ends holds one."""
 QUICK_DEATH_S = 2.0
 _QUICK_DEATHS = 3
 _PRELOADED = ("flashmesh.dev.app", "uvloop", "uvicorn.protocols.http.httptools_impl", "uvicorn.lifespan.on")
@@ -50,7 +51,7 @@ class Child:
     lines: Lines
     stage: ChildStage
     handed: socket.socket | None
-    """The end through which the former child hands its connections to this one."""
+    """The end through which older children hand their connections to this one, while it is the newest."""
     born: float
     ends_by: float = float("inf")
 
@@ -170,6 +171,7 @@ class DevTemplate:
             elif event == "serving":
                 self._on_serving(child)
             elif event == "failed":
+                child.stage = "leaving"
                 self._tell("failed", child, **message)
             else:
                 self._tell(event, child, **message)
@@ -180,20 +182,27 @@ class DevTemplate:
         child.stage = "waiting"
         self._routes_wanted = self._routes_wanted or bool(traits.get("has_routes"))
         old = self._serving()
+        self._redirect(child)
         if old is None:
             child.lines.send({"op": "go"})
             return
-        ours, theirs = child.handed, None
-        if ours is not None:
-            old.lines.send({"op": "leave"}, ours.fileno())
-            ours.close()
-            child.handed = theirs
+        now = time.monotonic()
         old.stage = "leaving"
-        old.ends_by = time.monotonic() + LEAVING_LIMIT_S + 1
-        self._leave_by = time.monotonic() + LEAVE_ANSWER_S
+        old.ends_by = now + LEAVING_LIMIT_S + 1
+        self._leave_by = now + LEAVE_ANSWER_S
         leaving = [other for other in self._children if other.stage == "leaving"]
         for other in leaving[:-MOST_LEAVING]:
-            self._end(other)
+            other.ends_by = min(other.ends_by, now + HURRIED_LIMIT_S)
+
+    def _redirect(self, newest: Child) -> None:
+        """Tell every older child to hand its connections to the newest; those that are leaving already, too."""
+        assert newest.handed is not None
+        for other in self._children:
+            if other.stage in ("serving", "leaving"):
+                other.lines.send({"op": "leave"}, newest.handed.fileno())
+                if other.handed is not None:
+                    other.handed.close()
+                    other.handed = None
 
     def _let_newest_listen(self) -> None:
         for child in self._children:
