@@ -22,7 +22,6 @@ class Remote:
 
     Attributes:
         socket: path of the endpoint's Unix socket; empty for a load-balanced resource, which is reached by `url`.
-        reentrant_socket: the second socket, for a call that came from that endpoint; empty when it takes none.
         url: what logs say, and the address itself for a load-balanced resource.
         gpu: the endpoint's workers own GPUs, so it cannot take one more call than it has workers.
         http_method, http_path: a load-balanced function's declared route.
@@ -30,7 +29,6 @@ class Remote:
 
     endpoint: EndpointName
     socket: str
-    reentrant_socket: str
     url: str
     gpu: bool
     http_method: str | None = None
@@ -94,9 +92,8 @@ def _address(function: FunctionId, resource: EndpointName, entry: Mapping[str, A
         if not base:
             return Unresolved(f"resource {resource!r} has no address yet")
         method, path = declared.get("http_method") or "POST", declared.get("http_path") or "/"
-        return Remote(resource, "", "", base + path, gpu, method, path)
+        return Remote(resource, "", base + path, gpu, method, path)
     sockets = [url.removeprefix("unix:") for url in entry.get("peer_urls", ()) if url.startswith("unix:")]
     if not sockets:
         return Unresolved(f"resource {resource!r} has no address yet")
-    reentrant = str(entry.get("reentrant_url") or "").removeprefix("unix:")
-    return Remote(resource, sockets[0], reentrant, f"unix:{sockets[0]}:/{quote(function)}/run_sync", gpu)
+    return Remote(resource, sockets[0], f"unix:{sockets[0]}:/{quote(function)}/run_sync", gpu)

@@ -1,0 +1,147 @@
+"""Builds a worker from its spec: which part is given what."""
+
+import asyncio
+import inspect
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from flashmesh.functions.caller import install
+from flashmesh.kit.ids import EndpointName
+from flashmesh.routing.registry import ServiceRegistry
+from flashmesh.wire.signature import Signer
+from flashmesh.worker.callables import Callables, outside_loop
+from flashmesh.worker.caller import WorkerCaller
+from flashmesh.worker.context import WorkerContext
+from flashmesh.worker.face import About, Face, Limits
+from flashmesh.worker.http import max_body_bytes
+from flashmesh.worker.loader import Loaded, load
+from flashmesh.worker.runner import Runner
+from flashmesh.worker.spec import WorkerSpec
+from flashmesh.worker.uplink import Uplink
+
+_LEVEL: Final = "LOG_LEVEL"
+
+
+class Life(Protocol):
+    """What the parts tell whoever decides about the worker's life."""
+
+    def on_free(self, free: int, by_link: bool) -> None: ...
+    def on_idle(self) -> None: ...
+    def on_call(self) -> bool: ...
+    def drain(self, reason: str = ...) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A worker's parts, connected."""
+
+    runner: Runner
+    callables: Callables
+    faces: tuple[Face, ...]
+    uplink: Uplink | None
+    hooks: tuple[Callable[[], Any], ...]
+
+    async def start(self) -> None:
+        """Hooks, then the instances that can be made ahead. What a hook raises ends the worker."""
+        for hook in self.hooks:
+            result = outside_loop(hook)
+            if inspect.isawaitable(result):
+                await result
+        await self.callables.make_instances()
+
+
+def prepare(spec: WorkerSpec, context: WorkerContext) -> Loaded:
+    """What comes before the loop: log output, the user's modules where they are not here yet, the way calls leave."""
+    configure_logging()
+    loaded = context.loaded or load(spec)
+    registry = ServiceRegistry(Path(spec.manifest), own=EndpointName(spec.endpoint))
+    install(
+        WorkerCaller(
+            endpoint=spec.endpoint,
+            config=spec.resource,
+            declared=frozenset(loaded.declarations),
+            registry=registry,
+            written_name=loaded.imports.written_name,
+            signer=signer_of(spec),
+            link=spec.link,
+            environ=os.environ,
+        )
+    )
+    return loaded
+
+
+def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Life) -> Parts:
+    """The parts of one worker, in the running loop."""
+    asyncio.get_running_loop()
+    resource = spec.resource
+    callables = loaded.callables
+    # Synchronous bodies run one after the other whatever was declared: a second one is better off in another worker.
+    limit = max(1, resource.max_concurrency) if callables.any_async and not context.one_shot else 1
+    runner = Runner(
+        context=context,
+        limit=limit,
+        default_run_ms=resource.execution_timeout_ms,
+        signer=signer_of(spec),
+        on_free=life.on_free,
+        on_idle=life.on_idle,
+    )
+    uplink = None
+    if not context.reentrant:
+        uplink = Uplink(
+            path=spec.link,
+            endpoint=spec.endpoint,
+            build=spec.build,
+            worker=context.worker_id,
+            runner=runner,
+            callables=callables,
+            on_drain=life.drain,
+            taken=life.on_call,
+        )
+    about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
+    limits = Limits(max_body=max_body_bytes(os.environ))
+    sockets = [(context.listen_fd, False)]
+    if context.reentrant_fd is not None:
+        sockets.append((context.reentrant_fd, True))
+    faces = tuple(
+        Face(
+            socket.socket(fileno=descriptor),
+            runner=runner,
+            callables=callables,
+            about=about,
+            limits=limits,
+            over_limit=over_limit,
+            settle=uplink.take_unsaid if uplink is not None else _nothing_unsaid,
+            taken=life.on_call,
+        )
+        for descriptor, over_limit in sockets
+    )
+    return Parts(runner=runner, callables=callables, faces=faces, uplink=uplink, hooks=loaded.hooks)
+
+
+def signer_of(spec: WorkerSpec) -> Signer | None:
+    """The environment's signer; None where there is no key."""
+    if spec.key_file is None:
+        return None
+    return Signer(Path(spec.key_file).read_bytes(), spec.environment)
+
+
+def configure_logging() -> None:
+    """Our own log lines to stderr, which the template reads, at LOG_LEVEL (default WARNING). The user's stay theirs."""
+    logger = logging.getLogger("flashmesh")
+    level = os.environ.get(_LEVEL, "").upper()
+    logger.setLevel(level if level in logging.getLevelNamesMapping() else "WARNING")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _nothing_unsaid() -> bool:
+    return False

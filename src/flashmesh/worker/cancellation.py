@@ -1,0 +1,111 @@
+"""Ending a running call: an exception raised in its user code, and in nobody else's.
+
+A call in synchronous code does not let the loop run, so it can only be reached by a signal. Two are used: SIGUSR1 is
+sent by the template, which has written into the worker's record which calls must end; SIGIO by the kernel when the peer
+that waits for a synchronous call hangs up. Both handlers run in the main thread between two byte codes. Whether that
+thread is in user code of the call is told by two things together: the context variable `CURRENT`, which only the call's
+own context holds (tasks it started included), and `in_user`, which is set from just before its first user line to just
+after its last.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+from flashmesh.worker.invocation import CURRENT, Invocation, ending
+from flashmesh.worker.records import Reason, WorkerRecord
+
+
+def enter(invocation: Invocation, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call into user code. The caller clears `in_user` right after, whatever happens.
+
+    A request that came between acceptance and here is honoured before the first line.
+    """
+    invocation.in_user = True
+    if invocation.doomed is not None:
+        raise invocation.doomed
+    return function(*args, **kwargs)
+
+
+class Canceller:
+    """Ends calls of one worker. `running` is the worker's own table of calls by slot."""
+
+    def __init__(
+        self, *, loop: asyncio.AbstractEventLoop, record: WorkerRecord, running: Mapping[int, Invocation]
+    ) -> None:
+        self._loop = loop
+        self._record = record
+        self._running = running
+        self._watched: tuple[socket.socket, Invocation] | None = None
+
+    def install(self) -> None:
+        """Take over SIGUSR1 and SIGIO. Main thread only."""
+        signal.signal(signal.SIGUSR1, self._on_request)
+        signal.signal(signal.SIGIO, self._on_hang_up)
+
+    def stop(self, invocation: Invocation, reason: Reason) -> None:
+        """End one call; called from the loop, so that no user code of it is on the CPU. Later stops change nothing."""
+        if invocation.doomed is None and not invocation.finished:
+            invocation.doomed = ending(reason)
+            self._wake(invocation)
+
+    def watch(self, peer: socket.socket, invocation: Invocation) -> None:
+        """While `invocation` runs synchronously: it ends when `peer` hangs up. Linux; elsewhere it runs to its end."""
+        if not hasattr(os, "O_ASYNC"):
+            return
+        self._watched = (peer, invocation)
+        descriptor = peer.fileno()
+        fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        if has_hung_up(peer):
+            invocation.doomed = invocation.doomed or ending("cancel")
+
+    def unwatch(self, invocation: Invocation) -> None:
+        """The synchronous part is over. Nothing happens unless this very call is watched."""
+        if self._watched is not None and self._watched[1] is invocation:
+            peer, _ = self._watched
+            self._watched = None
+            fcntl.fcntl(peer.fileno(), fcntl.F_SETFL, os.O_NONBLOCK)
+
+    def _on_request(self, signum: int, frame: FrameType | None) -> None:
+        for request in self._record.requests():
+            invocation = self._running.get(request.slot)
+            if invocation is not None and invocation.execution.startswith(request.execution):
+                self._interrupt(invocation, request.reason)
+
+    def _on_hang_up(self, signum: int, frame: FrameType | None) -> None:
+        if self._watched is not None and has_hung_up(self._watched[0]):
+            self._interrupt(self._watched[1], "cancel")
+
+    def _interrupt(self, invocation: Invocation, reason: Reason) -> None:
+        if invocation.doomed is not None or invocation.finished:
+            return
+        invocation.doomed = ending(reason)
+        if invocation.in_user and CURRENT.get() is invocation:
+            raise invocation.doomed
+        self._loop.call_soon_threadsafe(self._wake, invocation)
+
+    def _wake(self, invocation: Invocation) -> None:
+        if invocation.finished:
+            return
+        if invocation.task is not None:
+            invocation.task.cancel()
+        elif invocation.window is not None and invocation.window.on_open is not None:
+            # A suspended generator: resume it, its next step begins with the ending.
+            resume, invocation.window.on_open = invocation.window.on_open, None
+            resume()
+
+
+def has_hung_up(peer: socket.socket) -> bool:
+    """Whether the other end of a connection is closed, without reading from it."""
+    try:
+        return peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

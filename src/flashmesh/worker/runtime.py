@@ -1,0 +1,151 @@
+"""A worker's life: start-up hooks, READY, calls from link and socket, and leaving without dropping one.
+
+    starting ── hooks done ──▶ serving ── idle too long | JOB done | SIGTERM | DRAIN ──▶ leaving ── nothing runs ──▶
+    gone
+
+While leaving it accepts nothing; what runs finishes (the template kills what exceeds the drain limit). The session is
+told before, so that it sends nothing more, and closes the link once nothing is in flight on it.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from flashmesh.worker.context import WorkerContext
+from flashmesh.worker.spec import WorkerSpec
+
+if TYPE_CHECKING:
+    from flashmesh.worker.assemble import Parts
+    from flashmesh.worker.loader import Loaded
+
+GOODBYE_S: Final = 2.0
+"""How long the session has to close the link of a worker that wants to leave; it does so at once when it is alive."""
+REENTRANT_IDLE_S: Final = 5.0
+"""An extra worker for re-entrant calls leaves this soon: another one is a fork away."""
+
+
+def run_worker(spec: WorkerSpec, context: WorkerContext) -> NoReturn:
+    """Be a worker until it is time to leave; ends by SystemExit(0). The process is fresh: see zygote.py."""
+    # The parts import asyncio and the codecs; the template has done so before the fork.
+    from flashmesh.worker.assemble import prepare
+
+    loaded = prepare(spec, context)
+    # Not closed: that would wait for threads of the user's, and the process is about to end anyway.
+    asyncio.Runner().run(Worker(spec, context).live(loaded))
+    sys.exit(0)
+
+
+class Worker:
+    """The state of one worker between start-up and leaving."""
+
+    def __init__(self, spec: WorkerSpec, context: WorkerContext) -> None:
+        self._spec = spec
+        self._context = context
+        self._leaving = False
+        self._leave = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._reason = ""
+        self._last_call = monotonic()
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._parts: Parts
+        self._loop: asyncio.AbstractEventLoop
+
+    async def live(self, loaded: "Loaded") -> None:
+        """From hooks to the last answer."""
+        from flashmesh.worker.assemble import assemble
+
+        loop = self._loop = asyncio.get_running_loop()
+        self._parts = parts = assemble(self._spec, self._context, loaded, self)
+        # Not loop.add_signal_handler: its wake-up descriptor would be lost to a loop that user code runs.
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        parts.runner.canceller.install()
+        loop.add_reader(self._context.session_fd, self._session_gone)
+        await parts.start()
+        self._context.announce_ready(parts.runner.free)
+        for face in parts.faces:
+            face.update()
+        self._watch_idleness()
+        async with asyncio.TaskGroup() as group:
+            if parts.uplink is not None:
+                group.create_task(parts.uplink.run())
+            await self._leave.wait()
+            await self._finish()
+
+    # --- what the parts tell ---
+
+    def on_free(self, free: int, by_link: bool) -> None:
+        """The number of free slots changed."""
+        parts = self._parts
+        if not self._leaving:
+            self._context.set_free(free)
+            if not by_link and parts.uplink is not None:
+                parts.uplink.say_free(free)
+        for face in parts.faces:
+            face.update()
+
+    def on_idle(self) -> None:
+        """Nothing runs any more."""
+        self._last_call = monotonic()
+        if self._leaving and not self._parts.runner.taken:
+            self._quiet.set()
+
+    def on_call(self) -> bool:
+        """A call is about to begin. False: not here, we are leaving."""
+        if self._leaving:
+            return False
+        if self._context.one_shot:
+            self._stop_accepting("one call was all")
+        return True
+
+    def drain(self, reason: str = "asked to") -> None:
+        """Take no more, finish what runs, leave. Idempotent."""
+        if not self._leaving:
+            self._stop_accepting(reason)
+
+    # --- leaving ---
+
+    def _stop_accepting(self, reason: str) -> None:
+        self._leaving = True
+        self._reason = reason
+        self._context.record.set_leaving()
+        for face in self._parts.faces:
+            face.close()
+        if self._parts.uplink is not None:
+            self._parts.uplink.want_to_leave(reason)
+        # One turn later: the call that is about to begin (JOB) has its slot then.
+        asyncio.get_running_loop().call_soon(self._leave.set)
+
+    async def _finish(self) -> None:
+        parts = self._parts
+        if parts.runner.taken:
+            await self._quiet.wait()
+        for face in parts.faces:
+            await face.closed()
+        if parts.uplink is not None:
+            await parts.uplink.close(patience_s=GOODBYE_S)
+
+    def _watch_idleness(self) -> None:
+        if self._context.reentrant:
+            limit_s = REENTRANT_IDLE_S
+        elif self._context.may_idle_out:
+            limit_s = self._spec.resource.idle_timeout_s
+        else:
+            return
+        loop = asyncio.get_running_loop()
+        idle_s = 0.0 if self._parts.runner.taken else monotonic() - self._last_call
+        if idle_s >= limit_s:
+            self.drain("idle")
+        else:
+            self._idle_timer = loop.call_later(limit_s - idle_s, self._watch_idleness)
+
+    def _on_sigterm(self, number: int, frame: object) -> None:
+        self._loop.call_soon_threadsafe(self.drain, "SIGTERM")
+
+    def _session_gone(self) -> None:
+        """End of file on the session pipe: whoever wants answers is gone, so the whole group goes, subprocesses too."""
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
