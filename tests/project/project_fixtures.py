@@ -23,6 +23,7 @@ class GpuGroup(enum.Enum):
 
 
 GpuGroup.__module__ = "flashmesh.functions.hardware"
+GpuGroup.all.__func__.__module__ = GpuGroup.__module__  # type: ignore[attr-defined]
 
 
 class NetworkVolume:

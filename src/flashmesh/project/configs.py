@@ -94,7 +94,7 @@ def _plain_arguments(
     arguments: list[Any] = []
     keywords: dict[str, Any] = {}
     unresolved = ["*"] if config.open_ended else []
-    names = vocabulary.parameter_names(config.class_name)
+    names = vocabulary.parameter_names(config.class_name) if config.arguments else ()
     for index, value in enumerate(config.arguments):
         name = names[index] if index < len(names) else None
         plain = _plain(value)

@@ -128,7 +128,7 @@ class _Reading:
         node = self.decorated.node
         settings = _Settings(keywords)
         line = next((decorator.lineno for decorator in node.decorator_list), node.lineno)
-        described = describe(node, bases_of=self._bases_of)
+        described = describe(node, bases_of=self._bases_of, may_yield=self.syntax.yields)
         function = FunctionSpec(
             id=FunctionId(f"{module_of(self.file)}.{node.name}"),
             name=node.name,

@@ -24,11 +24,15 @@ class Described:
     methods: tuple[MethodSpec, ...]
 
 
-def describe(node: Definition, *, bases_of: BasesOf) -> Described:
-    """Read one definition. A class is described by its constructor's parameters and its public methods."""
+def describe(node: Definition, *, bases_of: BasesOf, may_yield: bool = True) -> Described:
+    """Read one definition. A class is described by its constructor's parameters and its public methods.
+
+    `may_yield`: False spares looking for a `yield` in a file without that word.
+    """
     doc = ast.get_docstring(node)
     if not isinstance(node, ast.ClassDef):
-        return Described(isinstance(node, ast.AsyncFunctionDef), _yields(node), doc, parameters(node), ())
+        is_generator = may_yield and _yields(node)
+        return Described(isinstance(node, ast.AsyncFunctionDef), is_generator, doc, parameters(node), ())
     functions = _functions_of(node, bases_of)
     constructor = functions.get("__init__")
     methods = tuple(

@@ -134,7 +134,14 @@ def public_config(config: ResourceConfig) -> dict[str, Any]:
     for name in ("template", "extra"):
         if isinstance(settings[name], Mapping):
             settings[name] = {key: _names(value) if key == "env" else value for key, value in settings[name].items()}
-    return settings
+    return {name: _plain(value) for name, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:
+    """As it reads back from JSON: lists for tuples."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _names(env: object) -> list[str]:

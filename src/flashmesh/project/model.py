@@ -46,7 +46,7 @@ class FunctionSpec:
 
     def settings(self, config: ResourceConfig) -> ResourceConfig:
         """The configuration of its resource with its own settings in it."""
-        return dataclasses.replace(config, **dict(self.overrides))
+        return dataclasses.replace(config, **dict(self.overrides)) if self.overrides else config
 
     @property
     def callables(self) -> tuple[str, ...]:

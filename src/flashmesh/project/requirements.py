@@ -48,7 +48,7 @@ def _read_requirements(path: Path, seen: set[Path]) -> list[str]:
         return []
     lines: list[str] = []
     for raw in text.replace("\\\n", " ").splitlines():
-        line = _COMMENT.sub("", raw).strip()
+        line = " ".join(_COMMENT.sub("", raw).split())
         include = _INCLUDE.match(line)
         if include:
             lines += _read_requirements(path.parent / include.group(1), seen)

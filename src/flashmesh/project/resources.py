@@ -46,6 +46,8 @@ def settled(config: ResourceConfig, functions: Sequence[FunctionSpec]) -> Resour
     """
     if len({function.id for function in functions}) == 1:
         return functions[0].settings(config)
+    if not any(function.overrides for function in functions):
+        return config
     own = [function.settings(config) for function in functions]
     return dataclasses.replace(
         config,
