@@ -128,7 +128,7 @@ def run(folder: Path, story: Callable[[Scene], Awaitable[None]]) -> None:
 
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - conditions of other objects, which have no event to wait for
             await asyncio.sleep(0.001)
 
 

@@ -9,7 +9,8 @@ What belongs to whom: queues.py and slots.py hold state, assign.py, scaling.py, 
 outcomes.py acts on what workers say, settlement.py ends calls; here they meet.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -133,9 +134,24 @@ class Dispatcher:
             return
         lane.info = info
         lane.problem = None
+        self._serve_also(lane, info.get("functions") or ())
         if info.get("state") == "not_forkable":
             self._log("not_forkable", {"endpoint": endpoint, "reason": info.get("reason", "")})
         self._scale(lane, self._clock.now())
+
+    def _serve_also(self, lane: Lane, functions: Iterable[Mapping[str, Any]]) -> None:
+        """Functions that only the import could tell of."""
+        found = {FunctionId(str(function["id"])) for function in functions} - lane.plan.functions
+        if found:
+            lane.plan = dataclasses.replace(lane.plan, functions=lane.plan.functions | found)
+            for function in found:
+                self._functions.setdefault(function, lane)
+
+    def stage(self, endpoint: EndpointName, stage: str) -> None:
+        """What the source is doing about the endpoint's template, for status."""
+        lane = self._lanes.get(endpoint)
+        if lane is not None:
+            lane.stage = stage
 
     def _import_failed(self, lane: Lane, error: ImportFailed) -> None:
         serving = [worker for worker in lane.slots.serving() if worker.build != lane.plan.build]

@@ -46,6 +46,7 @@ class Lane:
         "queue",
         "seen",
         "slots",
+        "stage",
         "withdrawn",
     )
 
@@ -75,6 +76,8 @@ class Lane:
         self.look_again: Timer | None = None
         self.due: Timer | None = None
         self.withdrawn = False
+        self.stage = ""
+        """What its source is doing about a template: building, starting, warm, or nothing."""
 
     def ran(self, run_us: int) -> None:
         """Remember how long a call ran."""
@@ -95,12 +98,12 @@ class Lane:
 
     @property
     def state(self) -> str:
-        """`failed`, `ready` (a worker is there), `starting` (asked for) or `cold`."""
+        """`failed`, `ready` (a worker is there), what its source says (`building`, `starting`, `warm`), or `cold`."""
         if self.failure is not None:
             return "failed"
         if self.slots.serving():
             return "ready"
-        return "starting" if self.ensured and len(self.queue) else "cold"
+        return self.stage or ("starting" if self.ensured and len(self.queue) else "cold")
 
     def status(self) -> dict[str, Any]:
         """For `flash status`: plain values."""

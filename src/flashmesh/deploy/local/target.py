@@ -1,0 +1,428 @@
+"""Endpoints on this machine: declared at once, started when a call needs them, replaced when their files change.
+
+The target turns resources into plans for the dispatcher and specs for templates, and is the dispatcher's source of
+workers. Declaring opens an endpoint's sockets and starts nothing. The first call builds the environment its functions
+declare, which nothing else does, and starts the template; progress is told on the way. An update goes to the running
+template, which rolls over by itself; only when packages must be installed first does the old template leave, so that
+the next call can build its environment.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from flashmesh.deploy.local.gpus import Devices, Gpu, NoGpu
+from flashmesh.deploy.local.hosted import Hosted, Stage
+from flashmesh.deploy.local.plans import (
+    Surroundings,
+    devices_for,
+    endpoint_plan,
+    gives_up,
+    system_packages_of,
+    worker_spec,
+)
+from flashmesh.deploy.local.ports import EnvironmentsPort, KeeperPort, StartKeeper, VolumesPort
+from flashmesh.deploy.local.system import install_command, missing_system_dependencies
+from flashmesh.functions.errors import EndpointUnavailable, FlashmeshError
+from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId
+from flashmesh.project.model import Project, ResourceSpec
+from flashmesh.queueing.dispatcher import Dispatcher
+from flashmesh.queueing.ports import EventLog, WorkerPort
+from flashmesh.wire.frames import Cancel, Hello, Scale, Update
+from flashmesh.worker.keeper_client import EndpointSockets, KeeperEvent, KeeperLost, TemplateExited, TemplateWanted
+from flashmesh.worker.spec import WorkerSpec
+
+
+class LocalTarget:
+    """A WorkerSource. Everything happens on the session's event loop."""
+
+    def __init__(
+        self,
+        *,
+        runtime_dir: Path,
+        start_keeper: StartKeeper,
+        dispatcher: Dispatcher,
+        link_path: Path,
+        manifest_path: Path,
+        environments: EnvironmentsPort,
+        volumes: VolumesPort,
+        gpus: Callable[[], tuple[Gpu, ...]],
+        notice: Callable[[str, str], None],
+        log: EventLog,
+        key_file: Path | None = None,
+        install: bool = True,
+    ) -> None:
+        """Args:
+        runtime_dir: the session's private folder; sockets stand in `endpoints/` below it.
+        start_keeper: starts a keeper that reports to the function it is given; called again when one is lost.
+        gpus: finds this machine's GPUs; asked once, when the first GPU resource starts.
+        notice: told an endpoint's name and a line for people to read.
+        install: whether `environments` may install anything.
+        """
+        self._socket_dir = runtime_dir / "endpoints"
+        self._start_keeper = start_keeper
+        self._dispatcher = dispatcher
+        self._surroundings = Surroundings(link=link_path, manifest=manifest_path, key_file=key_file)
+        self._environments = environments
+        self._volumes = volumes
+        self._detect = gpus
+        self._gpus: tuple[Gpu, ...] | None = None
+        self._notice = notice
+        self._log = log
+        self._endpoints: dict[EndpointName, Hosted] = {}
+        self._keeper: KeeperPort | None = None
+        self._keeper_lock = asyncio.Lock()
+        self._install = install
+        self._background: set[asyncio.Task[None]] = set()
+        self._leaving: dict[EndpointName, asyncio.Task[None]] = {}
+        self._said: set[str] = set()
+        self._gpu_freed = asyncio.Event()
+        self._closed = False
+
+    # What the session says
+
+    async def declare(self, resource: ResourceSpec, project: Project, build: BuildId) -> None:
+        """Serve a resource: tell the dispatcher and open its sockets. Starts no template."""
+        leaving = self._leaving.get(resource.name)
+        if leaving is not None:
+            await asyncio.wait((leaving,))
+        endpoint = self._endpoints[resource.name] = Hosted(resource, project, build)
+        self._dispatcher.declare(endpoint_plan(resource, build))
+        try:
+            await self._open(endpoint)
+        except EndpointUnavailable as error:
+            self._dispatcher.fail_endpoint(resource.name, error)  # the first call tries again
+
+    async def update(self, resource: ResourceSpec, project: Project, build: BuildId) -> None:
+        """Serve another build of a declared resource. Returns when the template knows, not when it has rolled over."""
+        endpoint = self._endpoints.get(resource.name)
+        if endpoint is None:
+            await self.declare(resource, project, build)
+            return
+        endpoint.resource, endpoint.project, endpoint.build = resource, project, build
+        endpoint.generation += 1
+        self._dispatcher.declare(endpoint_plan(resource, build))
+        if endpoint.spec is not None:
+            await self._roll(endpoint)
+
+    async def remove(self, name: EndpointName) -> None:
+        """Serve it no longer. What runs may finish, which is not waited for."""
+        endpoint = self._endpoints.pop(name, None)
+        if endpoint is None:
+            return
+        endpoint.closing = True
+        self._dispatcher.withdraw(name)
+        if endpoint.starting is not None:
+            endpoint.starting.cancel()
+        task = self._leaving[name] = self._run(self._take_down(endpoint))
+        task.add_done_callback(lambda _: self._leaving.pop(name, None))
+
+    def prestart(self, name: EndpointName) -> bool:
+        """Start its template ahead of the first call. False: it is unknown, or its packages must be installed first,
+        which only a call may ask for."""
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
+            return False
+        if self._to_install(endpoint):
+            return False
+        self.ensure(name)
+        return True
+
+    async def prepare(self, name: EndpointName) -> None:
+        """Build its environment now, because somebody asked for that. Raises EnvironmentFailed."""
+        endpoint = self._endpoints.get(name)
+        if endpoint is not None:
+            await self._prepare(endpoint)
+
+    def sockets(self) -> Mapping[str, EndpointSockets]:
+        """Where peers reach each declared endpoint."""
+        return {name: endpoint.sockets for name, endpoint in self._endpoints.items() if endpoint.sockets is not None}
+
+    async def close(self, drain_s: float) -> None:
+        """End every template, giving running calls at most `drain_s` seconds, then the keeper."""
+        self._closed = True
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._keeper is not None:
+            await self._keeper.close(drain_s=drain_s)
+
+    # What the dispatcher says
+
+    def ensure(self, endpoint: EndpointName) -> None:
+        found = self._endpoints.get(endpoint)
+        if found is None or self._closed or found.running or found.starting is not None:
+            return
+        found.starting = self._run(self._start(found))
+
+    def scale(self, endpoint: EndpointName, workers: int) -> None:
+        found = self._endpoints.get(endpoint)
+        if found is not None:
+            found.wanted = workers
+            if found.port is not None:
+                found.port.send(Scale(workers))
+
+    def cancel(self, endpoint: EndpointName, execution: ExecutionId) -> None:
+        found = self._endpoints.get(endpoint)
+        if found is not None and found.port is not None:
+            found.port.send(Cancel(execution))
+
+    def template_linked(self, endpoint: EndpointName, hello: Hello, port: WorkerPort) -> None:
+        found = self._endpoints.get(endpoint)
+        if found is None or found.closing:
+            return
+        found.port = port
+        found.running = True
+        self._stage(found, "warm")
+        if found.spec is not None and hello.build != found.spec.build:
+            port.send(Update(found.spec.to_dict()))
+        if found.wanted:
+            port.send(Scale(found.wanted))
+
+    def template_unlinked(self, endpoint: EndpointName, port: WorkerPort) -> None:
+        found = self._endpoints.get(endpoint)
+        if found is not None and found.port is port:
+            found.port = None
+
+    # What the keeper says
+
+    def keeper_event(self, event: KeeperEvent) -> None:
+        """Templates that ended or are wanted, and the keeper's own end."""
+        if self._closed:
+            return
+        if isinstance(event, KeeperLost):
+            self._keeper_lost()
+            return
+        endpoint = self._endpoints.get(EndpointName(event.endpoint))
+        if endpoint is None:
+            return
+        if isinstance(event, TemplateWanted):
+            if event.started:
+                endpoint.running = True
+            else:
+                self.ensure(endpoint.name)
+        else:
+            self._template_exited(endpoint, event)
+
+    def _template_exited(self, endpoint: Hosted, event: TemplateExited) -> None:
+        self._forget_template(endpoint)
+        if event.reason:
+            self._log("template_exited", {"endpoint": endpoint.name, "status": event.status, "reason": event.reason})
+        if gives_up(event.status, event.failures):
+            message = f"{endpoint.name} cannot be started: {event.reason or 'its template keeps ending'}"
+            self._dispatcher.fail_endpoint(endpoint.name, EndpointUnavailable(f"{message}. `flash logs` tells more"))
+        else:
+            self._dispatcher.template_lost(endpoint.name)
+
+    def _forget_template(self, endpoint: Hosted) -> None:
+        endpoint.running = False
+        endpoint.port = None
+        endpoint.wanted = 0
+        if endpoint.starting is not None:
+            return  # the next one is on its way already
+        if endpoint.devices is not None:
+            endpoint.devices = None
+            self._gpu_freed.set()
+        self._stage(endpoint, "")
+
+    def _keeper_lost(self) -> None:
+        """Its templates are draining. Sockets are opened anew at once, because peers know only those."""
+        self._keeper = None
+        self._log("keeper_lost", {"endpoints": len(self._endpoints)})
+        for endpoint in self._endpoints.values():
+            self._forget_template(endpoint)
+        self._run(self._reopen())
+
+    async def _reopen(self) -> None:
+        for endpoint in list(self._endpoints.values()):
+            try:
+                await self._open(endpoint)
+                if endpoint.spec is not None:
+                    await (await self._kept()).remember(endpoint.spec)
+            except FlashmeshError as error:
+                self._dispatcher.fail_endpoint(endpoint.name, error)
+            else:
+                self._dispatcher.template_lost(endpoint.name)
+
+    # Acting
+
+    async def _kept(self) -> KeeperPort:
+        """The keeper, started when there is none."""
+        async with self._keeper_lock:
+            if self._keeper is None:
+                try:
+                    self._keeper = await self._start_keeper(self.keeper_event)
+                except OSError as error:
+                    raise EndpointUnavailable(
+                        f"the process that starts workers could not be started: {error}. The next call tries again"
+                    ) from error
+            return self._keeper
+
+    async def _open(self, endpoint: Hosted) -> None:
+        self._socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keeper = await self._kept()
+        queue_size = endpoint.resource.config.queue_size
+        endpoint.sockets = await keeper.open(endpoint.name, self._socket_dir, queue_size=queue_size)
+
+    async def _start(self, endpoint: Hosted) -> None:
+        """Environment, spec, template. Whatever fails becomes the endpoint's failure."""
+        try:
+            await self._start_template(endpoint)
+        except FlashmeshError as error:
+            self._fail(endpoint, error)
+        except Exception as error:
+            self._log("start_failed", {"endpoint": endpoint.name, "reason": repr(error)})
+            self._fail(endpoint, EndpointUnavailable(f"{endpoint.name} could not be started: {error}"))
+        finally:
+            endpoint.starting = None
+
+    async def _start_template(self, endpoint: Hosted) -> None:
+        self._tell_system_packages(endpoint, await asyncio.to_thread(_lacking_system_packages, endpoint.resource))
+        while True:
+            generation = endpoint.generation
+            self._stage(endpoint, "building" if self._to_install(endpoint) else "starting")
+            await self._prepare(endpoint)
+            self._stage(endpoint, "starting")
+            await self._reserve_devices(endpoint)
+            if generation == endpoint.generation:
+                break  # else it was saved again meanwhile: begin with what is there now
+        await self._open(endpoint)
+        spec = endpoint.spec = self._spec(endpoint)
+        endpoint.running = True
+        await (await self._kept()).start_template(spec)
+
+    def _fail(self, endpoint: Hosted, error: FlashmeshError) -> None:
+        endpoint.starting = None
+        self._forget_template(endpoint)
+        if not endpoint.closing:
+            self._dispatcher.fail_endpoint(endpoint.name, error)
+
+    async def _prepare(self, endpoint: Hosted) -> None:
+        requirements = endpoint.requirements
+        if endpoint.prepared != requirements:
+            endpoint.site_dirs = await self._environments.prepare(*requirements, endpoint=endpoint.name)
+            endpoint.prepared = requirements
+
+    def _to_install(self, endpoint: Hosted) -> bool:
+        """Whether packages are missing that nobody has asked to be installed for this endpoint."""
+        if not self._install or endpoint.prepared == endpoint.requirements:
+            return False
+        own, project = endpoint.requirements
+        return bool(self._environments.missing((*own, *project)))
+
+    def _spec(self, endpoint: Hosted) -> WorkerSpec:
+        assert endpoint.sockets is not None
+        devices = endpoint.devices
+        return worker_spec(
+            endpoint.resource,
+            endpoint.project,
+            endpoint.build,
+            generation=endpoint.generation,
+            surroundings=self._surroundings,
+            socket_path=endpoint.sockets.socket_path,
+            site_dirs=endpoint.site_dirs,
+            env=self._volumes.arrange(endpoint.resource.config),
+            cuda_devices=None if devices is None else devices.cuda_visible_devices,
+        )
+
+    async def _roll(self, endpoint: Hosted) -> None:
+        """Give the running template the new build; or end it, when the new build's packages are not there yet."""
+        if self._to_install(endpoint):
+            if endpoint.running:
+                self._run(self._stop_template(endpoint))
+            return
+        await self._prepare(endpoint)
+        spec = endpoint.spec = self._spec(endpoint)
+        try:
+            await (await self._kept()).remember(spec)
+        except EndpointUnavailable as error:
+            self._log("remember_failed", {"endpoint": endpoint.name, "reason": str(error)})
+        if endpoint.port is not None:
+            endpoint.port.send(Update(spec.to_dict()))
+
+    async def _stop_template(self, endpoint: Hosted) -> None:
+        try:
+            await (await self._kept()).stop_template(endpoint.name, drain_s=endpoint.drain_s)
+        except EndpointUnavailable as error:
+            self._log("stop_failed", {"endpoint": endpoint.name, "reason": str(error)})
+
+    async def _take_down(self, endpoint: Hosted) -> None:
+        if endpoint.starting is not None:
+            await asyncio.wait((endpoint.starting,))
+        try:
+            if self._keeper is not None:
+                await self._keeper.close_endpoint(endpoint.name, drain_s=endpoint.drain_s)
+        except EndpointUnavailable as error:
+            self._log("remove_failed", {"endpoint": endpoint.name, "reason": str(error)})
+        self._forget_template(endpoint)
+
+    # GPUs and system packages
+
+    async def _reserve_devices(self, endpoint: Hosted) -> None:
+        """Choose the endpoint's GPUs; waits while all that fit belong to others that do not share."""
+        config = endpoint.resource.config
+        if not config.gpus or endpoint.devices is not None:
+            return
+        if self._gpus is None:
+            self._gpus = await asyncio.to_thread(self._detect)
+        while True:
+            found = devices_for(config, self._gpus, self._in_use())
+            if isinstance(found, Devices):
+                endpoint.devices = found
+                if found.note:
+                    self._say_once(endpoint, found.note)
+                return
+            if not isinstance(found, NoGpu) or not found.busy:
+                self._say_no_gpu(endpoint)
+                return
+            self._notice(endpoint.name, found.reason)
+            self._gpu_freed.clear()
+            self._free_an_idle_gpu()
+            await self._gpu_freed.wait()
+
+    def _in_use(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for endpoint in self._endpoints.values():
+            for gpu in endpoint.devices.gpus if endpoint.devices is not None else ():
+                counts[gpu.uuid] = counts.get(gpu.uuid, 0) + 1
+        return counts
+
+    def _free_an_idle_gpu(self) -> None:
+        """Ask an endpoint that holds GPUs and has nothing to do to leave."""
+        load = {entry["name"]: entry["running"] + entry["queued"] for entry in self._dispatcher.status()["endpoints"]}
+        for endpoint in self._endpoints.values():
+            if endpoint.devices is not None and endpoint.running and not load.get(endpoint.name):
+                self._run(self._stop_template(endpoint))
+                return
+
+    def _say_no_gpu(self, endpoint: Hosted) -> None:
+        if "no GPU" not in self._said:
+            self._said.add("no GPU")
+            self._notice(endpoint.name, "no GPU here: running on CPU")
+
+    def _say_once(self, endpoint: Hosted, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._notice(endpoint.name, line)
+
+    def _tell_system_packages(self, endpoint: Hosted, lacking: list[str]) -> None:
+        if lacking:
+            line = f"needs system packages that are missing here. Install them with: {install_command(lacking)}"
+            self._say_once(endpoint, line)
+
+    # Bookkeeping
+
+    def _stage(self, endpoint: Hosted, stage: Stage) -> None:
+        self._dispatcher.stage(endpoint.name, stage)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """A task of the target's own; `close` awaits it."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+
+def _lacking_system_packages(resource: ResourceSpec) -> list[str]:
+    return missing_system_dependencies(system_packages_of(resource))
