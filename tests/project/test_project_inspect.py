@@ -93,14 +93,26 @@ def test_a_configuration_belongs_to_the_file_that_assigns_it_not_to_those_that_i
 
 
 def test_a_failed_import_takes_its_functions_and_says_why_and_where(tmp_path: Path) -> None:
-    source = "from flashmesh import Endpoint\n@Endpoint(name='e')\ndef f(): ...\n\nimport no_such_package_xyz\n"
-    before, inspection = inspected(tmp_path, {"w.py": source, "ok.py": source.replace("import no", "#")}, "w.py")
+    source = "from flashmesh import Endpoint\n@Endpoint(name='e')\ndef f(): ...\n\nraise OSError('no disk')\n"
+    before, inspection = inspected(tmp_path, {"w.py": source, "ok.py": source.replace("raise", "#")}, "w.py")
     project = merge(before, inspection)
     assert [function.id for function in project.functions] == ["ok.f"]
     (problem,) = project.problems
     assert (problem.file, problem.line, problem.prefix) == ("w.py", 5, "/w")
-    assert "no_such_package_xyz" in problem.reason
+    assert problem.reason == "OSError: no disk"
     assert problem.traceback is not None and problem.traceback.count("File ") == 1
+
+
+def test_an_import_that_lacks_a_package_does_not_take_functions_its_environment_may_serve(tmp_path: Path) -> None:
+    """Its packages are installed at its first call; until then what syntax told stands."""
+    source = "from flashmesh import Endpoint\nimport no_such_package_xyz\n@Endpoint(name='e')\ndef f(): ...\n"
+    before, inspection = inspected(tmp_path, {"w.py": source}, "w.py")
+    assert inspection.missing_module == "no_such_package_xyz"
+    assert merge(before, inspection) == before
+    undecided = source.replace("@Endpoint", "def make(**k): return Endpoint(**k)\n@make")
+    before, inspection = inspected(tmp_path, {"w.py": undecided}, "w.py")
+    (problem,) = merge(before, inspection).problems
+    assert "no_such_package_xyz" in problem.reason
 
 
 def test_a_decorated_call_ends_the_import_quietly(tmp_path: Path) -> None:

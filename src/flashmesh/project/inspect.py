@@ -25,12 +25,14 @@ class Inspection:
 
     Each of `declared` is one function as plain JSON values: the fields of FunctionSpec, `config` (a ResourceConfig as
     `to_dict` gives it) and `resource` {"file", "variable"} (where the configuration object is made). When the import
-    fails, `problem` says so, and `declared` holds nothing.
+    fails, `problem` says so, and `declared` holds nothing; `missing_module` is the installed module it lacked, if that
+    was the reason.
     """
 
     file: str
     declared: tuple[dict[str, Any], ...] = ()
     problem: Problem | None = None
+    missing_module: str | None = None
 
 
 def inspect_file(
@@ -86,7 +88,8 @@ def _read_answer(file: str, answer: bytes) -> Inspection:
         return Inspection(file, problem=_problem(file, None, "its import ended in the middle of its answer", None))
     failure = data.get("failure")
     if failure is not None:
-        return Inspection(file, problem=_problem(file, failure["line"], failure["reason"], failure["traceback"]))
+        problem = _problem(file, failure["line"], failure["reason"], failure["traceback"])
+        return Inspection(file, problem=problem, missing_module=failure["missing_module"])
     return Inspection(file, declared=tuple(data["declared"]))
 
 

@@ -202,7 +202,20 @@ def _failure(root: Path, file: str, error: BaseException) -> dict[str, Any]:
             *traceback.format_exception_only(error),
         ]
     )
-    return {"line": line, "reason": f"{type(error).__name__}: {error}", "traceback": text}
+    return {
+        "line": line,
+        "reason": f"{type(error).__name__}: {error}",
+        "traceback": text,
+        "missing_module": _missing_module(root, error),
+    }
+
+
+def _missing_module(root: Path, error: BaseException) -> str | None:
+    """The module that is not installed; None when a module of the project is what is missing, or nothing is."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    top = error.name.partition(".")[0]
+    return None if (root / top).is_dir() or (root / f"{top}.py").is_file() else error.name
 
 
 def _die_with_parent() -> None:

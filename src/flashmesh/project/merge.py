@@ -19,9 +19,12 @@ def merge(project: Project, inspection: Inspection) -> Project:
     """The project with `inspection.file` as its import declares it.
 
     The import wins where the two differ: configurations, and which functions there are. A failed import takes the
-    file's functions away and leaves the problem that says why.
+    file's functions away and leaves the problem that says why; unless it lacked an installed package, which its
+    resource's own environment may have: then what syntax told stays.
     """
     file = inspection.file
+    if inspection.missing_module is not None and file not in project.needs_import:
+        return project
     kept = {_place(resource): resource for resource in _without(project.resources, file)}
     known = {function.id: function for function in project.functions if function.file == file}
     for declared in inspection.declared:
