@@ -100,7 +100,7 @@ def _print_result(invocation: "BlockingInvocation", timeout: float | None) -> No
         _fail(f"The wait ended after {timeout:g} s; the execution {invocation.execution} goes on.")
     if isinstance(answer, Error):
         _fail_with(answer.payload)
-    if answer.items < 0 or timeout is not None:
+    if answer.items < 0 or answer.payload:
         click.echo(answer.payload)
 
 

@@ -85,14 +85,16 @@ def set_up_logging(verbose: bool) -> None:
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
 )
-def flash() -> None:
+@click.pass_context
+def flash(ctx: click.Context) -> None:
     """Write Python functions, run them on this machine with one command."""
-    _warn_of_conflict()
+    if ctx.invoked_subcommand not in ("run", "dev"):  # they look once they serve: it takes 30 ms
+        warn_of_conflict()
 
 
-def _warn_of_conflict() -> None:
+def warn_of_conflict() -> None:
     """The distribution runpod-flash owns the same import name; with both installed, which one is used is chance."""
-    from flashmesh.functions.conflict import conflict_message
+    from flashmesh.functions.environment import conflict_message
 
     message = conflict_message()
     if message:

@@ -44,7 +44,7 @@ def status(as_json: bool, verbose: bool) -> None:
 
 def describe(project: dict[str, Any], queues: dict[str, Any]) -> dict[str, Any]:
     """One row per resource, from what the session says of the project and of its queues. Pure."""
-    live = {endpoint["name"]: endpoint for endpoint in queues["endpoints"]}
+    live = queues["endpoints"]
     endpoints = []
     for name, resource in sorted(project["resources"].items()):
         counts = live.get(name, {})
@@ -53,7 +53,7 @@ def describe(project: dict[str, Any], queues: dict[str, Any]) -> dict[str, Any]:
                 "endpoint": name,
                 "kind": resource["kind"],
                 "state": _state(resource, counts),
-                "workers": len(counts.get("workers", ())),
+                "workers": counts.get("workers", 0),
                 "running": counts.get("running", 0),
                 "queued": counts.get("queued", 0),
                 "file": resource["file"],

@@ -14,11 +14,12 @@ from flashmesh.dev.place import SessionPlace, sweep
 from flashmesh.dev.plain_server import PlainServer
 from flashmesh.dev.ports import Listener
 from flashmesh.dev.prestart import prestart
-from flashmesh.dev.reload import in_words
+from flashmesh.dev.reload import Changes, in_words
 from flashmesh.dev.run import start_process
 from flashmesh.dev.run_options import RunOptions
 from flashmesh.dev.server_process import ServerProcess
 from flashmesh.dev.session import Session, SessionSettings
+from flashmesh.functions.environment import conflict_message
 from flashmesh.project.scan import scan
 
 DRAIN_S = 5.0
@@ -65,10 +66,15 @@ class Foreground:
             return 1
         self._install_signals()
         settings = SessionSettings(server_url=f"http://127.0.0.1:{self._listener.port}", install=self._options.install)
-        self._session = Session(project, place=self._place, printer=self._printer, settings=settings)
+        self._session = Session(
+            project,
+            place=self._place,
+            printer=self._printer,
+            settings=settings,
+            on_late_change=self._serve_if,
+        )
         self._server = self._make_server()
-        await self._session.start()
-        self._server.serve()
+        await self._session.start(on_server_text=self._server.serve)
         if not self._options.fork:
             self._ready.set()
         self._announce()
@@ -143,11 +149,19 @@ class Foreground:
         session = self._session
         if self._options.reload:
             session.in_background(self._watch(), "watching for changes")
+        session.in_background(self._say_missing(), "looking for missing packages")
         if self._options.prepare:
             session.in_background(session.prepare_all(), "installing packages")
         else:
             session.in_background(prestart(session), "starting templates")
         session.in_background(asyncio.to_thread(sweep), "sweeping after killed sessions")
+
+    async def _say_missing(self) -> None:
+        conflict = await asyncio.to_thread(conflict_message)
+        if conflict:
+            self._printer.notice(conflict, level="warning")
+        for line in await self._session.find_missing():
+            self._printer.notice(line, level="warning")
 
     # Changes
 
@@ -162,10 +176,13 @@ class Foreground:
 
     async def _reload(self, paths: frozenset[str]) -> None:
         done = await self._session.reload(paths)
-        if done.server:
-            self._server.serve()
+        self._serve_if(done)
         if done:
             self._printer.notice(in_words(done, paths=paths))
+
+    def _serve_if(self, changes: Changes) -> None:
+        if changes.server:
+            self._server.serve()
 
     # The end
 

@@ -60,7 +60,7 @@ class LogPrinter:
         if not self.pretty:
             self._json("invocation", fields)
             return
-        outcome = str(fields.get("outcome", ""))
+        outcome = str(fields.get("outcome", "")).upper()
         name = short_name(str(fields.get("function", "")))
         times = [
             f"{word} {fields[key]:.1f} ms"

@@ -19,7 +19,8 @@ async def prestart(session: "Session") -> None:
     for name in session.endpoints()[:MOST]:
         if free_memory() < LEAST_FREE:
             return
-        session.prestart(name)
+        if not session.prestart(name):
+            continue
         try:
             async with asyncio.timeout(_WAIT_S):
                 await session.state.imported(name)

@@ -13,6 +13,7 @@ from flashmesh.dev.place import SessionPlace
 from flashmesh.dev.ports import Listener, listen
 from flashmesh.dev.run_options import RunOptions
 from flashmesh.dev.server_process import ServerProcess
+from flashmesh.functions.environment import load_dotenv
 from flashmesh.functions.errors import FlashmeshError
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -36,7 +37,7 @@ def serve(options: RunOptions) -> int:
         raise AlreadyServed(
             f"Another `flash run` (pid {running.pid}) serves {options.root} at {running.url}. Use it, or stop it first."
         )
-    _load_environment(options)
+    load_dotenv(str(options.root))
     listener = listen(options.host, options.port)
     place = SessionPlace.create()
     token = None if options.host in _LOOPBACK else os.environ.get("FLASH_TOKEN") or secrets.token_urlsafe(24)
@@ -77,12 +78,3 @@ def _server_options(options: RunOptions, listener: Listener, token: str | None) 
         "port": listener.port,
         "verbose": options.verbose,
     }
-
-
-def _load_environment(options: RunOptions) -> None:
-    """`.env` of the project; what the environment says already wins."""
-    path = options.root / ".env"
-    if path.is_file():
-        from dotenv import load_dotenv  # only where there is one
-
-        load_dotenv(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from flashmesh.dev.headless import SessionHandle, launch
 from flashmesh.dev.script_caller import ScriptCaller
 from flashmesh.functions.calls import install
+from flashmesh.functions.environment import load_dotenv
 
 log = logging.getLogger("flashmesh")
 
@@ -48,7 +49,7 @@ class ScriptSession:
             return handle
         with self._starting:
             if self._handle is None or not self._handle.alive:
-                _load_environment()
+                load_dotenv()
                 output = _relay()
                 try:
                     self._handle = launch(Path.cwd(), scan=False, output=output)
@@ -71,16 +72,6 @@ class ScriptSession:
         """In a forked child, which starts a session of its own when it calls."""
         if self._handle is not None:
             self._handle.forget()
-
-
-def _load_environment() -> None:
-    """`.env` found upward from the working directory, as Flash loads it; what is set already wins."""
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / ".env").is_file():
-            from dotenv import load_dotenv  # only where there is one
-
-            load_dotenv(folder / ".env")
-            return
 
 
 def _relay() -> int | None:

@@ -144,7 +144,9 @@ def _is_users(module: ModuleType) -> bool:
     if module.__name__ == "__main__":
         return True
     file = getattr(module, "__file__", None)
-    return file is not None and not any(part in file for part in ("site-packages", "dist-packages", _STANDARD_LIBRARY))
+    return isinstance(file, str) and not any(
+        part in file for part in ("site-packages", "dist-packages", _STANDARD_LIBRARY)
+    )
 
 
 def _function(id: str, declaration: Declaration, place: Place) -> dict[str, Any]:

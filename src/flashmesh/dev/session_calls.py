@@ -51,7 +51,7 @@ def value_of(outcome: Result | Error, call: Call, *, signer: Signer | None) -> A
     """What the function returned, as its annotation says. Raises what it raised."""
     function = function_id(call.declaration, call.method)
     if isinstance(outcome, Error):
-        raise restored(outcome)
+        raise failures.restore(failures.of_frame(outcome))
     return decoded(outcome.payload, outcome.content_type, function, outcome.execution, signer, returned_type(call))
 
 
@@ -63,13 +63,6 @@ def decoded(
         return None
     value = values.decode(payload, content_type, signer=signer, context=Purpose(function, "result", execution))
     return value if kind is Any else values.convert(value, kind)
-
-
-def restored(outcome: Error) -> BaseException:
-    """The exception that an ERROR stands for: the user's own class where this process knows it."""
-    if not outcome.payload:
-        return failures.restore(failures.ErrorInfo(code=outcome.code, type=outcome.code, message=outcome.code))
-    return failures.restore(failures.unpack(outcome.payload))
 
 
 def returned_type(call: Call) -> Any:

@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
+from flashmesh.dev.main_module import main_name
 from flashmesh.dev.session_calls import decoded, function_id, returned_type
 from flashmesh.functions.calls import Call
 from flashmesh.functions.errors import Cancelled, TimedOut, WaitTimedOut
@@ -110,13 +111,13 @@ class SessionJobs:
             payload, content_type = record.get("payload") or b"", record.get("content_type") or ""
             return decoded(payload, content_type, self._function, id, self._signer(), self._kind)
         if isinstance(record.get("error"), bytes):
-            raise failures.restore(failures.unpack(record["error"]))
+            raise failures.restore(failures.unpack(record["error"]), main_module=main_name())
         message = (record.get("error") or {}).get("message")
         if status == "CANCELLED":
             raise Cancelled(message)
         if status == "TIMEOUT":
             raise TimedOut(message)
-        raise failures.restore(_info(record.get("error") or {}))
+        raise failures.restore(_info(record.get("error") or {}), main_module=main_name())
 
 
 def _info(error: Answer) -> failures.ErrorInfo:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from flashmesh.functions.errors import LinkLost, LinkProtocolError
 from flashmesh.wire.codec import FrameReader, FrameWriter
@@ -114,8 +114,7 @@ class Link(asyncio.Protocol):
             self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's has the methods and not the class
         self._loop = asyncio.get_running_loop()
         self.peer_pid, self.peer_uid = peer_of(transport.get_extra_info("socket"))
         if self._writer or self._closing:
