@@ -1,4 +1,4 @@
-"""Answers of the dev server: JSON, failures in one shape, results spliced into their envelope without re-encoding."""
+"""Answers of the dev server: failures in one shape, results spliced into their envelope without re-encoding."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from flashmesh.dev.access import Header, Send
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.wire import failures
 from flashmesh.wire.failures import ErrorInfo
-from flashmesh.wire.frames import BINARY, MSGPACK, Error, Result
+from flashmesh.wire.frames import BINARY, MSGPACK, Result
 
 JSON_TYPE: Final[Header] = (b"content-type", b"application/json")
 MSGPACK_TYPE: Final[Header] = (b"content-type", b"application/x-msgpack")
@@ -65,13 +65,6 @@ def timing_headers(execution: str, result: Result) -> list[Header]:
         (b"x-cold-start", b"true" if result.cold_us else b"false"),
         (b"server-timing", timing.encode()),
     ]
-
-
-def error_info(frame: Error) -> ErrorInfo:
-    """What an ERROR frame carries; made up from its code when it carries nothing."""
-    if frame.payload:
-        return failures.unpack(frame.payload)
-    return ErrorInfo(code=frame.code, type=frame.code, message=f"The call failed: {frame.code}.")
 
 
 def failed(execution: str | None, info: ErrorInfo, **more: Any) -> tuple[int, list[Header], dict[str, Any]]:

@@ -64,7 +64,7 @@ class DevCaller:
                 yield self._item(call, invocation.execution, item)
             value_of(await self._on_server_loop(_outcome(invocation)), call, signer=self.signer())
         finally:
-            await self._on_server_loop(items.aclose())  # type: ignore[attr-defined]
+            await self._on_server_loop(items.aclose())
 
     def stream_blocking(self, call: Call) -> Iterator[Any]:
         invocation = self._connected().invoke(frame_of(call, signer=self.signer(), stream=True))

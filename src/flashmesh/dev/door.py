@@ -2,7 +2,7 @@
 or one that it starts itself (when `.flash/server.py` is served by plain uvicorn)."""
 
 import asyncio
-import os
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +90,9 @@ class SessionDoor:
         give_up = loop.time() + _PATIENCE_S
         pause = _FIRST_PAUSE_S
         while True:
-            link = self._link or await asyncio.to_thread(self._find)
-            self._link = link
+            link = self._link
+            if link is None:
+                link = self._link = await asyncio.to_thread(self._find)
             try:
                 return await SessionClient.connect(link)
             except (LinkLost, OSError) as error:
@@ -113,6 +114,6 @@ class SessionDoor:
         return Path(self._own.link)
 
 
-def link_from(environment: "os._Environ[str] | dict[str, str]") -> str | None:
+def link_from(environment: Mapping[str, str]) -> str | None:
     """The link that the dev template told of."""
     return environment.get(LINK_VARIABLE) or None

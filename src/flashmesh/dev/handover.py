@@ -137,18 +137,23 @@ class DevConnection(HttpToolsProtocol):
         if self.ws_protocol_class is None:
             from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol  # heavy, and seldom needed
 
-            self.ws_protocol_class = self.config.ws_protocol_class = AutoWebSocketsProtocol
+            kind: Any = AutoWebSocketsProtocol
+            self.ws_protocol_class = self.config.ws_protocol_class = kind
         return self.ws_protocol_class is not None
 
     def _is_idle(self) -> bool:
         """No request in progress, and everything read of the next one is in `_head`."""
-        if self.pipeline or (self.cycle is not None and not self.cycle.response_complete):
+        if self.pipeline or self._is_answering():
             return False
         return self._between or bool(self._head)
 
+    def _is_answering(self) -> bool:
+        cycle: Any = self.cycle  # None before the first request, whatever its annotation says
+        return cycle is not None and not cycle.response_complete
+
     def part(self) -> None:
         """Give this connection to the successor, if it is idle now."""
-        if self.transport is None or self.transport.is_closing() or not self._is_idle():
+        if self.transport.is_closing() or not self._is_idle():
             return
         self.transport.pause_reading()  # the next request is not ours to read
         if self.transport.get_write_buffer_size():  # the last answer is still on its way to a slow reader

@@ -7,11 +7,14 @@ import asyncio
 import inspect
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fastapi import FastAPI, Request, Response, WebSocket
+import anyio
+import starlette
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -30,6 +33,8 @@ from flashmesh.wire.frames import BINARY, JSON, MSGPACK
 
 log = logging.getLogger("flashmesh.dev")
 Function = Callable[..., Any]
+_MACHINERY = tuple(str(Path(str(package.__file__)).parent) for package in (anyio, starlette, asyncio))
+"""Folders whose frames stand between ours and the user's in a traceback."""
 
 
 def build(module: ModuleType, dotted: str, routes: Sequence[HttpRoute]) -> FastAPI:
@@ -235,7 +240,7 @@ def failure_response(error: Exception, route: HttpRoute | None = None) -> Respon
         info = answers.raised(error)
     else:
         log.error("%s", "".join(traceback.format_exception(error)).rstrip())
-        info = failures.describe(error, hide_frames_of=__file__)
+        info = failures.describe(error, hide_frames_of=_MACHINERY)
     if info.code == "VALIDATION_ERROR":
         where = ["body", *(info.field or "").split(".")] if info.field else ["body"]
         more["detail"] = [{"loc": where, "msg": info.message, "type": "value_error"}]
@@ -268,4 +273,4 @@ async def _on_error(_request: Request, error: Exception) -> Response:
     return failure_response(error)
 
 
-__all__ = ["Awaitable", "WebSocket", "asyncio", "build"]
+__all__ = ["build"]

@@ -305,13 +305,14 @@ def _hoist(ours: Any, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _call_responses(output: Mapping[str, Any]) -> dict[str, Any]:
     failure = {"$ref": "#/components/schemas/Failure"}
-    completed = {
+    inner = {key: value for key, value in output.items() if key != "$defs"}
+    completed: dict[str, Any] = {
         "type": "object",
-        "properties": {"id": {"type": "string"}, "status": {"type": "string"}, "output": dict(output)},
+        "properties": {"id": {"type": "string"}, "status": {"type": "string"}, "output": inner},
         "required": ["id", "status"],
     }
     if "$defs" in output:
-        completed["$defs"] = completed["properties"]["output"].pop("$defs")
+        completed["$defs"] = output["$defs"]
     return {
         "200": _json("COMPLETED with the output, or IN_QUEUE or IN_PROGRESS with the id", completed),
         "400": _json("The body is not JSON, or names no function", failure),

@@ -16,6 +16,7 @@ from flashmesh.dev.route_book import CallMatch, ChoiceMatch, LookMatch, QueueRou
 from flashmesh.dev.selection import Selected, choose
 from flashmesh.dev.streams import follow_stream, read_stream, stream_call
 from flashmesh.kit.ids import new_execution_id
+from flashmesh.wire import failures
 from flashmesh.wire.arguments import check_json
 from flashmesh.wire.client import Invocation
 from flashmesh.wire.frames import JSON, Error, Invoke, Result
@@ -86,7 +87,7 @@ class QueueApi:
             await answers.send_json(send, 200, {"id": invocation.execution, "status": word}, headers)
             return
         if isinstance(outcome, Error):
-            status, headers, body = answers.failed(outcome.execution, answers.error_info(outcome))
+            status, headers, body = answers.failed(outcome.execution, failures.of_frame(outcome))
             await answers.send_json(send, status, body, [*headers, *wishes.echoed()])
             return
         headers, content = answers.completed(outcome.execution, outcome)

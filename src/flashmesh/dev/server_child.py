@@ -12,6 +12,7 @@ It ends when its last connection is gone, when its time for that is over, or at 
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import json
 import logging
@@ -20,6 +21,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -235,10 +237,9 @@ def run_child(
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     if not options.inline:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session hears Ctrl-C and decides
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_event_loop = asyncio.new_event_loop
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        make_loop = importlib.import_module("uvloop").new_event_loop
 
     async def serve() -> int:
         child = ServerChild(
@@ -246,7 +247,7 @@ def run_child(
         )
         return await child.run()
 
-    return asyncio.Runner(loop_factory=new_event_loop).run(serve())
+    return asyncio.Runner(loop_factory=make_loop).run(serve())
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from flashmesh.functions.calls import Call
 from flashmesh.functions.declarations import Declaration
+from flashmesh.functions.errors import ValidationError
 from flashmesh.kit.ids import new_execution_id
 from flashmesh.wire import failures, values
 from flashmesh.wire.arguments import encode_arguments
@@ -62,7 +63,12 @@ def decoded(
     if not payload and content_type == MSGPACK:
         return None
     value = values.decode(payload, content_type, signer=signer, context=Purpose(function, "result", execution))
-    return value if kind is Any else values.convert(value, kind)
+    if kind is Any:
+        return value
+    try:
+        return values.convert(value, kind)
+    except ValidationError:
+        return value  # Python does not hold a function to its annotation either
 
 
 def returned_type(call: Call) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from flashmesh.dev import answers
 from flashmesh.dev.access import Header, Receive, Send
 from flashmesh.dev.results import as_json, status_body
+from flashmesh.wire import failures
 from flashmesh.wire.client import Invocation, SessionClient
 from flashmesh.wire.frames import JSON, Error, Result
 
@@ -35,7 +36,7 @@ async def stream_call(invocation: Invocation, receive: Receive, send: Send, head
             await invocation.started.wait()
             early = invocation.done.result() if invocation.done.done() else None
             if isinstance(early, Error) and not early.ran:
-                status, more, body = answers.failed(early.execution, answers.error_info(early))
+                status, more, body = answers.failed(early.execution, failures.of_frame(early))
                 await answers.send_json(send, status, body, [*more, *headers])
                 return
             await _begin(send, [*headers, (b"x-execution-id", invocation.execution.encode())])
@@ -99,7 +100,7 @@ async def _event(send: Send, data: bytes, name: bytes = b"") -> None:
 
 async def _finish(send: Send, outcome: Result | Error) -> None:
     if isinstance(outcome, Error):
-        _, _, body = answers.failed(outcome.execution, answers.error_info(outcome))
+        _, _, body = answers.failed(outcome.execution, failures.of_frame(outcome))
         await _event(send, answers.dump(body), b"error")
     else:
         if outcome.items < 0:  # not a generator: its one result
