@@ -10,6 +10,9 @@ from flashmesh.executions.store import Retention, fingerprint
 from flashmesh.functions.errors import DuplicateExecution, ExecutionNotFound, IdempotencyConflict
 from flashmesh.kit.ids import ExecutionId
 
+_SWEEP_S = 1.0
+"""How often, at most, calls that end look for others that are too old; whoever asks for one always looks."""
+
 
 class MemoryStore:
     """The Store port over dictionaries.
@@ -27,6 +30,7 @@ class MemoryStore:
         self._ended: OrderedDict[ExecutionId, int] = OrderedDict()
         self._ended_keyed: OrderedDict[ExecutionId, int] = OrderedDict()
         self._ended_bytes = 0
+        self._sweep_at = 0.0
         self._keys: dict[tuple[str, str], tuple[bytes, ExecutionId]] = {}
 
     def create(self, execution: Execution) -> Execution:
@@ -79,7 +83,12 @@ class MemoryStore:
         size = execution.size_bytes
         (self._ended if execution.idempotency_key is None else self._ended_keyed)[execution.id] = size
         self._ended_bytes += size
-        self._evict()
+        if (
+            len(self._ended) > self._retention.count
+            or self._ended_bytes > self._retention.bytes
+            or at >= self._sweep_at
+        ):
+            self._evict()
 
     def recent(self, *, function: str | None = None, status: Status | None = None, limit: int = 100) -> list[Execution]:
         self._evict_old()
@@ -105,7 +114,9 @@ class MemoryStore:
         self._evict_old()
 
     def _evict_old(self) -> None:
-        oldest = self._now() - self._retention.age_s
+        now = self._now()
+        self._sweep_at = now + _SWEEP_S
+        oldest = now - self._retention.age_s
         for ended in (self._ended, self._ended_keyed):
             while ended:
                 ended_at = self._executions[next(iter(ended))].ended_at

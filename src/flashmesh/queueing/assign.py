@@ -36,13 +36,14 @@ def assign(
 
 def _for_endpoint(name: EndpointName, queue: EndpointQueue, slots: Slots, now: float) -> list[Dispatch]:
     queue.ripen(now)
-    serving = slots.serving()
-    free = {worker: worker.free for worker in serving if worker.free}
+    free = {worker: room for worker in slots.serving() if (room := worker.reported - worker.unstarted) > 0}
     if not free:
         return []
+    if queue.size == 1 and len(free) == 1 and slots.uniform:  # by far the commonest case, without the bookkeeping
+        return [Dispatch(name, call, next(iter(free))) for call in queue.peek(1)]
     found: list[Dispatch] = []
     wanted = sum(free.values())
-    for call in queue.peek(wanted if all_of_one_build(slots) else queue.ready):
+    for call in queue.peek(wanted if slots.uniform else queue.ready):
         worker = _choose(free, call)
         if worker is None:
             continue
@@ -52,12 +53,6 @@ def _for_endpoint(name: EndpointName, queue: EndpointQueue, slots: Slots, now: f
         if not wanted:
             break
     return found
-
-
-def all_of_one_build(slots: Slots) -> bool:
-    """Whether every worker runs the current build, so that no call can be bound to another one."""
-    build = slots.build
-    return all(worker.build == build for worker in slots.workers.values())
 
 
 def _choose(free: dict[Worker, int], call: Call) -> Worker | None:

@@ -80,7 +80,7 @@ class Dispatcher:
                 if call.build:
                     call.build = plan.build
         lane.plan = plan
-        lane.slots.build = plan.build
+        lane.slots.serve(plan.build)
         lane.failure = lane.problem = None
         lane.failed_starts = 0
         lane.withdrawn = False
@@ -190,8 +190,7 @@ class Dispatcher:
         if lane.failure is not None:
             raise lane.failure
         now = self._clock.now()
-        free = any(worker.free for worker in lane.slots.serving())
-        if not free:
+        if not lane.slots.has_room():
             admit(
                 lane.plan,
                 lane.queue,
@@ -299,7 +298,7 @@ class Dispatcher:
             free=free,
             now=self._clock.now(),
         )
-        lane.slots.workers[worker.id] = worker
+        lane.slots.add(worker)
         lane.seen.add(worker.id)
         lane.failed_starts = 0
         if worker.build == lane.plan.build:
@@ -347,7 +346,7 @@ class Dispatcher:
     def _pump(self, lane: Lane) -> None:
         """Send what can be sent, and see to workers for the rest."""
         queue = lane.queue
-        if not len(queue):
+        if not queue.size:
             return
         now = self._clock.now()
         name = lane.plan.name
@@ -359,7 +358,7 @@ class Dispatcher:
             call.worker = worker
             call.execution.build = worker.build
             worker.port.send(call.invoke(worker.build))
-        if len(queue):
+        if queue.size:
             self._scale(lane, now)
             self._arm(lane, now)
 

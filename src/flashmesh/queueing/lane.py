@@ -53,8 +53,7 @@ class Lane:
     def __init__(self, plan: EndpointPlan) -> None:
         self.plan = plan
         self.queue = EndpointQueue()
-        self.slots = Slots()
-        self.slots.build = plan.build
+        self.slots = Slots(plan.build)
         self.asked = 0
         """How many workers the source was asked for, less those that have left since."""
         self.ensured = False

@@ -221,7 +221,7 @@ class Outcomes:
     def _drain(self, lane: Lane, worker: Worker) -> None:
         if worker.draining:
             return
-        worker.draining = True
+        lane.slots.drain(worker)
         lane.asked = max(len(lane.slots.serving()), lane.asked - 1)
         if not worker.calls:
             worker.port.close()
@@ -232,7 +232,7 @@ class Outcomes:
         lane = self._lanes.pop(worker, None)
         if lane is None:
             return
-        lane.slots.workers.pop(worker.id, None)
+        lane.slots.remove(worker)
         if not worker.draining:
             lane.asked = max(len(lane.slots.serving()), lane.asked - 1)
         calls = [call for call in worker.calls.values() if call.worker is worker and not call.execution.ended]

@@ -18,19 +18,21 @@ SHARE: Final = 8
 class EndpointQueue:
     """The waiting calls of one endpoint. Knows no bounds itself: see `admit` in admission.py."""
 
-    __slots__ = ("_delayed", "_lines", "_order", "_passed", "async_bytes", "waiting_async", "waiting_sync")
+    __slots__ = ("_delayed", "_lines", "_order", "_passed", "async_bytes", "size", "waiting_async", "waiting_sync")
 
     def __init__(self) -> None:
         self._lines: tuple[deque[Call], deque[Call]] = (deque(), deque())
         self._delayed: list[tuple[float, int, Call]] = []
         self._order = count()
         self._passed = 0
+        self.size = 0
+        """How many wait, those in back-off included."""
         self.waiting_sync = 0
         self.waiting_async = 0
         self.async_bytes = 0
 
     def __len__(self) -> int:
-        return self.waiting_sync + self.waiting_async
+        return self.size
 
     def push(self, call: Call) -> None:
         """Last in its line."""
@@ -60,7 +62,7 @@ class EndpointQueue:
     @property
     def ready(self) -> int:
         """Calls that could run now if there were slots."""
-        return len(self) - len(self._delayed)
+        return self.size - len(self._delayed)
 
     def oldest(self) -> Call | None:
         """The call that has waited longest in its line, of either priority."""
@@ -115,13 +117,14 @@ class EndpointQueue:
         for line in self._lines:
             line.clear()
         self._delayed.clear()
-        self.waiting_sync = self.waiting_async = self.async_bytes = 0
+        self.size = self.waiting_sync = self.waiting_async = self.async_bytes = 0
         for call in calls:
             call.queued = False
         return calls
 
     def _count(self, call: Call, change: int) -> None:
         call.queued = change > 0
+        self.size += change
         if call.priority:
             self.waiting_async += change
             self.async_bytes += change * len(call.frame.payload)

@@ -5,8 +5,6 @@ on their way to it. So what may be sent is the last report, minus the calls sent
 moves one from "on its way" to "in use" and leaves the difference as it was.
 """
 
-from collections.abc import Iterator
-
 from flashmesh.kit.ids import BuildId, ExecutionId, WorkerId
 from flashmesh.queueing.calls import Call
 from flashmesh.queueing.ports import WorkerPort
@@ -43,22 +41,49 @@ class Slots:
     what runs. Until then they serve.
     """
 
-    __slots__ = ("build", "workers")
+    __slots__ = ("_serving", "build", "uniform", "workers")
 
-    def __init__(self) -> None:
-        self.build = BuildId("")
+    def __init__(self, build: BuildId) -> None:
+        self.build = build
         """The build that should serve."""
         self.workers: dict[WorkerId, Worker] = {}
+        self.uniform = True
+        """Every worker runs the current build, so that no call can be bound to another one."""
+        self._serving: list[Worker] = []
 
     def serving(self) -> list[Worker]:
-        """Workers that new calls may go to, free or not."""
-        present = [worker for worker in self.workers.values() if not worker.draining]
-        current = [worker for worker in present if worker.build == self.build]
-        return current or present
+        """Workers that new calls may go to, free or not. Not to be changed by the caller."""
+        return self._serving
 
-    def of_build(self, build: BuildId) -> Iterator[Worker]:
-        return (worker for worker in self.workers.values() if worker.build == build and not worker.draining)
+    def add(self, worker: Worker) -> None:
+        self.workers[worker.id] = worker
+        self._sort_out()
+
+    def remove(self, worker: Worker) -> None:
+        """No effect when it is gone already."""
+        if self.workers.pop(worker.id, None) is not None:
+            self._sort_out()
+
+    def drain(self, worker: Worker) -> None:
+        """Send it nothing more."""
+        worker.draining = True
+        self._sort_out()
+
+    def serve(self, build: BuildId) -> None:
+        """Another build should serve from now on."""
+        self.build = build
+        self._sort_out()
+
+    def has_room(self) -> bool:
+        """Whether a call could be sent now."""
+        return any(worker.reported > worker.unstarted for worker in self._serving)
 
     def running(self) -> int:
         """Calls handed to any worker, draining ones included."""
         return sum(len(worker.calls) for worker in self.workers.values())
+
+    def _sort_out(self) -> None:
+        present = [worker for worker in self.workers.values() if not worker.draining]
+        current = [worker for worker in present if worker.build == self.build]
+        self._serving = current or present
+        self.uniform = len(current) == len(self.workers)
