@@ -115,7 +115,9 @@ class CallReply:
                 last = record(ERROR, failures.pack(info))
             self._connection.finish(last)
             return
-        headers = {"X-Execution-Id": self._execution, "X-Flash-Ran": "1" if ran else "0"}
+        headers = {"X-Execution-Id": self._execution}
+        if not ran:
+            headers["X-Flash-Not-Run"] = "1"
         if info.retry_after is not None:
             headers["Retry-After"] = str(max(1, round(info.retry_after)))
         if self.accept == MSGPACK:

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from flashmesh.functions.caller import Call
-from flashmesh.functions.errors import CallCycle, EndpointUnreachable, WorkerLost
+from flashmesh.functions.errors import CallCycle, EndpointUnavailable, EndpointUnreachable, WorkerLost
 from flashmesh.kit.ids import new_execution_id
 from flashmesh.routing.route import Remote
 from flashmesh.wire import failures, values
@@ -18,11 +20,9 @@ from flashmesh.worker.exchange import PEER_WAIT_S, RecordReader, Response
 from flashmesh.worker.invocation import CHAIN_LIMIT, CURRENT
 from flashmesh.worker.spec import reentrant_path
 
-_NOT_RUN: Final = "0"
-
 
 class NotRun(EndpointUnreachable):
-    """The endpoint's worker was leaving and did not run the call. Call again."""
+    """The endpoint could not run the call now: its worker was leaving. Call again."""
 
 
 class PeerCall:
@@ -85,12 +85,13 @@ class PeerCall:
         return values.decode(data, MSGPACK, signer=self._signer, context=purpose)
 
     def _failure(self, response: Response, body: bytes) -> BaseException:
-        if response.headers.get("x-flash-ran") == _NOT_RUN and response.status == 503:
-            return NotRun()
-        if response.content_type == MSGPACK:
-            return failures.restore(failures.unpack(body))
-        text = body[:500].decode("utf-8", "replace")
-        return EndpointUnreachable(f"{self.address} answered {response.status}: {text}. Is it an endpoint of ours?")
+        info = failures.unpack(body) if response.content_type == MSGPACK else told(body)
+        if info is None:
+            text = body[:500].decode("utf-8", "replace")
+            return EndpointUnreachable(f"{self.address} answered {response.status}: {text}. Is it an endpoint of ours?")
+        if "x-flash-not-run" in response.headers and info.code == EndpointUnavailable.code:
+            return NotRun(info.message)
+        return failures.restore(info)
 
 
 class ItemReader:
@@ -141,6 +142,20 @@ def address_of(route: Remote, chain: tuple[str, ...]) -> str:
             "(each owns a GPU). Move the inner function to another resource."
         )
     return reentrant_path(route.socket)
+
+
+def told(body: bytes) -> failures.ErrorInfo | None:
+    """The error of a JSON answer `{"error": {"code", "type", "message", …}}`; None when it is none."""
+    try:
+        error = msgspec.json.decode(body)["error"]
+        return failures.ErrorInfo(
+            code=error["code"],
+            type=error.get("type", ""),
+            message=error.get("message", ""),
+            traceback=error.get("traceback") or "",
+        )
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def child_trace(trace: str) -> str:

@@ -43,14 +43,15 @@ BUSY: Final = "BUSY"
 
 
 class LinkReply:
-    """Sends outcomes over the connection their call came by."""
+    """Sends outcomes over the connection their call came by; `on_stale` is called instead when that is gone."""
 
-    __slots__ = ("_link", "_runner", "_worker")
+    __slots__ = ("_link", "_on_stale", "_runner", "_worker")
 
-    def __init__(self, link: Link, runner: Runner, worker: str) -> None:
+    def __init__(self, link: Link, runner: Runner, worker: str, on_stale: Callable[[], None]) -> None:
         self._link = link
         self._runner = runner
         self._worker = worker
+        self._on_stale = on_stale
 
     def started(self, invocation: Invocation, *, sync: bool) -> bool:
         cold = self._runner.calls == 0
@@ -64,6 +65,9 @@ class LinkReply:
         self._link.send(Chunk(invocation.execution, invocation.attempt, item=True, last=True, data=data))
 
     def succeeded(self, invocation: Invocation, content_type: str, payload: bytes, run_us: int) -> None:
+        if not self._link.is_open:
+            self._on_stale()
+            return
         frame = Result(
             invocation.execution,
             invocation.attempt,
@@ -81,6 +85,9 @@ class LinkReply:
             self.failed(invocation, error, run_us, ran=True)
 
     def failed(self, invocation: Invocation, error: BaseException, run_us: int, *, ran: bool) -> None:
+        if not self._link.is_open:
+            self._on_stale()
+            return
         info = failures.describe(error)
         payload = failures.pack(info)
         self._link.send(
@@ -163,6 +170,10 @@ class Uplink:
             self._unsaid = True
             self._link.send(Credit(free=free))
 
+    def _slot_came_back(self) -> None:
+        """A call of an earlier connection has ended: the present one does not know of its slot."""
+        self.say_free(self._runner.free)
+
     def take_unsaid(self) -> bool:
         """Whether something was said since the last time that needs a turn of the loop to leave the process."""
         unsaid, self._unsaid = self._unsaid, False
@@ -233,7 +244,7 @@ class Uplink:
         invocation = Invocation(
             execution=frame.execution,
             target=target,
-            reply=LinkReply(link, self._runner, self._worker),
+            reply=LinkReply(link, self._runner, self._worker, self._slot_came_back),
             payload=frame.payload,
             content_type=frame.content_type,
             accept=frame.accept,
