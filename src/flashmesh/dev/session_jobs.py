@@ -7,10 +7,11 @@ from typing import Any, Final
 from flashmesh.dev.main_module import main_name
 from flashmesh.dev.session_calls import decoded, function_id, returned_type
 from flashmesh.functions.calls import Call
-from flashmesh.functions.errors import Cancelled, TimedOut, WaitTimedOut
+from flashmesh.functions.errors import WaitTimedOut
 from flashmesh.wire import failures
 from flashmesh.wire.blocking_client import BlockingClient
 from flashmesh.wire.client import SessionClient
+from flashmesh.wire.frames import MSGPACK
 from flashmesh.wire.signature import Signer
 
 FINAL: Final = frozenset({"SUCCESS", "ERROR", "TIMEOUT", "CANCELLED"})
@@ -34,7 +35,6 @@ class SessionJobs:
         """
         self._function = function_id(call.declaration, call.method)
         self._kind = returned_type(call)
-        self._is_generator = call.declaration.is_generator
         self._ask = ask
         self._client = client
         self._signer = signer
@@ -47,26 +47,18 @@ class SessionJobs:
 
     async def result(self, id: str, timeout: float | None) -> Any:
         until = None if timeout is None else time.monotonic() + timeout
-        items: list[Any] = []
-        after = 0
         while True:
             wait = _remaining(id, until, timeout)
-            found = await self._ask(lambda client: client.query("stream", id=id, after=after, wait=wait))  # noqa: B023
-            items += self._items(id, found)
-            after = found["next"]
-            if found["status"] in FINAL and not found["items"]:
-                return self._value(id, await self._record(id), items)
+            record = await self._ask(lambda client: client.query("await", id=id, wait=wait))  # noqa: B023
+            if record["status"] in FINAL:
+                return self._value(id, record)
 
     def result_blocking(self, id: str, timeout: float | None) -> Any:
         until = None if timeout is None else time.monotonic() + timeout
-        items: list[Any] = []
-        after = 0
         while True:
-            found = self._client().query("stream", id=id, after=after, wait=_remaining(id, until, timeout))
-            items += self._items(id, found)
-            after = found["next"]
-            if found["status"] in FINAL and not found["items"]:
-                return self._value(id, self._client().query("execution", id=id, payload=True), items)
+            record = self._client().query("await", id=id, wait=_remaining(id, until, timeout))
+            if record["status"] in FINAL:
+                return self._value(id, record)
 
     async def cancel(self, id: str) -> None:
         await self._ask(lambda client: client.query("cancel", id=id))
@@ -75,55 +67,43 @@ class SessionJobs:
         self._client().query("cancel", id=id)
 
     async def stream(self, id: str) -> AsyncIterator[Any]:
-        after = 0
+        after: int | None = None
         while True:
             found = await self._ask(lambda client: client.query("stream", id=id, after=after, wait=_POLL_S))  # noqa: B023
             for item in self._items(id, found):
                 yield item
             after = found["next"]
-            if found["status"] in FINAL and not found["items"]:
-                self._value(id, await self._record(id), [])
+            if found["done"]:
+                if found["status"] != "SUCCESS":
+                    self._value(id, await self._ask(lambda client: client.query("await", id=id)))
                 return
 
     def stream_blocking(self, id: str) -> Iterator[Any]:
-        after = 0
+        after: int | None = None
         while True:
             found = self._client().query("stream", id=id, after=after, wait=_POLL_S)
             yield from self._items(id, found)
             after = found["next"]
-            if found["status"] in FINAL and not found["items"]:
-                self._value(id, self._client().query("execution", id=id, payload=True), [])
+            if found["done"]:
+                if found["status"] != "SUCCESS":
+                    self._value(id, self._client().query("await", id=id))
                 return
 
-    async def _record(self, id: str) -> Answer:
-        return await self._ask(lambda client: client.query("execution", id=id, payload=True))
-
     def _items(self, id: str, found: Answer) -> list[Any]:
-        content_type = found.get("content_type") or "application/x-msgpack"
+        content_type = found.get("content_type") or MSGPACK
         return [decoded(item, content_type, self._function, id, self._signer()) for item in found["items"]]
 
-    def _value(self, id: str, record: Answer, items: list[Any]) -> Any:
+    def _value(self, id: str, record: Answer) -> Any:
         """What the execution ended with. Raises what the function raised, Cancelled or TimedOut."""
-        status = record["status"]
-        if status == "SUCCESS":
-            if self._is_generator:
-                return items
-            payload, content_type = record.get("payload") or b"", record.get("content_type") or ""
+        payload = record.get("payload") or b""
+        if record["status"] == "SUCCESS":
+            content_type = record.get("content_type") or MSGPACK
             return decoded(payload, content_type, self._function, id, self._signer(), self._kind)
-        if isinstance(record.get("error"), bytes):
-            raise failures.restore(failures.unpack(record["error"]), main_module=main_name())
-        message = (record.get("error") or {}).get("message")
-        if status == "CANCELLED":
-            raise Cancelled(message)
-        if status == "TIMEOUT":
-            raise TimedOut(message)
-        raise failures.restore(_info(record.get("error") or {}), main_module=main_name())
+        code = (record.get("error") or {}).get("code") or _CODES.get(record["status"], "INTERNAL")
+        raise failures.restore(failures.unpack(payload, code), main_module=main_name())
 
 
-def _info(error: Answer) -> failures.ErrorInfo:
-    known = {"code", "type", "message", "traceback", "field"}
-    values = {key: value for key, value in error.items() if key in known and value is not None}
-    return failures.ErrorInfo(**{"code": "INTERNAL", "type": "RemoteError", "message": "It failed.", **values})
+_CODES: Final = {"CANCELLED": "CANCELLED", "TIMEOUT": "TIMEOUT"}
 
 
 def _remaining(id: str, until: float | None, timeout: float | None) -> float:
