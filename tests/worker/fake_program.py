@@ -160,11 +160,17 @@ class FakeWorker:
         return argument
 
     def build(self, argument: str) -> str:
-        return f"{self.spec.build} {self.loaded['file'].readline()!r:.3}"
+        return f"{self.spec.build} {os.fstat(self.loaded['file'].fileno()).st_size > 0}"
 
     def sleep(self, argument: str) -> str:
         time.sleep(float(argument))
         return "slept"
+
+    def hold(self, argument: str) -> str:
+        """Says that it has begun, then keeps the worker busy."""
+        sys.stdout.write("holding\n")
+        time.sleep(float(argument))
+        return "held"
 
     def stubborn(self, argument: str) -> str:
         end = time.monotonic() + float(argument)

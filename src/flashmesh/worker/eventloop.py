@@ -48,10 +48,11 @@ class EventLoop:
     def watch(self, fd: int, reader: Callable[[], None], writer: Callable[[], None] | None = None) -> None:
         """Call `reader` while `fd` is readable, and `writer` while it is writable. Replaces an earlier watch."""
         events = selectors.EVENT_READ if writer is None else selectors.EVENT_READ | selectors.EVENT_WRITE
-        if fd in self._selector.get_map():
-            self._selector.modify(fd, events, (reader, writer))
-        else:
+        known = self._selector.get_map().get(fd)
+        if known is None:
             self._selector.register(fd, events, (reader, writer))
+        elif (known.events, known.data) != (events, (reader, writer)):
+            self._selector.modify(fd, events, (reader, writer))
 
     def unwatch(self, fd: int) -> None:
         """Before `fd` is closed. Nothing happens when it is not watched."""
@@ -80,13 +81,15 @@ class EventLoop:
 
     def turn(self, timeout: float | None) -> None:
         """Wait for events up to `timeout` seconds (None: for ever) and run what is due."""
+        watched = self._selector.get_map()
         for key, events in self._selector.select(timeout):
-            reader, writer = key.data
-            if events & selectors.EVENT_READ:
-                reader()
-            # the reader may have dropped or replaced this watch
-            if events & selectors.EVENT_WRITE and writer is not None and self._selector.get_map().get(key.fd) is key:
-                writer()
+            # an earlier callback of this turn may have dropped or changed the watch
+            current = watched.get(key.fd)
+            if current is not None and events & selectors.EVENT_READ:
+                current.data[0]()
+                current = watched.get(key.fd)
+            if current is not None and events & selectors.EVENT_WRITE and current.data[1] is not None:
+                current.data[1]()
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2].fire()

@@ -152,8 +152,9 @@ class Template:
         self._peer.listen(max(1, spec.resource.queue_size))  # on a listening socket this only sets the backlog
         if self._incoming is not None:
             incoming, self._incoming = self._incoming, None
-            incoming.retire(0)
+            incoming.retire(0, reason="a newer build came")
         self._begin(spec)
+        self._attend()
 
     def _begin(self, spec: WorkerSpec) -> None:
         generation = Generation(
@@ -229,10 +230,12 @@ class Template:
         """Its zygote got a SIGTERM: replace the generation as an update would."""
         if generation is self._current and self._incoming is None and not self._draining:
             self._begin(generation.spec)
+            self._attend()
 
     def _begin_again(self) -> None:
         if not self._draining and self._incoming is None and self._current is None:
             self._begin(self._spec)
+            self._attend()
 
     def on_gone(self, generation: Generation) -> None:
         self._generations.remove(generation)
@@ -423,10 +426,13 @@ def main(argument: str, program: Program) -> None:
     template = Template(spec, fds, program)
     try:
         template.run()
-    except ZygoteBorn as born:
-        # `template` stays referenced for the zygote's life: its sockets' descriptors are closed there and their numbers
-        # used again, and an object that is collected would close the new owner's.
-        born.zygote.live(template_pid=born.template_pid, stdout=born.stdout, stderr=born.stderr)
+        return
+    except ZygoteBorn as zygote_born:
+        born = zygote_born
+    # Outside the handler, or every exception of user code would be "raised while handling" this one. `template` stays
+    # referenced for the zygote's life: its sockets' descriptors are closed there and their numbers used again, and an
+    # object that is collected would close the new owner's.
+    born.zygote.live(template_pid=born.template_pid, stdout=born.stdout, stderr=born.stderr)
 
 
 if __name__ == "__main__":
