@@ -1,9 +1,11 @@
 """Which GPUs a machine has and which a worker gets."""
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashmesh.deploy.local.gpus import Devices, Gpu, NoGpu, choose, detect, fits, parse_smi
@@ -41,7 +43,7 @@ def test_cards_are_read_with_their_memory_in_bytes() -> None:
 
 def test_a_machine_without_driver_has_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     assert detect({}) == ()
     fake_smi(tmp_path, "echo 'NVIDIA-SMI has failed'; exit 9")
     assert detect({}) == ()
@@ -49,13 +51,57 @@ def test_a_machine_without_driver_has_no_gpus(tmp_path: Path, monkeypatch: pytes
 
 def test_only_visible_gpus_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     fake_smi(tmp_path, f"cat <<'END'\n{SMI}END")
     assert detect({}) == (RTX, H100, L4)
     assert detect({"CUDA_VISIBLE_DEVICES": "2,0"}) == (L4, RTX)
     assert detect({"CUDA_VISIBLE_DEVICES": "GPU-b"}) == (H100,)
     assert detect({"CUDA_VISIBLE_DEVICES": "1,-1,0"}) == (H100,)
     assert detect({"CUDA_VISIBLE_DEVICES": ""}) == ()
+
+
+class FakeNvml(ModuleType):
+    """The driver's library with one card, or (without) a driver that does not start."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *, has_driver: bool) -> None:
+        super().__init__("pynvml")
+        self.has_driver = has_driver
+        self.is_open = False
+
+    def nvmlInit(self) -> None:
+        if not self.has_driver:
+            raise self.NVMLError
+        self.is_open = True
+
+    def nvmlShutdown(self) -> None:
+        self.is_open = False
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetUUID(self, handle: int) -> bytes:
+        return b"GPU-dddd"
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return "NVIDIA L4"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(total=24 * 10**9)
+
+
+def test_the_drivers_library_is_asked_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeNvml(has_driver=True)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert detect({}) == (Gpu(0, "GPU-dddd", "NVIDIA L4", 24 * 10**9),)
+    assert not library.is_open
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(has_driver=False))
+    assert detect({}) == ()
 
 
 @pytest.mark.parametrize(
@@ -108,6 +154,7 @@ def test_a_cpu_resource_gets_none() -> None:
     assert isinstance(choose(config(), (RTX,), {}), NoGpu)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([RTX.uuid, H100.uuid, L4.uuid]), st.integers(0, 5)), st.integers(1, 3))
 def test_no_gpu_gets_another_worker_while_a_freer_one_fits(in_use: dict[str, int], count: int) -> None:
     gpus = (RTX, H100, L4)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from project_fixtures import write
 
@@ -106,6 +106,7 @@ def test_a_watcher_can_tell_cheaply_which_changes_matter(tmp_path: Path) -> None
     assert not is_project_file(tmp_path, tmp_path.parent / "x.py")
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a.py", "*.py", "!a.py", "b/", "#x", "", "!*.py", "/a.py"]), max_size=6))
 def test_the_last_line_that_speaks_of_a_file_decides(lines: list[str]) -> None:
     """As in git: later lines win, comments and blank lines say nothing."""
@@ -118,6 +119,7 @@ def test_the_last_line_that_speaks_of_a_file_decides(lines: list[str]) -> None:
     assert IgnoreRules().enter("", lines).ignores("a.py", is_folder=False) is verdict
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=("L", "N"), include_characters="_-"), min_size=1))
 def test_names_are_skipped_by_what_tests_are_called_only(stem: str) -> None:
     is_test = stem.startswith("test_") or stem.endswith("_test") or stem in ("conftest", "__init__")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from project_fixtures import VOCABULARY, GpuGroup
 
@@ -42,11 +42,13 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(plain)
 def test_every_literal_evaluates_to_itself(value: Any) -> None:
     assert evaluated(f"x = {value!r}") == value
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["+", "-", "*", "/", "//", "|", "&", "==", "<", "in", "and", "or", "%", "**"]),
     st.integers(-9, 9) | st.lists(st.integers(0, 3), max_size=3) | st.text("ab", max_size=3) | st.none(),

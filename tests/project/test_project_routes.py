@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from project_fixtures import WORKER, scanned
 
@@ -129,6 +129,7 @@ names = st.text(st.characters(categories=("L", "N"), include_characters="_-"), m
 files = st.lists(names, min_size=1, max_size=3).map("/".join).map(lambda path: f"{path}.py")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(files, st.lists(names, min_size=1, max_size=4, unique=True), min_size=1, max_size=6))
 def test_every_callable_has_every_verb_and_no_two_share_a_url(layout: dict[str, list[str]]) -> None:
     """Whatever the files and functions are called, unless a function stands where another file's verb does."""

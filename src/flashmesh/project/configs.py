@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.project import literals
 from flashmesh.project.evaluate import known
@@ -12,8 +14,7 @@ from flashmesh.project.values import Config, Invalid, Known, Value
 from flashmesh.project.vocabulary import Vocabulary
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Built:
+class Built(msgspec.Struct, frozen=True):
     """A configuration, and the names of settings whose values only running the file tells (`*`: any).
 
     `resource`: the object that was made, None when it could not be.
@@ -117,8 +118,7 @@ def _plain_arguments(
     return arguments, keywords, tuple(unresolved)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Plain:
+class _Plain(msgspec.Struct, frozen=True):
     value: Any
 
 

@@ -1,9 +1,10 @@
 """Which definitions of a file are declared ours by a decorator, and with which configuration object."""
 
 import ast
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import msgspec
 
 from flashmesh.functions.errors import DeclarationError
 from flashmesh.functions.remote import OVERRIDES
@@ -18,8 +19,7 @@ from flashmesh.project.syntax import Decorated, ModuleSyntax
 from flashmesh.project.values import Config, Decorator, Defined, Invalid, Known, Public, RouteDecorator, Unknown, Value
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Declared:
+class Declared(msgspec.Struct, frozen=True):
     """A function that belongs to a configuration object.
 
     `keywords`: the decorator's arguments that are known; `unresolved`: the names of the others; `line`: its own.
@@ -32,8 +32,7 @@ class Declared:
     unresolved: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class NeedsImport:
+class NeedsImport(msgspec.Struct, frozen=True):
     """Only importing `file` tells whether, or with what, one of its definitions is decorated."""
 
     file: str
@@ -54,8 +53,7 @@ def declarations(file: str, syntax: ModuleSyntax, evaluator: Evaluator) -> list[
     return findings
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reading:
+class _Reading(msgspec.Struct, frozen=True):
     file: str
     syntax: ModuleSyntax
     decorated: Decorated

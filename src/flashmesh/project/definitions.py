@@ -1,8 +1,9 @@
 """A decorated function or class as data, from its syntax: parameters, documentation, methods."""
 
 import ast
-import dataclasses
 from collections.abc import Callable, Iterator
+
+import msgspec
 
 from flashmesh.project.model import MethodSpec, ParameterSpec
 from flashmesh.project.syntax import Definition
@@ -13,8 +14,7 @@ BasesOf = Callable[[ast.ClassDef], list[ast.ClassDef]]
 """The project's own classes that a class derives from directly."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Described:
+class Described(msgspec.Struct, frozen=True):
     """What the definition itself tells, whatever it is decorated with."""
 
     is_async: bool

@@ -87,6 +87,8 @@ class Evaluator:
                 return self._value_of(file, syntax, name, binding)
         for star in syntax.stars:
             value = self._imported(file, Import(star.module, star.level, name))
+            if isinstance(value, Public) and self._vocabulary.kind(value.name) == "unknown":
+                continue
             if not isinstance(value, (Unknown, Outside)):
                 return value
         return Unknown()

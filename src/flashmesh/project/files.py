@@ -4,9 +4,10 @@ Left out: hidden and ignored paths, virtual environments, installed packages, ca
 link is followed when it stays inside the root; links inside a linked folder are not, so that links never loop.
 """
 
-import dataclasses
 import os
 from pathlib import Path
+
+import msgspec
 
 from flashmesh.project.ignore import IGNORE_FILES, IgnoreRules, read_lines
 
@@ -15,8 +16,7 @@ SKIPPED_FILES = frozenset({"__init__.py", "conftest.py"})
 _ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(msgspec.Struct, frozen=True):
     """One Python file: its path relative to the root, and what tells whether it changed."""
 
     path: str
@@ -55,8 +55,7 @@ def skips_file(name: str) -> bool:
     return name.startswith("test_") or name.endswith("_test.py")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Walk:
+class _Walk(msgspec.Struct, frozen=True):
     root: Path
     real_root: str
     found: list[FoundFile]

@@ -3,9 +3,10 @@
 Only ignore files inside the project count: a rule above the root could hide the project as a whole.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -14,8 +15,7 @@ IGNORE_FILES = (".gitignore", ".flashignore")
 """Read in this order, as one file: a `.flashignore` may take back what `.gitignore` hides (`!generated.py`)."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class IgnoreRules:
+class IgnoreRules(msgspec.Struct, frozen=True):
     """The rules that hold in one folder: its own, then those of the folders above."""
 
     folder: str = ""

@@ -4,6 +4,8 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.kit.ids import EndpointName
 from flashmesh.project.configs import Built, build, refusal
@@ -90,7 +92,7 @@ def _build(config: Config, members: list[Declared], vocabulary: Vocabulary) -> B
     if isinstance(built, Invalid):
         return built
     unresolved = [*built.unresolved, *(name for member in members for name in member.unresolved)]
-    return dataclasses.replace(built, unresolved=tuple(dict.fromkeys(unresolved)))
+    return msgspec.structs.replace(built, unresolved=tuple(dict.fromkeys(unresolved)))
 
 
 def _resource(config: Config, members: list[Declared], built: Built) -> ResourceSpec:

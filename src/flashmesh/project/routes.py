@@ -4,10 +4,11 @@ QB: one callable in a file answers under the file's prefix, several each under `
 class are callables. LB: the declared path behind the file's prefix.
 """
 
-import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from flashmesh.project.model import FunctionSpec, Problem, Project, ResourceSpec, Route, Verb
 from flashmesh.project.naming import prefix_of
@@ -25,8 +26,7 @@ _QUEUE_VERBS: tuple[tuple[str, Verb, str], ...] = (
 _PATH_PARAMETER = re.compile(r"\{[^{}]*\}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Callable:
+class Callable(msgspec.Struct, frozen=True):
     """One thing a QB endpoint can be asked to run: a function, or a class's public method."""
 
     function: FunctionSpec

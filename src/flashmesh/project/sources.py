@@ -1,16 +1,16 @@
 """The syntax of a project's files, read when asked for and kept as long as a file does not change."""
 
-import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+
+import msgspec
 
 from flashmesh.project.files import FoundFile
 from flashmesh.project.syntax import ModuleSyntax, SyntaxProblem, may_declare, mentions_us, parse
 
 
-@dataclasses.dataclass(slots=True)
-class Source:
+class Source(msgspec.Struct):
     """One file as last read."""
 
     mtime_ns: int

@@ -5,9 +5,10 @@ not.
 """
 
 import ast
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator
+
+import msgspec
 
 PACKAGES = ("flashmesh", "runpod_flash", "tetra_rp")
 """Import names that mean us."""
@@ -25,8 +26,7 @@ _COMMON_DECORATORS = frozenset(
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Import:
+class Import(msgspec.Struct, frozen=True):
     """One imported name, or (`name` None) a module itself. `level` counts leading dots."""
 
     module: str
@@ -34,16 +34,14 @@ class Import:
     name: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(msgspec.Struct, frozen=True):
     """The enclosing `if` of a statement, and the branch it stands in."""
 
     test: ast.expr
     branch: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(msgspec.Struct, frozen=True):
     """One moment a module-level name gets a value. `at` orders the bindings and definitions of a file.
 
     `index`: the place in a tuple that `value` evaluates to (`a, b = 1, 2`), else None.
@@ -55,8 +53,7 @@ class Binding:
     index: int | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Decorated:
+class Decorated(msgspec.Struct, frozen=True):
     """A function or class with at least one decorator."""
 
     at: int
@@ -64,8 +61,7 @@ class Decorated:
     conditions: tuple[Condition, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ModuleSyntax:
+class ModuleSyntax(msgspec.Struct, frozen=True):
     """What one file says. `imports` holds every import anywhere in it, nested ones too."""
 
     bindings: dict[str, tuple[Binding, ...]]
@@ -78,8 +74,7 @@ class ModuleSyntax:
     """Whether the word `yield` occurs at all."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SyntaxProblem:
+class SyntaxProblem(msgspec.Struct, frozen=True):
     """Why a file cannot be parsed."""
 
     line: int | None

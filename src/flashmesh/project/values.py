@@ -1,55 +1,49 @@
 """What an expression stands for, as far as syntax tells. The scan computes with these instead of running the file."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from flashmesh.project.syntax import Definition
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """A plain value: a constant, a container of constants, an enum member, one of our value objects."""
 
     value: Any
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Package:
+class Package(msgspec.Struct, frozen=True):
     """One of our packages as a module."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Public:
+class Public(msgspec.Struct, frozen=True):
     """A public name of ours: `remote`, `Endpoint`, a resource class, an enum."""
 
     name: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outside:
+class Outside(msgspec.Struct, frozen=True):
     """Something of a module that is neither ours nor the project's, by its dotted name (`os.environ`)."""
 
     name: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ProjectModule:
+class ProjectModule(msgspec.Struct, frozen=True):
     """A module of the project: a file, or (for a folder without `__init__.py`) a folder ending in a slash."""
 
     path: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Defined:
+class Defined(msgspec.Struct, frozen=True):
     """A function or class that the project itself defines."""
 
     file: str
     node: Definition
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConfigPlace:
+class ConfigPlace(msgspec.Struct, frozen=True):
     """Where a configuration object is created: its identity."""
 
     file: str
@@ -57,8 +51,7 @@ class ConfigPlace:
     column: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Config:
+class Config(msgspec.Struct, frozen=True, eq=False):
     """A configuration object: one of our classes, called. Compared by identity, like the object it stands for."""
 
     place: ConfigPlace
@@ -72,8 +65,7 @@ class Config:
     """Settings assigned after creation."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Decorator:
+class Decorator(msgspec.Struct, frozen=True, eq=False):
     """`remote(config, …)`: what decorates a function."""
 
     config: "Value"
@@ -81,16 +73,14 @@ class Decorator:
     line: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Method:
+class Method(msgspec.Struct, frozen=True, eq=False):
     """An attribute of one of ours: `api.get`, `GpuGroup.all`."""
 
     owner: "Config | Known"
     name: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class RouteDecorator:
+class RouteDecorator(msgspec.Struct, frozen=True, eq=False):
     """`api.get("/path")`."""
 
     config: Config
@@ -100,8 +90,7 @@ class RouteDecorator:
     line: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Invalid:
+class Invalid(msgspec.Struct, frozen=True):
     """Creating it raises, at `file`:`line`."""
 
     file: str
@@ -109,8 +98,7 @@ class Invalid:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(msgspec.Struct, frozen=True):
     """Only running the file tells. `maybe_ours`: it may well be a configuration object or decorator of ours."""
 
     maybe_ours: bool = False
