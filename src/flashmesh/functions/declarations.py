@@ -108,7 +108,7 @@ class Declaration:
         local: bool = False,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        check_target(target)
+        check_target(target, decorated_by)
         body = Body(target.__name__, target)
         self.target = target
         self.resource = resource
@@ -190,13 +190,17 @@ def declarations_in(namespace: Mapping[str, Any]) -> list[Declaration]:
     return sorted(found.values(), key=_position)
 
 
-def check_target(target: Any) -> None:
-    """Raises TypeError unless it is a function or class, DeclarationError when it is decorated already."""
+def check_target(target: Any, decorated_by: str) -> None:
+    """Raises TypeError unless it is a function or class, DeclarationError when it is decorated already.
+
+    A plain function may serve several routes.
+    """
     if isinstance(target, staticmethod | classmethod | property):
         raise TypeError("Decorate the class or a module-level function, not one of a class's methods.")
     if not (isinstance(target, type) or (callable(target) and hasattr(target, "__qualname__"))):
         raise TypeError(f"Only a function or a class can be decorated, got {target!r}.")
-    if "__flash__" in getattr(target, "__dict__", {}):
+    declared = declaration_of(target) if "__flash__" in getattr(target, "__dict__", {}) else None
+    if declared is not None and (declared.decorated_by, decorated_by) != ("route", "route"):
         raise DeclarationError(f"{target.__qualname__} is declared already. Keep one of the two decorators.")
 
 
@@ -247,5 +251,8 @@ def _line(target: Any) -> int:
 
 
 def _position(declaration: Declaration) -> tuple[int, str]:
-    code = getattr(declaration.target, "__code__", None)
+    function: Any = declaration.target
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    code = getattr(function, "__code__", None)
     return (code.co_firstlineno if code is not None else declaration.line, declaration.qualname)

@@ -219,8 +219,7 @@ class Endpoint:
     @property
     def route_declarations(self) -> list[Declaration]:
         """Every function registered by `.get`, `.post` and their siblings, in order."""
-        found = (declaration_of(route["function"]) for route in self._routes)
-        return [declaration for declaration in found if declaration is not None]
+        return [route["declaration"] for route in self._routes]
 
     def to_config(self) -> ResourceConfig:
         """Every setting, in the form the rest of the product reads."""
@@ -344,7 +343,13 @@ class Endpoint:
                     raise DeclarationError(f"{verb} {path} is already {route['function_name']!r}. Choose another path.")
             decorated = self._declare(function, decorated_by="route", route=(verb, path))
             self._routes.append(
-                {"method": verb, "path": path, "function": decorated, "function_name": function.__name__}
+                {
+                    "method": verb,
+                    "path": path,
+                    "function": decorated,
+                    "function_name": function.__name__,
+                    "declaration": declaration_of(decorated),
+                }
             )
             return decorated
 

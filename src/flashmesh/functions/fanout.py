@@ -95,7 +95,7 @@ class Fanout:
             try:
                 return Outcome(await self._async_call(*arguments))
             except QueueFull as full:
-                if not was_refused(full):
+                if self._is_here() or not was_refused(full):
                     return Outcome(error=full)
                 await asyncio.sleep(full.retry_after)
             except Exception as error:  # one item's end: the reader decides what it means
@@ -140,7 +140,7 @@ class Fanout:
             try:
                 return Outcome(self._blocking_call(*arguments))
             except QueueFull as full:
-                if not was_refused(full):
+                if self._is_here() or not was_refused(full):
                     return Outcome(error=full)
                 sleep(full.retry_after)
             except Exception as error:  # as above

@@ -12,6 +12,7 @@ from flashmesh.kit.ids import new_execution_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Callable, Iterator
     from typing import Any
 
@@ -162,5 +163,12 @@ class LocalJob:
             with self._changed:
                 if arrived():
                     return
-                self._watchers.append(partial(loop.call_soon_threadsafe, changed.set))
+                self._watchers.append(partial(_wake, loop, changed))
             await changed.wait()
+
+
+def _wake(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
+    try:
+        loop.call_soon_threadsafe(changed.set)
+    except RuntimeError:  # the loop was closed: whoever waited there has given up
+        pass

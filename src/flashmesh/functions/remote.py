@@ -78,10 +78,10 @@ def remote(
         DeclarationError: values that cannot work together.
     """
     reject_unknown("remote", unknown, _KNOWN)
-    if not callable(getattr(resource_config, "to_config", None)):
+    if isinstance(resource_config, type) or not callable(getattr(resource_config, "to_config", None)):
         raise TypeError(
             f"remote() takes a resource such as LiveServerless(name=…), got {resource_config!r}. "
-            "Write @remote(resource), with the resource in brackets."
+            "Make the resource first and write @remote(resource)."
         )
     route = route_of(resource_config, method, path)
     given = {
