@@ -53,7 +53,7 @@ def test_what_a_function_uses_comes_along_and_nothing_else(tmp_path: Path) -> No
     assert "secret" not in text
     assert "import json as j" in text
     assert "from math import sqrt" in text
-    assert run(text, "f()", tmp_path) == '[7.0, ["a", {"b": [1, null]}], null]'
+    assert run(text, "f.local()", tmp_path) == '[7.0, ["a", {"b": [1, null]}], null]'
 
 
 def test_our_decorators_are_dropped_and_the_users_are_kept(tmp_path: Path) -> None:
@@ -78,22 +78,22 @@ def test_our_decorators_are_dropped_and_the_users_are_kept(tmp_path: Path) -> No
     )
     assert "@functools.cache" in text or "g = _pickle" in text
     assert "@api" not in text
-    assert run(text, "f(1)", tmp_path) == "2"
+    assert run(text, "f.local(1)", tmp_path) == "2"
 
 
 def test_async_functions_and_recursion(tmp_path: Path) -> None:
     text = collected(
         """
-        async def f(n): return 1 if n == 0 else n * await f(n - 1)
+        async def f(n): return 1 if n == 0 else n * await f.local(n - 1)
         """
     )
-    assert run("import asyncio\n" + text, "asyncio.run(module.f(5))", tmp_path) == "120"
+    assert run("import asyncio\n" + text, "asyncio.run(module.f.local(5))", tmp_path) == "120"
 
 
 @pytest.mark.parametrize("how", ["command", "stdin"])
 def test_a_function_without_kept_source_travels_all_the_same(how: str, tmp_path: Path) -> None:
     text = collected("def f(x): return x * LIMIT\n", how)
-    assert run(text, "f(2)", tmp_path) == "6"
+    assert run(text, "f.local(2)", tmp_path) == "6"
 
 
 def test_a_closure_and_a_value_that_is_no_constant_are_carried(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_closure_and_a_value_that_is_no_constant_are_carried(tmp_path: Path) -
         f = make(4)
         """
     )
-    assert run(text, "f(2)", tmp_path) == "(8, '2026-01-02')"
+    assert run(text, "f.local(2)", tmp_path) == "(8, '2026-01-02')"
 
 
 def test_what_cannot_be_sent_is_named_with_the_way_out() -> None:

@@ -19,6 +19,8 @@ from flashmesh.functions.errors import EndpointUnavailable
 _START_LIMIT_S = 30.0
 _END_LIMIT_S = 8.0
 DRAIN_S = 2.0
+_GOODBYE = b"q"
+"""Written before the pipe is closed: running calls may finish. Without it the parent was killed: all ends at once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class SessionHandle:
         with self._closing:
             if self._parent_fd < 0 or self._pid != os.getpid():
                 return
+            with contextlib.suppress(OSError):
+                os.write(self._parent_fd, _GOODBYE)
             os.close(self._parent_fd)
             self._parent_fd = -1
         try:
@@ -155,7 +159,14 @@ async def _serve(settings: HeadlessSettings, place: object) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_reader(settings.parent_fd, stop.set)
+
+    def parent_says() -> None:
+        if not os.read(settings.parent_fd, 1):
+            place.close()  # closes the session pipe: keeper, templates and workers end by themselves
+            os._exit(1)
+        stop.set()
+
+    loop.add_reader(settings.parent_fd, parent_says)
     root = Path(settings.root)
     project = scan(root) if settings.scan else Project(root=root, name=root.name or "script", resources=())
     printer = LogPrinter(pretty=True, quiet=not settings.verbose)

@@ -18,8 +18,13 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from flashmesh.dev.main_module import NOTEBOOK
+from flashmesh.functions.errors import NotEncodable
+from flashmesh.functions.shipped import declare_again
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 _MAX_LITERAL_CHARS = 10_000
+_OUR_IMPORTS = "from flashmesh.functions.shipped import declare_again as _declare_again"
 _OURS = frozenset({"flashmesh", "runpod_flash"})
 
 Unwrap = Callable[[Any], Any]
@@ -29,7 +34,8 @@ Unwrap = Callable[[Any], Any]
 def collect(*targets: Any, unwrap: Unwrap = lambda value: value) -> str:
     """A module's text that defines `targets` (functions and classes of `__main__`) under their own names.
 
-    Our own decorators are dropped: the session knows the declaration, the worker needs the body.
+    What we decorated is decorated in it again, in a plain form: workers serve declarations only, and one that belongs
+    to another endpoint is called there. How it was declared, the session knows.
 
     Raises:
         NotEncodable: something it uses can neither be written down nor pickled; the message names it.
@@ -50,10 +56,15 @@ class _Collection:
         for target in targets:
             if target.__name__ not in self._seen:
                 self._seen.add(target.__name__)
-                self._add_definition(target.__name__, inspect.unwrap(target))
+                self._declare(target.__name__, target)
         future = [f"from __future__ import {', '.join(self._futures)}"] if self._futures else []
         parts = ["\n".join([*future, *self._imports]), "\n".join(self._constants), *self._definitions]
         return "\n\n\n".join(part for part in parts if part) + "\n"
+
+    def _declare(self, name: str, target: Any) -> None:
+        self._add_definition(name, inspect.unwrap(target))
+        self._imports[_OUR_IMPORTS] = None
+        self._definitions.append(f"{name} = _declare_again({name}, {name!r}, __name__)")
 
     def _add_definition(self, name: str, target: Any) -> None:
         """What it uses is written before it: defaults and base classes are evaluated when it is defined."""
@@ -74,7 +85,9 @@ class _Collection:
             return
         self._seen.add(name)
         value = self._unwrap(namespace[name])
-        if isinstance(value, types.ModuleType):
+        if value is not namespace[name] and value.__module__ == "__main__":
+            self._declare(name, value)
+        elif isinstance(value, types.ModuleType):
             self._imports[_import_of(value, name)] = None
         elif _importable(value):
             source, attribute = value.__module__, value.__qualname__
@@ -89,19 +102,33 @@ class _Collection:
             self._constants.append(self._pickled(name, value, user=user))
 
     def _pickled(self, name: str, value: Any, *, user: str = "") -> str:
-        import cloudpickle  # only for what has no source
-
         try:
-            data = base64.b64encode(cloudpickle.dumps(value)).decode("ascii")
+            data = base64.b64encode(_by_value(value, self._unwrap)).decode("ascii")
         except Exception as error:
             raise _not_sendable(name, value, user, error) from error
         self._imports["import base64 as _base64, pickle as _pickle"] = None
         return f"{name} = _pickle.loads(_base64.b64decode({data!r}))"
 
 
-def _not_sendable(name: str, value: Any, user: str, error: Exception) -> Exception:
-    from flashmesh.functions.errors import NotEncodable
+def _by_value(value: Any, unwrap: Unwrap) -> bytes:
+    """Pickled, functions and classes of `__main__` with what they use; decorated ones are declared again over there."""
+    import io
 
+    import cloudpickle  # only for what has no source
+
+    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # it has no types
+        def reducer_override(self, obj: Any) -> Any:
+            target = unwrap(obj)
+            if target is not obj:
+                return declare_again, (target, target.__name__, NOTEBOOK)
+            return super().reducer_override(obj)
+
+    out = io.BytesIO()
+    Pickler(out).dump(value)
+    return out.getvalue()
+
+
+def _not_sendable(name: str, value: Any, user: str, error: Exception) -> NotEncodable:
     used = f" that `{user}` uses" if user else ""
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     return NotEncodable(

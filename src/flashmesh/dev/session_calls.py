@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, Literal
 
+from flashmesh.dev.main_module import main_name
 from flashmesh.functions.calls import Call
 from flashmesh.functions.declarations import Declaration
 from flashmesh.functions.errors import ValidationError
@@ -52,7 +53,7 @@ def value_of(outcome: Result | Error, call: Call, *, signer: Signer | None) -> A
     """What the function returned, as its annotation says. Raises what it raised."""
     function = function_id(call.declaration, call.method)
     if isinstance(outcome, Error):
-        raise failures.restore(failures.of_frame(outcome))
+        raise failures.restore(failures.of_frame(outcome), main_module=main_name())
     return decoded(outcome.payload, outcome.content_type, function, outcome.execution, signer, returned_type(call))
 
 
