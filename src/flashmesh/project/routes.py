@@ -23,6 +23,8 @@ _QUEUE_VERBS: tuple[tuple[str, Verb, str], ...] = (
     ("POST", "cancel", "/cancel/{id}"),
     ("GET", "stream", "/stream/{id}"),
 )
+_Taken = dict[tuple[str, str], Route]
+"""The routes there are so far, by method and shape of the path."""
 _PATH_PARAMETER = re.compile(r"\{[^{}]*\}")
 
 
@@ -44,7 +46,7 @@ def build_routes(project: Project) -> tuple[Route, ...]:
 
 
 def route_problems(project: Project) -> tuple[Problem, ...]:
-    """LB routes that cannot be served: a path that is reserved or malformed, or that another function has already."""
+    """Routes that cannot be served: a declared path that is reserved or malformed, a URL that is taken."""
     return _routes(project)[1]
 
 
@@ -77,23 +79,23 @@ def _routes(project: Project) -> tuple[tuple[Route, ...], tuple[Problem, ...]]:
     for resource in project.resources:
         for function in resource.functions:
             by_file.setdefault(function.file, []).append((resource, function))
-    taken: dict[tuple[str, str], Route] = {}
+    taken: _Taken = {}
     for file in sorted(by_file):
         members = sorted(by_file[file], key=lambda member: member[1].line)
-        for route in _queue_routes(members):
-            taken.setdefault((route.method, _shape(route.path)), route)
-            routes.append(route)
-        for resource, function in members:
-            if resource.is_load_balanced:
-                outcome = _balanced_route(resource, function, taken)
-                if isinstance(outcome, Route):
-                    routes.append(outcome)
-                else:
-                    problems.append(outcome)
+        outcomes = [_queue_routes(found, prefix, taken) for found, prefix in _placed(members)]
+        outcomes += [
+            _balanced_route(resource, function, taken) for resource, function in members if resource.is_load_balanced
+        ]
+        for outcome in outcomes:
+            if isinstance(outcome, Problem):
+                problems.append(outcome)
+            else:
+                routes += outcome
     return tuple(routes), tuple(problems)
 
 
-def _queue_routes(members: Sequence[tuple[ResourceSpec, FunctionSpec]]) -> list[Route]:
+def _placed(members: Sequence[tuple[ResourceSpec, FunctionSpec]]) -> list[tuple[Callable, str]]:
+    """The QB callables of one file, each with the prefix its verbs stand under."""
     callables = [
         found
         for resource, function in members
@@ -101,24 +103,37 @@ def _queue_routes(members: Sequence[tuple[ResourceSpec, FunctionSpec]]) -> list[
         for found in _callables(resource, function)
     ]
     names = [found.name for found in callables]
-    routes: list[Route] = []
+    placed: list[tuple[Callable, str]] = []
     for found in callables:
         prefix = queue_prefix(found, in_file=len(callables))
         if names.count(found.name) > 1 and found.method:
             prefix = f"{prefix_of(found.function.file)}/{found.function.name}/{found.method}"
-        routes += [
-            Route(
-                method=method,
-                path=prefix + suffix,
-                function=found.function.id,
-                resource=found.resource.name,
-                file=found.function.file,
-                kind="QB",
-                callable=found.method,
-                verb=verb,
+        placed.append((found, prefix))
+    return placed
+
+
+def _queue_routes(found: Callable, prefix: str, taken: _Taken) -> list[Route] | Problem:
+    """The six routes of one callable, or the problem that another's stand there (`a.py`: `b`, and `a/b.py`)."""
+    routes = [
+        Route(
+            method=method,
+            path=prefix + suffix,
+            function=found.function.id,
+            resource=found.resource.name,
+            file=found.function.file,
+            kind="QB",
+            callable=found.method,
+            verb=verb,
+        )
+        for method, verb, suffix in _QUEUE_VERBS
+    ]
+    for route in routes:
+        first = taken.get((route.method, _shape(route.path)))
+        if first is not None:
+            return _refused(
+                found.function, f"{route.path} belongs to {first.function} already: rename the file or the function"
             )
-            for method, verb, suffix in _QUEUE_VERBS
-        ]
+    taken.update({(route.method, _shape(route.path)): route for route in routes})
     return routes
 
 
@@ -128,9 +143,7 @@ def _callables(resource: ResourceSpec, function: FunctionSpec) -> list[Callable]
     return [Callable(function, resource)]
 
 
-def _balanced_route(
-    resource: ResourceSpec, function: FunctionSpec, taken: dict[tuple[str, str], Route]
-) -> Route | Problem:
+def _balanced_route(resource: ResourceSpec, function: FunctionSpec, taken: _Taken) -> list[Route] | Problem:
     method, path = function.http_method or "", function.http_path or ""
     if not path.startswith("/"):
         return _refused(function, f'its path {path!r} must start with a slash: write "/{path}"')
@@ -149,7 +162,7 @@ def _balanced_route(
         return _refused(
             function, f"{method} {route.path} belongs to {first.function} already: choose another path or method"
         )
-    return route
+    return [route]
 
 
 def _shape(path: str) -> str:
