@@ -296,6 +296,7 @@ class Connection:
     def refuse(self, status: int, message: str) -> None:
         """Answer an error of ours before any call began; the rest of the request is thrown away."""
         self._stop_waiting()
+        self._release()
         body = json_body({"status": "FAILED", "error": {"type": "RequestRefused", "message": message}})
         self.finish(answer(status, body, JSON), linger=not self._request.complete)
 
@@ -388,6 +389,10 @@ class Connection:
         self.face.forget(self)
         if self.on_closed is not None:
             self.on_closed()
+        self._release()
+
+    def _release(self) -> None:
+        """Give the slot back, unless a call has it."""
         if self._slot is not None:
             slot, self._slot = self._slot, None
             self.face.runner.give(slot, by_link=False)
