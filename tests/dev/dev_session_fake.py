@@ -47,7 +47,9 @@ class FakeCall:
         self.link.send(Started(self.frame.execution))
 
     def item(self, value: Any) -> None:
-        data = msgspec.json.encode(value)
+        self.raw_item(msgspec.json.encode(value))
+
+    def raw_item(self, data: bytes) -> None:
         self.items.append(data)
         if self.frame.meta.get("stream"):
             self.link.send(Chunk(self.frame.execution, item=True, data=data))
@@ -82,6 +84,7 @@ class FakeSession:
             "execution": self._execution,
             "cancel": self._cancel_query,
             "stream": self._stream,
+            "await": lambda arguments: self._execution({**arguments, "payload": True}),
             "project": lambda arguments: {"resources": {}},
         }
         self.calls: dict[str, FakeCall] = {}

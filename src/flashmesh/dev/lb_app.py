@@ -17,6 +17,7 @@ import starlette
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.background import BackgroundTask
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -26,6 +27,7 @@ from flashmesh.dev.lb_packages import explain_missing
 from flashmesh.dev.lb_signature import REQUEST_NAME, RouteSignature, fastapi_signature, is_upload, split
 from flashmesh.dev.requests import EVENT_STREAM, ClientGone, wanted_media
 from flashmesh.dev.route_book import HttpRoute
+from flashmesh.dev.session_calls import TRACE
 from flashmesh.functions.declarations import declarations_in
 from flashmesh.functions.errors import FlashmeshError, FunctionNotFound
 from flashmesh.wire import failures, values
@@ -125,7 +127,6 @@ class Endpoint:
             for parameter in inspect.signature(function).parameters.values()
             if parameter.kind is inspect.Parameter.POSITIONAL_ONLY
         ]
-        self._wants_request = reader is not None
 
     def as_function(self) -> Function:
         """What FastAPI is given: an async function with the signature it is to read."""
@@ -136,25 +137,32 @@ class Endpoint:
         endpoint.__name__ = endpoint.__qualname__ = self._function.__name__
         endpoint.__doc__ = self._function.__doc__
         endpoint.__module__ = self._function.__module__
-        signature = fastapi_signature(self._parts)
-        if not self._wants_request:  # the answer's form depends on what the client accepts
-            extra = inspect.Parameter(REQUEST_NAME, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
-            signature = signature.replace(parameters=[*signature.parameters.values(), extra])
-        endpoint.__signature__ = signature  # type: ignore[attr-defined]
+        endpoint.__signature__ = fastapi_signature(self._parts)  # type: ignore[attr-defined]
         return endpoint
 
     async def _answer(self, given: dict[str, Any]) -> Response:
-        request: Request = given.pop(REQUEST_NAME)
+        own = self._parts.request_name
+        request: Request = given.pop(REQUEST_NAME) if own is None else given[own]
         base = given.get(self._parts.response_name) if self._parts.response_name else None
         try:
             if self._reader is not None:
                 given |= await self._reader.read(request)
-            value = await self._run(given)
+            token = TRACE.set(request.headers.get("traceparent", ""))
+            try:
+                value = await self._run(given)
+            finally:
+                TRACE.reset(token)
             response = self._respond(value, request)
         except (HTTPException, RequestValidationError, ClientGone):
+            await request.close()
             raise
         except Exception as error:
+            await request.close()
             return failure_response(error, self._route)
+        if isinstance(response, StreamingResponse):
+            response.background = _afterwards(response.background, request.close)
+        else:
+            await request.close()  # uploads, when it was a form
         if base is not None and not isinstance(value, Response):
             response.status_code = base.status_code or response.status_code
             response.raw_headers.extend(base.raw_headers)
@@ -178,6 +186,15 @@ class Endpoint:
             return Response(bytes(value), media_type=BINARY)
         media = MSGPACK if accept == MSGPACK else JSON
         return Response(values.encode(value, media), media_type=media)
+
+
+def _afterwards(before: BackgroundTask | None, close: Callable[[], Any]) -> BackgroundTask:
+    async def run() -> None:
+        if before is not None:
+            await before()
+        await close()
+
+    return BackgroundTask(run)
 
 
 class _Streamed(StreamingResponse):

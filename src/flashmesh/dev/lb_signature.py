@@ -35,6 +35,8 @@ class RouteSignature:
     """FastAPI: path, query, headers, dependencies, Request and the like. Annotations are resolved."""
     body: tuple[Parameter, ...]
     """We: from the body (or, by name, from the query)."""
+    request_name: str | None
+    """The user's own parameter for the request; FastAPI fills only one."""
     response_name: str | None
     """The parameter that is FastAPI's Response, whose status and headers the answer takes over."""
     is_websocket: bool
@@ -50,7 +52,7 @@ def split(function: Callable[..., Any], method: str, path: str) -> RouteSignatur
     native: list[Parameter] = []
     open_to_us: list[Parameter] = []
     left_to_fastapi = method in _BODILESS
-    response_name = None
+    request_name = response_name = None
     is_websocket = False
     for parameter in signature.parameters.values():
         annotation = annotations.get(parameter.name, parameter.annotation)
@@ -60,6 +62,7 @@ def split(function: Callable[..., Any], method: str, path: str) -> RouteSignatur
         if special is not None:
             native.append(parameter)
             is_websocket = is_websocket or issubclass(special, WebSocket)
+            request_name = parameter.name if special is Request else request_name
             response_name = parameter.name if issubclass(special, Response) else response_name
         elif explicit is not None or parameter.name in in_path:
             native.append(parameter)
@@ -72,6 +75,7 @@ def split(function: Callable[..., Any], method: str, path: str) -> RouteSignatur
     return RouteSignature(
         native=tuple(native),
         body=tuple(open_to_us),
+        request_name=request_name,
         response_name=response_name,
         is_websocket=is_websocket,
         takes_files=any(is_file(parameter.annotation) for parameter in open_to_us),
@@ -87,13 +91,13 @@ def resolved_annotations(function: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def fastapi_signature(split_up: RouteSignature) -> inspect.Signature:
-    """What FastAPI is shown: its own parameters, and the request when we read the body."""
+    """What FastAPI is shown: its own parameters, and the request, which we need to read the body and to answer."""
     shown = [
         parameter.replace(kind=Parameter.KEYWORD_ONLY)
         for parameter in split_up.native
         if parameter.kind not in _VARIADIC
     ]
-    if split_up.body:
+    if split_up.request_name is None:
         shown.append(Parameter(REQUEST_NAME, Parameter.KEYWORD_ONLY, annotation=Request))
     return inspect.Signature(shown)
 
