@@ -111,7 +111,8 @@ class MemoryStore:
             self._forget(self._ended)
         if self._ended_bytes > retention.bytes:
             self._drop_results()
-        self._evict_old()
+        if self._now() >= self._sweep_at:
+            self._evict_old()
 
     def _evict_old(self) -> None:
         now = self._now()

@@ -63,20 +63,22 @@ class Settlement:
         execution = call.execution
         if execution.ended:
             return
-        message = ""
-        if frame.payload:
-            message = unpack(frame.payload).message
+        message = unpack(frame.payload).message if frame.payload else ""
+        now = self._clock.now()
+        if call.started_at is None:
+            execution.queue_us = int((now - call.submitted_at) * 1e6)
+            run_us = 0
+        else:
+            run_us = frame.run_us or int((now - call.started_at) * 1e6)
         outcome = Outcome(
             event=_EVENTS.get(frame.code, Event.FAIL),
             result=frame.payload,
             error_code=frame.code,
             error_message=message,
-            run_us=frame.run_us,
+            run_us=run_us,
         )
         self._store.finish(execution, execution.attempt, outcome, at=self._clock.wall())
-        call.answer(
-            Error(call.frame.execution, frame.code, execution.attempt, 0, frame.ran, frame.run_us, 0, frame.payload)
-        )
+        call.answer(Error(call.frame.execution, frame.code, execution.attempt, 0, frame.ran, run_us, 0, frame.payload))
         self._tell_waiters(call)
         self._close(call)
 
