@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -18,18 +18,24 @@ def open_fds() -> set[int]:
     """The descriptors this process has open. Exact where the system tells, else every number that could be one."""
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
     try:
-        return {int(name) for name in os.listdir(folder)}  # noqa: PTH208 - runs in every fresh child
+        listed = [int(name) for name in os.listdir(folder)]  # noqa: PTH208 - runs in every fresh child
     except OSError:
-        return set(range(os.sysconf("SC_OPEN_MAX")))
+        listed = list(range(os.sysconf("SC_OPEN_MAX")))
+    return {fd for fd in listed if _is_open(fd)}  # the listing's own descriptor is not any more
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def close_all_but(keep: Collection[int]) -> None:
     """Close every descriptor that is neither kept nor stdin, stdout, stderr."""
     for fd in open_fds().difference(keep, (0, 1, 2)):
-        try:
-            os.close(fd)
-        except OSError:
-            pass  # the descriptor the listing used
+        os.close(fd)
 
 
 def detach(*, parent_pid: int, stdout: int, stderr: int) -> None:
@@ -42,17 +48,17 @@ def detach(*, parent_pid: int, stdout: int, stderr: int) -> None:
     os.dup2(stderr, 2)
 
 
-def reset_signals() -> None:
+def handled_signals() -> list[int]:
+    """Signals without their default disposition here. Looked up before a fork: it takes most of a millisecond."""
+    numbers = [int(number) for number in signal.valid_signals() if number not in _KEPT_DISPOSITIONS]
+    return [number for number in numbers if signal.getsignal(number) not in (signal.SIG_DFL, None)]
+
+
+def reset_signals(handled: Iterable[int]) -> None:
     """Default handlers, nothing blocked, no wake-up descriptor, whatever parent and imports had set."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        handler = signal.getsignal(number)
-        if handler in (signal.SIG_DFL, None) or number in _KEPT_DISPOSITIONS:
-            continue
-        try:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        except OSError:
-            continue  # SIGKILL, SIGSTOP
+    for number in handled:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 

@@ -40,6 +40,7 @@ class UserProgram:
     forks: ClassVar[bool] = sys.platform == "linux"
 
     def preload(self) -> None:
+        import flashmesh.worker.assemble
         import flashmesh.worker.callables
         import flashmesh.worker.loader
         import flashmesh.worker.runtime  # noqa: F401 - asyncio, msgspec and the face: shared by all forks

@@ -78,7 +78,7 @@ class Zygote:
         self._forkable = False
         self._threads_before: dict[str, str | None] = {}
         self._thread_setters: list[numeric.Setter] = []
-        self._users_fds: set[int] = set()
+        self._handled: list[int] = []
         self._children: dict[int, int] = {}  # pid -> place
         self._incoming = b""
         self._pipes: list[int] = []
@@ -88,7 +88,7 @@ class Zygote:
         """From the fork on: shed what is the template's, import, serve, and be a worker in each child."""
         hygiene.detach(parent_pid=template_pid, stdout=stdout, stderr=stderr)
         self._have.groups.enter(self._place, os.getpid())
-        hygiene.reset_signals()
+        hygiene.reset_signals(hygiene.handled_signals())
         hygiene.close_all_but({*self._have.fds(), self._control.fileno()})
         self._prepare()
         zygote_pid = os.getpid()
@@ -104,7 +104,6 @@ class Zygote:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         elif self._spec.cuda_devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self._spec.cuda_devices
-        own = hygiene.open_fds()
         gc.disable()
         try:
             self._loaded = self._program.load(self._spec)
@@ -114,7 +113,6 @@ class Zygote:
             sys.stderr.flush()
             self._say({"event": "import_failed", "error": problem(error)})
             os._exit(IMPORT_FAILED_STATUS)
-        self._users_fds = hygiene.open_fds() - own
         seen = gate.observe(preload=self._spec.resource.preload, can_fork=self._program.forks)
         decision = gate.verdict(seen)
         self._forkable = isinstance(decision, gate.Forkable)
@@ -139,6 +137,7 @@ class Zygote:
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _nothing)
         signal.signal(signal.SIGTERM, _nothing)
+        self._handled = hygiene.handled_signals()
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake[0], select.POLLIN)
@@ -221,9 +220,11 @@ class Zygote:
         """In the fresh child (or, where nothing may be forked, in the zygote itself): shed, restore, run."""
         hygiene.detach(parent_pid=parent_pid, stdout=stdout, stderr=stderr)
         self._have.groups.enter(assignment.place, os.getpid())
-        hygiene.reset_signals()
-        hygiene.close_all_but(self._have.fds() | self._users_fds)
-        self._control.detach()  # closed above; the object must not close that number again
+        hygiene.reset_signals(self._handled)
+        # What the import opened is the user's and stays; the rest of what is open here is known, since `_prepare` began
+        # with nothing else: the line to the template, the wake-up pipe and workers' output pipes.
+        for fd in (self._control.detach(), *self._wake, stdout, stderr, *self._pipes):
+            os.close(fd)
         if self._spec.cuda_devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self._spec.cuda_devices
         numeric.restore(self._threads_before, self._thread_setters, os.environ)
