@@ -5,7 +5,9 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from mini_session import MiniSession, run
@@ -16,6 +18,8 @@ from flashmesh.worker.keeper_client import KeeperLost, TemplateExited, TemplateW
 from flashmesh.worker.spec import WorkerSpec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+CAPTURE = {"capture_output": True, "text": True, "check": True, "cwd": Path(__file__).parents[2]}
 
 
 def test_sockets_are_there_before_any_template():
@@ -216,3 +220,13 @@ def test_a_spec_survives_its_journey():
             assert spec.resource.workers_max == 7
 
     run(scenario)
+
+
+def test_the_keeper_imports_little():
+    """It is there for as long as the session: no asyncio, no typing, no user code, nothing from outside the library."""
+    code = "import sys, flashmesh.worker.keeper; print('\\n'.join(sys.modules))"
+    loaded = set(
+        subprocess.run([sys.executable, "-S", "-c", code], env={"PYTHONPATH": "src"}, **CAPTURE).stdout.split()
+    )
+    assert not loaded & {"asyncio", "typing", "pathlib", "tempfile", "subprocess", "msgspec", "ctypes"}
+    assert {name for name in loaded if name.startswith("flashmesh.functions")} == set()

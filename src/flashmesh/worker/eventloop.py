@@ -1,12 +1,17 @@
 """A selectors loop with timers and signals, for processes that fork: no threads, no asyncio, standard library only."""
 
+from __future__ import annotations
+
 import heapq
 import os
 import selectors
 import signal
 import time
-from collections.abc import Callable
 from itertools import count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Timer:

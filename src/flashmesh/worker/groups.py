@@ -4,14 +4,15 @@ An array of process ids, 0 = free. The template gives out places; who moves into
 pid there once it leads its group; who reaps it clears the place *before* the pid can be used again.
 """
 
+from __future__ import annotations
+
 import mmap
 import os
 import struct
-from typing import Final
 
 from flashmesh.worker.launch import anonymous_file
 
-PLACES: Final = 4096
+PLACES = 4096
 _PID = struct.Struct("=i")
 
 
@@ -37,13 +38,13 @@ class GroupTable:
         self._memory = mmap.mmap(fd, PLACES * _PID.size)
 
     @classmethod
-    def create(cls) -> "GroupTable":
+    def create(cls) -> GroupTable:
         fd = anonymous_file()
         os.ftruncate(fd, PLACES * _PID.size)
         return cls(fd)
 
     @classmethod
-    def attach(cls, fd: int) -> "GroupTable":
+    def attach(cls, fd: int) -> GroupTable:
         return cls(fd)
 
     def enter(self, place: int, pid: int) -> None:
