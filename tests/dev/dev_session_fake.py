@@ -89,6 +89,7 @@ class FakeSession:
         }
         self.calls: dict[str, FakeCall] = {}
         self.seen: list[Invoke] = []
+        self.called = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._links: set[Link] = set()
@@ -115,6 +116,7 @@ class FakeSession:
     def _frame(self, link: Link, frame: AnyFrame) -> None:
         if isinstance(frame, Invoke):
             self.seen.append(frame)
+            self.called.set()
             call = self.calls[frame.execution] = FakeCall(link, frame)
             task = asyncio.ensure_future(self.behaviours[frame.function](call))
             self._tasks.add(task)

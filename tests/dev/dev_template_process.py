@@ -15,7 +15,7 @@ from typing import Any
 from flashmesh.dev.ports import Listener, listen
 from flashmesh.dev.server_process import ServerProcess
 
-PLAIN_SERVER = '''
+PLAIN_SERVER = """
 import asyncio, os, sys
 GENERATION = {generation!r}
 
@@ -39,9 +39,10 @@ async def app(scope, receive, send):
         import subprocess
         subprocess.Popen(["sleep", "600"])
     body = (GENERATION + " " + str(os.getpid())).encode()
-    await send({{"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]}})
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({{"type": "http.response.start", "status": 200, "headers": headers}})
     await send({{"type": "http.response.body", "body": body}})
-'''
+"""
 
 
 class RunningTemplate:

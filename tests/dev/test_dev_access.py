@@ -9,7 +9,9 @@ LOCAL = AccessRules.make(host="127.0.0.1", token=None, allow_host=(), allow_orig
 OPEN = AccessRules.make(host="0.0.0.0", token="s3cret", allow_host=(), allow_origin=())
 
 
-def ask(rules: AccessRules = LOCAL, *, method: str = "POST", path: str = "/f/run", query: str = "", **headers: str) -> Any:
+def ask(
+    rules: AccessRules = LOCAL, *, method: str = "POST", path: str = "/f/run", query: str = "", **headers: str
+) -> Any:
     named = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     return decide(rules, method=method, path=path, query=query, headers=named)
 

@@ -283,7 +283,13 @@ def test_a_body_that_does_not_arrive_is_408() -> None:
                 scope_sent.append(message)
 
             headers = [(b"host", b"localhost"), (b"content-length", b"5")]
-            scope = {"type": "http", "method": "POST", "path": "/gpu_worker/run", "query_string": b"", "headers": headers}
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/gpu_worker/run",
+                "query_string": b"",
+                "headers": headers,
+            }
             await client.app(scope, receive, send)
             return scope_sent[0]["status"]
 
@@ -507,8 +513,7 @@ def test_a_stream_whose_client_goes_away_is_cancelled() -> None:
             gone = asyncio.Event()
             post = client.post("/gpu_worker/run_sync", {}, headers=EVENTS, gone=gone)
             task = asyncio.ensure_future(post)
-            while not client.session.calls:
-                await asyncio.sleep(0)
+            await client.session.called.wait()
             gone.set()
             await task
             return [call.cancelled.is_set() for call in client.session.calls.values()]

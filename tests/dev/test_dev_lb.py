@@ -197,7 +197,8 @@ def test_every_verb_works(tmp_path: Path, method: str) -> None:
 MULTIPART = (
     b'--B\r\nContent-Disposition: form-data; name="data"; filename="a.bin"\r\n\r\n\x00\x01raw\r\n'
     b'--B\r\nContent-Disposition: form-data; name="scale"\r\n\r\n3\r\n'
-    b'--B\r\nContent-Disposition: form-data; name="up"; filename="b.txt"\r\nContent-Type: text/plain\r\n\r\nhi\r\n--B--\r\n'
+    b'--B\r\nContent-Disposition: form-data; name="up"; filename="b.txt"\r\n'
+    b"Content-Type: text/plain\r\n\r\nhi\r\n--B--\r\n"
 )
 
 

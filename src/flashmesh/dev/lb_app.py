@@ -52,6 +52,7 @@ def build(module: ModuleType, dotted: str, routes: Sequence[HttpRoute]) -> FastA
     application.add_exception_handler(RequestValidationError, _on_invalid)  # type: ignore[arg-type]
     application.add_exception_handler(FlashmeshError, _on_error)
     application.add_exception_handler(Exception, _on_error)
+    add = application.router.add_api_route
     for route in routes:
         function = find_function(module, dotted, route)
         parts = split(function, route.method, route.path)
@@ -59,10 +60,13 @@ def build(module: ModuleType, dotted: str, routes: Sequence[HttpRoute]) -> FastA
             application.router.add_api_websocket_route(route.path, function)
             continue
         reader = BodyReader(parts.body, function.__name__) if parts.body else None
-        application.router.add_api_route(
+        endpoint = Endpoint(function, parts, reader, route).as_function()
+        if route.method == "GET":
+            add(route.path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
+        add(
             route.path,
-            Endpoint(function, parts, reader, route).as_function(),
-            methods=[route.method, "HEAD"] if route.method == "GET" else [route.method],
+            endpoint,
+            methods=[route.method],
             response_model=None,
             tags=[f"{route.file} [LB]"],
             operation_id=f"{route.method.lower()}{route.path}",

@@ -1,7 +1,8 @@
 """The OpenAPI 3.1 document of a dev server: queue routes from what is known of their functions, HTTP routes as FastAPI
-describes them. Pure, but for the applications it is given."""
+describes them. Pure."""
 
 import ast
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -39,13 +40,13 @@ Described = Mapping[str, Mapping[str, Any]]
 
 
 def document(
-    book: RouteBook, *, title: str, described: Described, applications: Mapping[str, Any], origin: str | None = None
+    book: RouteBook, *, title: str, described: Described, applications: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The whole document.
 
     Args:
         described: what is known from imports, by callable id; the rest is from syntax.
-        applications: FastAPI applications by file.
+        applications: the OpenAPI documents of the FastAPI applications that are up, by file.
     """
     schemas: dict[str, Any] = {}
     paths: dict[str, Any] = {}
@@ -60,7 +61,7 @@ def document(
         if http.file not in applications:
             paths.setdefault(http.path, {})[http.method.lower()] = http_operation(http)
     for application in applications.values():
-        _merge_fastapi(paths, schemas, application)
+        _merge(paths, schemas, application)
     for fault in book.unavailable:
         tags.setdefault(f"{fault.file} [unavailable]", _fault_text(fault))
     ours: dict[str, Any] = {
@@ -70,8 +71,6 @@ def document(
         "tags": [{"name": name, "description": text} for name, text in tags.items()]
         + [{"name": "health", "description": "Whether the server is up."}],
     }
-    if origin:
-        ours["servers"] = [{"url": origin}]
     schemas = _hoist(ours, schemas)
     schemas |= _OUR_SCHEMAS
     ours["components"] = {"schemas": schemas}
@@ -258,10 +257,10 @@ def _path_names(path: str) -> list[str]:
     return [piece.split("}")[0].split(":")[0] for piece in path.split("{")[1:]]
 
 
-def _merge_fastapi(paths: dict[str, Any], schemas: dict[str, Any], application: Any) -> None:
-    described = application.openapi()
+def _merge(paths: dict[str, Any], schemas: dict[str, Any], described: Mapping[str, Any]) -> None:
+    described = copy.deepcopy(dict(described))
     for path, item in described.get("paths", {}).items():
-        paths.setdefault(path, {}).update({method: op for method, op in item.items() if method != "head"})
+        paths.setdefault(path, {}).update(item)
     schemas.update(described.get("components", {}).get("schemas", {}))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import logging
 from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from flashmesh.functions.errors import FlashmeshError
 if TYPE_CHECKING:
     from flashmesh.dev.lb import HttpRoutes
 
+log = logging.getLogger("flashmesh.dev")
 Page = Callable[[Scope, Send], Awaitable[None]]
 TITLE: Final = "Flash Dev Server"
 ASSETS: Final = "/docs/assets/"
@@ -86,7 +88,8 @@ class Pages:
 
     async def _openapi(self, scope: Scope, send: Send) -> None:
         routes = self._http_routes()
-        applications = await routes.applications(_IMPORT_PATIENCE_S) if routes is not None else {}
+        loaded = await routes.applications(_IMPORT_PATIENCE_S) if routes is not None else {}
+        applications = {file: made for file, app in loaded.items() if (made := _described_by(file, app))}
         made = openapi.document(self._book, title=TITLE, described=await self._described(), applications=applications)
         await answers.send_json(send, 200, made, [(b"cache-control", b"no-store")])
 
@@ -102,6 +105,16 @@ class Pages:
         return {
             function["id"]: function for resource in resources.values() for function in resource.get("functions") or ()
         }
+
+
+def _described_by(file: str, application: Any) -> dict[str, Any] | None:
+    """FastAPI's document of one file; None when a user's type is one that it cannot describe."""
+    try:
+        found: dict[str, Any] = application.openapi()
+    except Exception as error:  # one model must not take everybody's documentation down
+        log.warning("%s: FastAPI cannot describe its routes: %s", file, error)
+        return None
+    return found
 
 
 def _fixed_json(value: dict[str, Any]) -> Page:
