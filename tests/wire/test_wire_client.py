@@ -160,7 +160,7 @@ def test_a_reader_that_leaves_cancels_the_generator(path: Path, session: FakeSes
     async def body(client: SessionClient) -> None:
         items = client.invoke(Invoke("a", "m.count", payload=b"1000")).items()
         assert await take_two(items) == [b"0", b"1"]
-        await items.aclose()  # type: ignore[attr-defined]
+        await items.aclose()
         await client.query("status")
 
     with_client(path, body)
@@ -191,14 +191,14 @@ def test_a_follower_that_leaves_says_so(path: Path, session: FakeSession) -> Non
     async def body(client: SessionClient) -> None:
         answers = client.follow("follow", forever=True)
         await anext(answers)
-        await answers.aclose()  # type: ignore[attr-defined]
+        await answers.aclose()
         await client.query("status")
 
     with_client(path, body)
     with BlockingClient.connect(path) as client:
         followed = client.follow("follow", forever=True)
         next(followed)
-        followed.close()  # type: ignore[attr-defined]
+        followed.close()
         client.query("status")
     assert [query.what for query in session.saw(Query)] == ["follow", "close", "status"] * 2
 
@@ -251,7 +251,7 @@ def test_blocking_items_and_waits(path: Path, session: FakeSession) -> None:
         assert client.invoke(Invoke("b", "m.hang")).wait(0.01) is None
         items = client.invoke(Invoke("c", "m.count", payload=b"500")).items()
         next(items)
-        items.close()  # type: ignore[attr-defined]
+        items.close()
         client.query("status")
     assert session.saw(Cancel) == [Cancel("c")]
 

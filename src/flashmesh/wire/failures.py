@@ -2,8 +2,8 @@
 
 An exception arrives as itself when the caller's process already has its class: nothing is imported for it, and its
 `__init__` is not run. Otherwise it is a RemoteError with the type's name; so are those that would end the caller
-(SystemExit, KeyboardInterrupt) or a loop of it (StopIteration). The remote traceback is attached either way, as a note and
-as `remote_traceback`.
+(SystemExit, KeyboardInterrupt) or a loop of it (StopIteration). The remote traceback is attached either way, as a note
+and as `remote_traceback`.
 """
 
 import builtins

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.msgpack import Decoder, Encoder, Ext
 
-from flashmesh.functions.errors import NotEncodable, UntrustedPayload, ValidationError
+from flashmesh.functions.errors import FlashmeshError, NotEncodable, UntrustedPayload, ValidationError
 from flashmesh.wire import foreign
 from flashmesh.wire.paths import not_encodable
 from flashmesh.wire.signature import Purpose, Signer
@@ -67,7 +67,9 @@ def decode(data: bytes, signer: Signer | None = None, purpose: Purpose | None = 
     decoder = _decoder if signer is None else Decoder(ext_hook=_opener(signer, purpose or Purpose()))
     try:
         return decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except FlashmeshError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:  # also from what extensions hold
         raise ValidationError(
             f"The payload is not valid MessagePack: {error}. Send JSON, or encode it again."
         ) from error
@@ -132,9 +134,9 @@ def _transform(value: Any, write: Write) -> Any:
 
 
 def _transform_dict(value: dict[Any, Any], write: Write) -> Any:
-    if _are_atoms(map(type, value)):
-        return {key: _transform(item, write) for key, item in value.items()}
-    pairs = [[_transform(key, write), _transform(item, write)] for key, item in value.items()]
+    pairs = [(_transform(key, write), _transform(item, write)) for key, item in value.items()]
+    if _are_atoms(type(key) for key, _ in pairs):
+        return dict(pairs)
     if any(isinstance(key, dict) for key, _ in pairs):
         return _Opaque(value)
     return Ext(PAIRS, write(pairs))
@@ -224,7 +226,12 @@ def _pickle(whole: Any, item: Any, name: str) -> bytes:
 def _unpickle(data: bytes) -> Any:
     import cloudpickle  # see _pickle
 
-    return cloudpickle.loads(data)
+    try:
+        return cloudpickle.loads(data)
+    except Exception as error:  # unpickling runs code of the value's class
+        raise ValidationError(
+            f"A pickled value cannot be opened here: {error}. Its module must be importable in this process as well."
+        ) from error
 
 
 def _opener(signer: Signer, purpose: Purpose) -> Callable[[int, memoryview], Any]:
