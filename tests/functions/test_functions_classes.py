@@ -137,6 +137,7 @@ def test_a_method_keeps_its_name_signature_and_doc() -> None:
 
 def test_the_class_still_is_one() -> None:
     assert inspect.isclass(Counter)
+    assert str(inspect.signature(Counter)) == "(start: int = 0, *, label: str = '') -> None"
     assert isinstance(Counter(1), Counter)
     assert (Counter.__name__, Counter.__doc__, Counter.__module__) == ("Counter", "Counts.", __name__)
     assert Counter.__wrapped__ is Counter.__flash__.target

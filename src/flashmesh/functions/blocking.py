@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def loop_is_running() -> bool:
     """Whether this thread is inside an event loop, found out without importing asyncio."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    return running is not None and running() is not None
 
 
 def run_blocking(awaitable: Awaitable[Any]) -> Any:

@@ -9,6 +9,7 @@ from flashmesh.functions.handles import Callee, handle_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from inspect import Signature
     from typing import Any
 
     from flashmesh.functions.declarations import Body, Declaration
@@ -29,6 +30,15 @@ def class_handle(declaration: Declaration) -> type:
     return type(declaration.name, (RemoteObject,), namespace)
 
 
+class _ConstructorSignature:
+    """The signature of the user's class, made when somebody asks: `inspect` is slow to import."""
+
+    def __get__(self, instance: object, owner: Any) -> Signature:
+        from inspect import signature
+
+        return signature(owner.__wrapped__)
+
+
 class RemoteObject:
     """An object of a decorated class, as its callers hold it.
 
@@ -37,6 +47,7 @@ class RemoteObject:
     """
 
     __flash__: Declaration
+    __signature__ = _ConstructorSignature()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.__dict__["_init"] = (args, kwargs)

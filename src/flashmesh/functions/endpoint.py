@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flashmesh.functions.endpoint_client import EndpointClient, EndpointJob
     from flashmesh.functions.gpu_types import GpuType
     from flashmesh.functions.hardware import CpuInstanceType
-    from flashmesh.functions.signatures import Decorator, Exceptions, RouteDecorator
+    from flashmesh.functions.signatures import Decorator, Exceptions, RouteDecorator, RouteOrRequest
     from flashmesh.functions.templates import PodTemplate
     from flashmesh.functions.volumes import NetworkVolume
 
@@ -260,23 +260,23 @@ class Endpoint:
             self._qb_targets.append(decorated)
             return decorated
 
-    def get(self, path: str, data: Any = None, **options: Any) -> Any:
+    def get(self, path: str, data: Any = None, **options: Any) -> RouteOrRequest:
         """A decorator for a GET route; of a client, the request itself: `await endpoint.get("/path")`."""
         return self._route_or_request("GET", path, data, options)
 
-    def post(self, path: str, data: Any = None, **options: Any) -> Any:
+    def post(self, path: str, data: Any = None, **options: Any) -> RouteOrRequest:
         """A decorator for a POST route; of a client, the request itself: `await endpoint.post("/path", data)`."""
         return self._route_or_request("POST", path, data, options)
 
-    def put(self, path: str, data: Any = None, **options: Any) -> Any:
+    def put(self, path: str, data: Any = None, **options: Any) -> RouteOrRequest:
         """A decorator for a PUT route; of a client, the request itself."""
         return self._route_or_request("PUT", path, data, options)
 
-    def delete(self, path: str, data: Any = None, **options: Any) -> Any:
+    def delete(self, path: str, data: Any = None, **options: Any) -> RouteOrRequest:
         """A decorator for a DELETE route; of a client, the request itself."""
         return self._route_or_request("DELETE", path, data, options)
 
-    def patch(self, path: str, data: Any = None, **options: Any) -> Any:
+    def patch(self, path: str, data: Any = None, **options: Any) -> RouteOrRequest:
         """A decorator for a PATCH route; of a client, the request itself."""
         return self._route_or_request("PATCH", path, data, options)
 
@@ -320,7 +320,7 @@ class Endpoint:
             self._client = EndpointClient(id=self.id, name=self.name)
         return self._client
 
-    def _route_or_request(self, verb: str, path: str, data: Any, options: dict[str, Any]) -> Any:
+    def _route_or_request(self, verb: str, path: str, data: Any, options: dict[str, Any]) -> RouteOrRequest:
         if self.is_client:
             return self._as_client(verb.lower()).request(verb, path, data, mode=self._client_mode, **options)
         if data is not None or options:
@@ -328,7 +328,8 @@ class Endpoint:
                 f"Endpoint.{verb.lower()}() with data is a request, which needs Endpoint(id=…) or Endpoint(image=…). "
                 f'As a decorator it takes the path alone: @api.{verb.lower()}("{path}")'
             )
-        return self._route(verb, path)
+        decorator: RouteOrRequest = self._route(verb, path)
+        return decorator
 
     def _route(self, verb: str, path: str) -> Any:
         if self.name is None:

@@ -74,6 +74,14 @@ class StreamingFunction(Protocol[P, R_co]):
         ordered: bool = True,
         return_exceptions: bool = False,
     ) -> Fanout: ...
+    def starmap(
+        self,
+        items: Iterable[Iterable[Any]],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+    ) -> Fanout: ...
 
 
 class Decorator(Protocol):
@@ -82,13 +90,9 @@ class Decorator(Protocol):
     @overload
     def __call__(self, target: type[Any], /) -> Any: ...
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, target: Callable[P, AsyncIterator[R]], /
-    ) -> StreamingFunction[P, R]: ...
+    def __call__(self, target: Callable[P, AsyncIterator[R]], /) -> StreamingFunction[P, R]: ...
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, target: Callable[P, Iterator[R]], /
-    ) -> StreamingFunction[P, R]: ...
+    def __call__(self, target: Callable[P, Iterator[R]], /) -> StreamingFunction[P, R]: ...
     @overload
     def __call__(self, target: Callable[P, Awaitable[R]], /) -> Function[P, R]: ...
     @overload
@@ -96,6 +100,12 @@ class Decorator(Protocol):
 
 
 class RouteDecorator(Protocol):
-    """What `api.get("/path")` returns: it gives the function back as it is."""
+    """What `api.head("/path")` returns: it gives the function back as it is."""
 
     def __call__(self, target: F, /) -> F: ...
+
+
+class RouteOrRequest(RouteDecorator, Protocol):
+    """What `api.get("/path")` returns: such a decorator, or of a client (`id=`, `image=`) a request to await."""
+
+    def __await__(self) -> Generator[Any, Any, Any]: ...
