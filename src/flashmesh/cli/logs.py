@@ -30,14 +30,15 @@ def logs(function: str | None, follow: bool, lines: int, verbose: bool) -> None:
     if function is not None:
         arguments["function"] = client.query("resolve", name=function)["function"]
     try:
-        for line in client.follow("follow_logs", **arguments):
-            printer.output(
-                function=line.get("function", ""),
-                endpoint=line.get("endpoint", ""),
-                text=line.get("text", ""),
-                stream=line.get("stream", "stdout"),
-                dropped=line.get("dropped", 0),
-            )
+        for answer in client.follow("follow_logs", **arguments):
+            for line in answer["lines"]:
+                printer.output(
+                    function=line["function"],
+                    endpoint=line["endpoint"],
+                    text=line["text"],
+                    stream=line["stream"],
+                    dropped=line["dropped"],
+                )
     except LinkLost:
         if follow:
             click.echo("The session has ended.", err=True)

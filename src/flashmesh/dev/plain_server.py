@@ -24,9 +24,13 @@ class PlainServer:
         self._environment = {**os.environ, **environment, "FLASH_SESSION_PIPE_FD": str(pipe_fd)}
         self._pipe_fd = pipe_fd
         self._process: subprocess.Popen[bytes] | None = None
+        self._leaving: list[subprocess.Popen[bytes]] = []
 
     def serve(self) -> None:
-        self.kill()
+        """The old process finishes its requests while the new one takes over the socket."""
+        if self._process is not None:
+            self._process.terminate()
+            self._leaving = [old for old in [*self._leaving, self._process] if old.poll() is None]
         listen_fd = self._listener.socket.fileno()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "flashmesh.dev.plain_server", str(listen_fd)],
@@ -46,12 +50,13 @@ class PlainServer:
         self.kill()
 
     def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            self._process.wait()
+        for process in (*self._leaving, self._process):
+            if process is not None and process.poll() is None:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                process.wait()
 
 
 def main(listen_fd: int) -> None:

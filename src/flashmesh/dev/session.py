@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 from flashmesh.deploy.local.environments import Environments
@@ -89,7 +90,7 @@ class Session:
         """Answer on the link, with every endpoint of the project declared; no template runs yet.
 
         Args:
-            on_server_text: called as soon as `.flash/server.py` is written; a server takes longer to start than the rest.
+            on_server_text: called as soon as `.flash/server.py` is written: starting a server takes longest.
         """
         self._parts = local_parts(
             place=self._place,
@@ -266,14 +267,18 @@ class Session:
         wanted = self._snapshot.builds.get(endpoint)
         if wanted is not None and info.get("build", wanted) != wanted:
             return  # of a build that was replaced meanwhile
-        self.state.learn(endpoint, dict(info))
-        if info.get("state") != "import_failed":
+        error = _relative_to(self._root_of(endpoint), info.get("error"))
+        self.state.learn(endpoint, {**info, "error": error})
+        if error is None or info.get("state") != "import_failed":
             return
         # The build before it must not go on answering: the user would debug a program that is no longer on disk.
-        error = info.get("error") or {}
         self._parts.dispatcher.fail_endpoint(endpoint, import_error(endpoint, error))
         place = f"{error.get('file') or endpoint}" + (f":{error['line']}" if error.get("line") else "")
         self._printer.notice(f"error: {place}: {error.get('reason')} (its routes answer 503)", level="error")
+
+    def _root_of(self, endpoint: EndpointName) -> Path:
+        registered = self._registered.get(endpoint)
+        return registered.project.root if registered is not None else self.state.project.root
 
     def _on_log(self, frame: Log) -> None:
         self._printer.output(
@@ -301,6 +306,14 @@ def _missing(project: Project, environments: Environments) -> dict[str, list[str
         if lacking:
             found[str(resource.name)] = lacking
     return found
+
+
+def _relative_to(root: Path, error: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An import's error with its file as people know it."""
+    if not error:
+        return None
+    file = Path(str(error.get("file") or ""))
+    return {**error, "file": file.relative_to(root).as_posix()} if file.is_relative_to(root) else dict(error)
 
 
 def _ordered(problems: list[Problem]) -> list[Problem]:

@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
-from flashmesh.deploy.local import installed
 from flashmesh.functions.errors import EnvironmentFailed
 from flashmesh.project.requirements import name_of, union
 
@@ -58,6 +57,8 @@ class Environments:
 
     def missing(self, requirements: Iterable[str]) -> list[str]:
         """Those requirements that the running interpreter does not meet, as written. Ours never count."""
+        from flashmesh.deploy.local import installed  # `packaging`: 50 ms that no start-up need wait for
+
         return installed.missing(union(requirements))
 
     async def prepare(
@@ -152,9 +153,11 @@ def _combined(own: Iterable[str], project: Iterable[str]) -> tuple[str, ...]:
 
 def _limits(met: Iterable[str]) -> list[str]:
     """Version limits of requirements that are met, so that what is installed does not go beyond them."""
+    from flashmesh.deploy.local.installed import parsed  # as above
+
     limits: list[str] = []
     for line in met:
-        requirement = installed.parsed(line)
+        requirement = parsed(line)
         if requirement is not None and requirement.specifier and requirement.url is None:
             marker = f" ; {requirement.marker}" if requirement.marker else ""
             limits.append(f"{requirement.name}{requirement.specifier}{marker}")
