@@ -49,7 +49,7 @@ def test_a_function_of_another_endpoint_goes_to_its_socket(name: str) -> None:
     """Qualified ids, unique bare names and classes all find the endpoint that serves them."""
     route = decide(FunctionId(name), OWN, MANIFEST)
     assert isinstance(route, Remote)
-    assert (route.endpoint, route.socket, route.gpu) == ("gpu", "/tmp/s/gpu.sock", True)
+    assert (route.endpoint, route.socket) == ("gpu", "/tmp/s/gpu.sock")
 
 
 def test_a_load_balanced_function_goes_to_its_declared_route() -> None:

@@ -217,7 +217,7 @@ def test_ping_health_and_metrics_answer() -> None:
         assert (health["endpoint"], health["build"]) == ("own", worker.spec.build)
         metrics = get(path, "/metrics")[1].decode()
         assert "flash_worker_calls_total" in metrics
-        assert [line for line in metrics.splitlines() if line.startswith("flash_worker_failures_total")][0].endswith(
+        assert next(line for line in metrics.splitlines() if line.startswith("flash_worker_failures_total")).endswith(
             " 1"
         )
 

@@ -23,14 +23,12 @@ class Remote:
     Attributes:
         socket: path of the endpoint's Unix socket; empty for a load-balanced resource, which is reached by `url`.
         url: what logs say, and the address itself for a load-balanced resource.
-        gpu: the endpoint's workers own GPUs, so it cannot take one more call than it has workers.
         http_method, http_path: a load-balanced function's declared route.
     """
 
     endpoint: EndpointName
     socket: str
     url: str
-    gpu: bool
     http_method: str | None = None
     http_path: str | None = None
 
@@ -86,14 +84,13 @@ def _owner(function: str, manifest: Manifest) -> str | None:
 
 def _address(function: FunctionId, resource: EndpointName, entry: Mapping[str, Any]) -> Route:
     declared = function_entry(function, entry) or {}
-    gpu = bool(entry.get("config", {}).get("gpus"))
     if entry.get("is_load_balanced"):
         base = str(entry.get("endpoint_url") or "").rstrip("/")
         if not base:
             return Unresolved(f"resource {resource!r} has no address yet")
         method, path = declared.get("http_method") or "POST", declared.get("http_path") or "/"
-        return Remote(resource, "", base + path, gpu, method, path)
+        return Remote(resource, "", base + path, method, path)
     sockets = [url.removeprefix("unix:") for url in entry.get("peer_urls", ()) if url.startswith("unix:")]
     if not sockets:
         return Unresolved(f"resource {resource!r} has no address yet")
-    return Remote(resource, sockets[0], f"unix:{sockets[0]}:/{quote(function)}/run_sync", gpu)
+    return Remote(resource, sockets[0], f"unix:{sockets[0]}:/{quote(function)}/run_sync")

@@ -129,18 +129,14 @@ def address_of(route: Remote, chain: tuple[str, ...]) -> str:
     """The socket to call, given the endpoints the call has come through, this one last.
 
     A call that comes back to an endpoint which waits for it goes to that endpoint's second socket, where it is taken
-    over the limit. Raises CallCycle where that is forbidden (each worker owns a GPU), and for a chain that is too long.
+    over the limit, or refused at once where that is forbidden (each worker owns a GPU). Raises CallCycle for a chain
+    that is too long.
     """
     shown = " → ".join((*chain, route.endpoint))
     if len(chain) > CHAIN_LIMIT:
         raise CallCycle(f"The call went through {shown}: more than {CHAIN_LIMIT} endpoints. Call fewer in a row.")
     if route.endpoint not in chain:
         return route.socket
-    if route.gpu:
-        raise CallCycle(
-            f"The call went through {shown}, but {route.endpoint} waits for it and its workers cannot take one more "
-            "(each owns a GPU). Move the inner function to another resource."
-        )
     return reentrant_path(route.socket)
 
 
