@@ -1,7 +1,6 @@
 """A dev template as the session starts it, for tests: its port, its lines, its pipe, and clients that hammer it."""
 
 import http.client
-import json
 import os
 import signal
 import socket
@@ -51,7 +50,7 @@ class RunningTemplate:
     def __init__(self, root: Path, *, link: str = "", options: dict[str, Any] | None = None) -> None:
         (root / ".flash").mkdir(exist_ok=True)
         self.root = root
-        self.listener: Listener = listen("127.0.0.1", _free_port())
+        self.listener: Listener = listen("127.0.0.1", free_port())
         self.pipe_read, self.pipe_write = os.pipe()
         self.process = ServerProcess.start(
             self.listener, root=root, link=link, pipe_fd=self.pipe_read, options=options or {}
@@ -186,15 +185,32 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
+def http_get(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body; status 0 when nobody answers."""
+    return _http(port, "GET", path, None)
+
+
+def http_post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
+    return _http(port, "POST", path, body)
+
+
+def _http(port: int, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()
+
+
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     os.kill(pid, number)
-
-
-def as_json(text: str) -> Any:
-    return json.loads(text)

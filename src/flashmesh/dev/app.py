@@ -33,7 +33,9 @@ from flashmesh.functions.errors import FlashmeshError
 from flashmesh.wire import failures
 
 if TYPE_CHECKING:
+    from flashmesh.dev.caller import DevCaller
     from flashmesh.dev.lb import HttpRoutes
+    from flashmesh.dev.user_code import UserCode
 
 log = logging.getLogger("flashmesh.dev")
 _SETTLED_METHODS = ("POST", "GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -120,10 +122,12 @@ class Application:
     def __init__(self, server: DevServer, link: str | None) -> None:
         self._server = server
         given = server.options
-        self._door = SessionDoor(server.root, link)
+        self._door = _door(server.root, link, inline=given.inline)
+        self._caller: DevCaller | None = None
         self._queue = QueueApi(self._door, given)
         self._pages = Pages(server.book, self._door, self._http_routes_if_loaded)
         self._http: HttpRoutes | None = None
+        self._user_code: UserCode | None = None
         rules = AccessRules.make(
             host=given.host, token=given.token, allow_host=given.allow_host, allow_origin=given.allow_origin
         )
@@ -144,12 +148,16 @@ class Application:
         """Start and stop with the server. Nothing here waits for the session or for an import."""
         await receive()
         self._door.open()
+        if self._server.options.inline:
+            self._run_inline()
         if self.has_routes:
             self._routes_of_http().start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if self._http is not None:
             self._http.close()
+        if self._caller is not None:
+            self._caller.close()
         await self._door.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -209,12 +217,50 @@ class Application:
             from flashmesh.dev.lb import HttpRoutes  # only for projects with HTTP routes
 
             self._http = HttpRoutes(
-                self._server.root, self._server.book.http, options=self._server.options, door=self._door
+                self._server.root,
+                self._server.book.http,
+                options=self._server.options,
+                door=self._door,
+                dev_caller=self._calls(),
+                code=self._code(),
             )
         return self._http
 
+    def _run_inline(self) -> None:
+        from flashmesh.dev.inline import InlineDoor
+
+        self._calls().begin()
+        if isinstance(self._door, InlineDoor):
+            self._door.serve(self._server.book.queue, self._code())
+
+    def _calls(self) -> "DevCaller":
+        if self._caller is None:
+            from flashmesh.dev.caller import DevCaller  # only where bodies run
+
+            self._caller = DevCaller(self._door, inline=self._server.options.inline)
+        return self._caller
+
+    def _code(self) -> "UserCode":
+        if self._user_code is None:
+            from flashmesh.dev.user_code import UserCode
+
+            book = self._server.book
+            files = [route.file for route in book.http]
+            if self._server.options.inline:
+                files += [route.file for route in book.queue]
+            self._user_code = UserCode(self._server.root, files, self._door)
+        return self._user_code
+
     def _http_routes_if_loaded(self) -> "HttpRoutes | None":
         return self._http
+
+
+def _door(root: Path, link: str | None, *, inline: bool) -> SessionDoor:
+    if not inline:
+        return SessionDoor(root, link)
+    from flashmesh.dev.inline import InlineDoor  # brings what a worker is made of
+
+    return InlineDoor(root, link)
 
 
 class _Told:

@@ -12,13 +12,14 @@ from typing import Any
 from flashmesh.dev.door import SessionDoor
 from flashmesh.dev.session_calls import decoded, frame_of, function_id, value_of
 from flashmesh.dev.session_jobs import SessionJobs
-from flashmesh.functions.calls import Call
+from flashmesh.functions.calls import Call, install
 from flashmesh.functions.declarations import Declaration
 from flashmesh.functions.errors import FlashmeshError, LinkLost
 from flashmesh.functions.jobs import Job
 from flashmesh.wire.client import BlockingClient, Invocation, SessionClient
 from flashmesh.wire.frames import Error, Result
 from flashmesh.wire.signature import Signer
+from flashmesh.worker.stubs import is_stub
 
 ENVIRONMENT = "dev"
 
@@ -26,23 +27,30 @@ ENVIRONMENT = "dev"
 class DevCaller:
     """A Caller over the session's link."""
 
-    def __init__(self, door: SessionDoor) -> None:
+    def __init__(self, door: SessionDoor, *, inline: bool = False) -> None:
+        """Nothing happens yet.
+
+        Args:
+            inline: the bodies of workers' functions run here, too.
+        """
         self._door = door
+        self._inline = inline
         self._loop: asyncio.AbstractEventLoop | None = None
         self._blocking: BlockingClient | None = None
         self._lock = threading.Lock()
         self._signer: Signer | None = None
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """`loop` is the server's: the one the session's connection belongs to."""
-        self._loop = loop
+    def begin(self) -> None:
+        """Become this process's Caller. The running loop is the server's, to which the session's connection belongs."""
+        self._loop = asyncio.get_running_loop()
+        install(self)
 
     def close(self) -> None:
         if self._blocking is not None:
             self._blocking.close()
 
     def is_local(self, declaration: Declaration) -> bool:
-        return declaration.resource.is_load_balanced and not hasattr(declaration.target, "__flash_stub__")
+        return (self._inline or declaration.resource.is_load_balanced) and not is_stub(declaration)
 
     async def call(self, call: Call) -> Any:
         return await self._on_server_loop(self._call(call))

@@ -5,11 +5,10 @@ server and run beside it; a request for a route waits for its file, no other req
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flashmesh.dev import answers
 from flashmesh.dev.access import Receive, Scope, Send
@@ -19,21 +18,27 @@ from flashmesh.dev.lb_loading import FileLoad, LoadProblem, load_all
 from flashmesh.dev.options import DevOptions
 from flashmesh.dev.requests import check_length, limited
 from flashmesh.dev.route_book import HttpRoute
-from flashmesh.functions import caller
-from flashmesh.worker.spec import ModuleSpec, WorkerSpec
-
-if TYPE_CHECKING:
-    from flashmesh.worker.imports import ProjectImports
+from flashmesh.dev.user_code import UserCode, dotted_name
 
 
 class HttpRoutes:
     """Answers declared HTTP routes."""
 
-    def __init__(self, root: Path, routes: Sequence[HttpRoute], *, options: DevOptions, door: SessionDoor) -> None:
+    def __init__(
+        self,
+        root: Path,
+        routes: Sequence[HttpRoute],
+        *,
+        options: DevOptions,
+        door: SessionDoor,
+        dev_caller: DevCaller,
+        code: UserCode,
+    ) -> None:
         self._root = root
         self._options = options
         self._door = door
-        self._caller = DevCaller(door)
+        self._caller = dev_caller
+        self._code = code
         self._by_file: dict[str, list[HttpRoute]] = {}
         for route in routes:
             self._by_file.setdefault(route.file, []).append(route)
@@ -44,11 +49,9 @@ class HttpRoutes:
         """Begin to import the files. Needs the running loop; called again it does nothing."""
         if self._starting is not None:
             return
-        caller.install(self._caller)
-        self._caller.attach(asyncio.get_running_loop())
-        imports = _Imports(self._root, self._by_file, self._door)
+        self._caller.begin()
         for file, routes in self._by_file.items():
-            self._loads[file] = FileLoad(file, _Import(imports, file, tuple(routes)), declared_by(routes))
+            self._loads[file] = FileLoad(file, _Import(self._code, file, tuple(routes)), declared_by(routes))
         self._starting = asyncio.ensure_future(self._load())
 
     async def _load(self) -> None:
@@ -60,7 +63,6 @@ class HttpRoutes:
     def close(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
-        self._caller.close()
 
     async def answer(self, route: HttpRoute, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or websocket. Raises PayloadTooLarge, BodyTooSlow."""
@@ -93,65 +95,19 @@ class HttpRoutes:
 class _Import:
     """Imports one file and makes its application. Runs in a thread."""
 
-    def __init__(self, imports: "_Imports", file: str, routes: tuple[HttpRoute, ...]) -> None:
-        self._imports = imports
+    def __init__(self, code: UserCode, file: str, routes: tuple[HttpRoute, ...]) -> None:
+        self._code = code
         self._file = file
         self._routes = routes
 
     def __call__(self) -> Any:
         build = import_module("flashmesh.dev.lb_app").build  # FastAPI: half a second that only this thread waits
-        dotted = dotted_name(self._file)
-        return build(self._imports.load(dotted, self._file), dotted, self._routes)
-
-
-class _Imports:
-    """The import machinery of the project in this process, as a worker has it: by location, and a file of a worker
-    whose packages are not installed here is imported as stubs."""
-
-    def __init__(self, root: Path, files: Iterable[str], door: SessionDoor) -> None:
-        self._root = root
-        self._files = tuple(files)
-        self._door = door
-        self._machinery: ProjectImports | None = None
-
-    def load(self, dotted: str, file: str) -> ModuleType:
-        if self._machinery is None:
-            self._machinery = self._install()
-        return self._machinery.load(dotted, self._root / file)
-
-    def _install(self) -> "ProjectImports":
-        from flashmesh.worker.imports import ProjectImports  # only where user code is imported
-        from flashmesh.worker.stubs import CrossImports
-
-        link = self._door.link
-        crossing = CrossImports(
-            WorkerSpec(
-                endpoint="",
-                build="",
-                generation=0,
-                project_root=str(self._root),
-                sys_path=[str(self._root)],
-                modules=[ModuleSpec(module=dotted_name(file), file=str(self._root / file)) for file in self._files],
-                functions=[],
-                link=str(link or ""),
-                manifest=str(link.parent / "manifest.json") if link is not None else "",
-                socket_path="",
-            )
-        )
-        machinery = ProjectImports(self._root, on_failure=crossing.replace)
-        crossing.imports = machinery
-        machinery.install()
-        return machinery
+        return build(self._code.load(self._file), dotted_name(self._file), self._routes)
 
 
 def declared_by(routes: Sequence[HttpRoute]) -> tuple[str, ...]:
     """The packages that any of the routes declares."""
     return tuple(dict.fromkeys(package for route in routes for package in route.dependencies))
-
-
-def dotted_name(file: str) -> str:
-    """`api.routes` of `api/routes.py`."""
-    return file.removesuffix(".py").replace("/", ".")
 
 
 async def _unavailable(problem: LoadProblem, scope: Scope, receive: Receive, send: Send) -> None:
