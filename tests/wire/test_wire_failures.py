@@ -111,7 +111,7 @@ def test_a_class_this_process_does_not_have_is_a_remote_error() -> None:
 
 
 def test_names_that_are_no_exception_classes_are_never_called() -> None:
-    """A function, a module attribute, a private class or a lazy module attribute are not used, whatever the bytes say."""
+    """A function, a module attribute or a lazy module's attribute are not used, whatever the bytes say."""
     lazy = types.ModuleType("lazy")
     lazy.__getattr__ = lambda name: pytest.fail("a module's __getattr__ ran")
     modules = {**sys.modules, "lazy": lazy}

@@ -22,13 +22,13 @@ from flashmesh.wire.values import media_type
 
 __all__ = ["Binder", "Bound", "check_json", "encode_arguments"]
 
-Init = tuple[Sequence[Any], Mapping[str, Any]]
+Init = tuple[tuple[Any, ...] | list[Any], dict[str, Any]]
 _BYTES = (bytes, bytearray, memoryview)
 
 
 def encode_arguments(
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    args: tuple[Any, ...] | list[Any],
+    kwargs: dict[str, Any],
     *,
     init: Init | None = None,
     signer: Signer | None = None,
@@ -43,7 +43,7 @@ def encode_arguments(
     Raises:
         NotEncodable: a TypeError that names the argument and the path inside it.
     """
-    call = [list(args), dict(kwargs), None if init is None else [list(init[0]), dict(init[1])]]
+    call = (args, kwargs, init)
     try:
         return msgpack_values.encode(call, signer, context)
     except NotEncodable:

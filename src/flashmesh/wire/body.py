@@ -39,6 +39,7 @@ class Shape:
     Attributes:
         positional: names that may be given by position, in order; keyword_only: the others.
         rest, more: the names of `*args` and `**kwargs`, or None.
+        first: the parameter a whole value goes to. known: the keys that name a parameter.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Shape:
         self.rest = next((p.name for p in parameters if p.kind is kinds.VAR_POSITIONAL), None)
         self.more = next((p.name for p in parameters if p.kind is kinds.VAR_KEYWORD), None)
         self.named = frozenset(self.positional + self.keyword_only)
+        self.first = next(iter(self.positional + self.keyword_only), None)
+        self.known = self.named if self.rest is None else self.named | {self.rest}
         self._position_only = sum(p.kind is kinds.POSITIONAL_ONLY for p in parameters)
         self._index = {name: index for index, name in enumerate(self.positional)}
         self.required = [p.name for p in parameters if p.name in self.named and p.default is EMPTY]
@@ -92,18 +95,17 @@ class Shape:
 
     def place(self, values: dict[str, Any]) -> Placed:
         """Values by name as args and kwargs: what cannot be passed by name stands in args."""
+        tail = values.get(self.rest) if self.rest is not None else None
+        by_position = self.positional if isinstance(tail, list) else self.positional[: self._position_only]
         args: list[Any] = []
-        if self._position_only or (self.rest is not None and isinstance(values.get(self.rest), list)):
-            by_position = self.positional if self.rest in values else self.positional[: self._position_only]
-            values = dict(values)
-            for name in by_position:
-                if name not in values:
-                    break
-                args.append(values.pop(name))
-            else:
-                if self.rest is not None and self.rest not in self.named and isinstance(values.get(self.rest), list):
-                    args += values.pop(self.rest)
-        return args, values
+        kwargs = dict(values)
+        for name in by_position:
+            if name not in kwargs:
+                return args, kwargs
+            args.append(kwargs.pop(name))
+        if self.rest is not None and isinstance(tail, list):
+            args += kwargs.pop(self.rest)
+        return args, kwargs
 
     def takes_object(self) -> bool:
         """Whether there is one parameter, and a whole JSON object may be its value."""
@@ -122,11 +124,8 @@ def _takes_object(annotation: Any) -> bool:
         return True
     if not isinstance(kind, type):
         return False
-    if issubclass(kind, Mapping) or issubclass(Mapping, kind):
-        return True
-    return dataclasses.is_dataclass(kind) or hasattr(kind, "__struct_fields__") or foreign.is_model_type(kind) or (
-        issubclass(kind, dict) or hasattr(kind, "__required_keys__")
-    )  # fmt: skip
+    has_fields = dataclasses.is_dataclass(kind) or hasattr(kind, "__struct_fields__") or foreign.is_model_type(kind)
+    return has_fields or issubclass(kind, Mapping)  # a TypedDict is a dict
 
 
 def unwrap(body: Any, shape: Shape) -> tuple[Any, Placed | None]:
@@ -171,15 +170,14 @@ def arguments_of(value: Any, shape: Shape) -> Placed:
     """The mapping itself. Raises ValidationError for a key that is no parameter."""
     if value is None:
         value = {}
-    first = next(iter(shape.positional + shape.keyword_only), None)
+    first = shape.first
     if not isinstance(value, dict):
         return _whole(value, first, shape)
     if not value:
         return _whole(value, first, shape) if first is not None and first in shape.required else ([], {})
-    known = shape.named | {shape.rest} if shape.rest is not None else shape.named
-    unknown = [key for key in value if key not in known]
-    if not unknown:
+    if value.keys() <= shape.known:
         return shape.place(value)
+    unknown = [key for key in value if key not in shape.known]
     if len(unknown) == len(value):
         if shape.more is not None and (first is None or first not in shape.required):
             return [], value

@@ -28,6 +28,7 @@ _AS_THEY_COME: Final = (
     collections.abc.Callable, type, collections.abc.Iterator, collections.abc.AsyncIterator, collections.abc.Generator,
     collections.abc.AsyncGenerator, collections.abc.AsyncIterable, collections.abc.Awaitable, collections.abc.Coroutine,
 )  # fmt: skip
+_EXACT: Final = (str, int, float, bool, bytes, list, dict)
 _PATH: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<path>.*)`)?$", re.DOTALL)
 _MISSING: Final = re.compile(r"missing required field `([^`]*)`")
 
@@ -82,6 +83,8 @@ def _build(annotation: Any) -> Converter | None:
         return _array_converter(annotation)
     if foreign.is_model_type(annotation):
         return functools.partial(_to_model, annotation)
+    if annotation in _EXACT:
+        return functools.partial(_exact_or, annotation)
     if not _has_constraints(annotation) and _msgspec_knows(annotation):
         return functools.partial(_by_msgspec, annotation)
     if origin in (typing.Union, types.UnionType) and not _has_constraints(annotation):
@@ -117,6 +120,10 @@ def _msgspec_knows(annotation: Any) -> bool:
     except (TypeError, NameError, AttributeError, ValueError, msgspec.MsgspecError):
         return False
     return True
+
+
+def _exact_or(annotation: Any, value: Any) -> Any:
+    return value if type(value) is annotation else _by_msgspec(annotation, value)
 
 
 def _by_msgspec(annotation: Any, value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from flashmesh.functions.errors import FlashmeshError, NotEncodable, ValidationError
+from flashmesh.functions.errors import FlashmeshError, ValidationError
 
 _HEADER: Final = 4
 """Bytes of the length that stands before an array's description."""
@@ -35,22 +35,22 @@ def is_model_type(annotation: object) -> bool:
     return pydantic is not None and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
 
 
-def pack_array(array: Any) -> bytearray:
-    """dtype, shape, memory order and bytes of an array, copied once. NotEncodable for arrays of Python objects."""
+def has_bytes(array: Any) -> bool:
+    """Whether an array or scalar is all in its bytes: no Python objects inside, no mask beside."""
+    numpy = sys.modules["numpy"]
+    return not array.dtype.hasobject and not isinstance(array, numpy.ma.MaskedArray)
+
+
+def pack_array(array: Any) -> bytes:
+    """dtype, shape, memory order and bytes of an array that `has_bytes`, copied once."""
     import numpy as np  # only reached with an array in hand
 
-    if array.dtype.hasobject:
-        raise NotEncodable(f"An array of Python objects ({array.dtype}) has no bytes to send. Use a numeric dtype.")
+    array = np.asarray(array)
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     described = msgspec.msgpack.encode([np.lib.format.dtype_to_descr(array.dtype), array.shape, fortran])
-    start = _HEADER + len(described)
-    out = bytearray(start + array.nbytes)
-    out[:_HEADER] = len(described).to_bytes(_HEADER, "big")
-    out[_HEADER:start] = described
-    if array.nbytes:
-        target = np.frombuffer(out, dtype=array.dtype, offset=start)
-        target.reshape(array.shape, order="F" if fortran else "C")[...] = array
-    return out
+    flat = (array.T if fortran else np.ascontiguousarray(array)).reshape(-1)
+    content = flat.view(np.uint8).data if flat.nbytes else b""
+    return b"".join((len(described).to_bytes(_HEADER, "big"), described, content))
 
 
 def unpack_array(data: memoryview) -> Any:

@@ -149,7 +149,7 @@ def _transform_atom(value: Any) -> Any:
     if isinstance(value, dt.date):
         return _ext(DATE, value.isoformat())
     if isinstance(value, dt.time):
-        return _ext(TIME, value.isoformat())
+        return _ext(TIME, f"{value.isoformat()}{' 1' if value.fold else ''}")
     if isinstance(value, dt.timedelta):
         return _ext(TIMEDELTA, f"{value.days} {value.seconds} {value.microseconds}")
     if isinstance(value, decimal.Decimal):
@@ -179,13 +179,13 @@ def _ext(code: int, text: str) -> Ext:
 def _hook(value: Any) -> Any:
     """What msgspec does not know."""
     if foreign.is_array(value):
-        if value.dtype.hasobject:
+        if not foreign.has_bytes(value):
             raise _Unknown(value)
         return Ext(NDARRAY, foreign.pack_array(value))
     if foreign.is_scalar(value):
-        if value.dtype.hasobject:
+        if not foreign.has_bytes(value):
             raise _Unknown(value)
-        return Ext(NUMPY_SCALAR, foreign.pack_array(value.reshape(())))
+        return Ext(NUMPY_SCALAR, foreign.pack_array(value))
     if foreign.is_model(value):
         return _transform(foreign.model_fields(value), _encode_plain)
     if isinstance(value, complex):
@@ -282,7 +282,8 @@ def _restore_text(code: int, text: str) -> Any:
     if code == DATE:
         return dt.date.fromisoformat(text)
     if code == TIME:
-        return dt.time.fromisoformat(text)
+        moment, _, fold = text.partition(" ")
+        return dt.time.fromisoformat(moment).replace(fold=int(fold or 0))
     if code == TIMEDELTA:
         days, seconds, microseconds = map(int, text.split())
         return dt.timedelta(days, seconds, microseconds)

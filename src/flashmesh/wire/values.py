@@ -1,6 +1,6 @@
 """One value as bytes of a media type, and back; and a value as the type an annotation asks for."""
 
-from typing import Any
+from typing import Any, Final
 
 from flashmesh.functions.errors import NotEncodable
 from flashmesh.wire import json_values, msgpack_values
@@ -12,8 +12,13 @@ from flashmesh.wire.signature import Purpose, Signer
 __all__ = ["convert", "decode", "encode", "media_type"]
 
 
+_EXACT: Final = {JSON: JSON, MSGPACK: MSGPACK, BINARY: BINARY}
+
+
 def media_type(header: str) -> str:
     """JSON, MSGPACK or BINARY for a Content-Type or Accept value; what is neither of the others is JSON."""
+    if header in _EXACT:
+        return header
     kind = header.partition(";")[0].strip().lower()
     if kind in (MSGPACK, "application/msgpack", "application/vnd.msgpack"):
         return MSGPACK
