@@ -155,6 +155,8 @@ REFUSED: list[tuple[Callable[..., Any], Any, str, str]] = [
     (items, [{"price": "x"}], "items[0].price", "number"),
     (takes_order, {"items": [{"price": "x"}]}, "order.items[0].price", "number"),
     (rest, [1, "a"], "values[1]", "Expected `int`"),
+    (rest, {"values": 1}, "values", "as a list"),
+    (first_and_rest, {"values": [1]}, "values", "with `a` beside it"),
     (more, {"a": "b"}, "a", "Expected `int`"),
     (nothing, {"a": 1}, "a", "takes no arguments"),
 ]

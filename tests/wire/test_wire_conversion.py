@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pydantic
+import pydantic.dataclasses
 import pytest
 
 from flashmesh.functions.errors import ValidationError
@@ -60,6 +61,20 @@ class Colour(enum.Enum):
 
 class Opaque:
     pass
+
+
+class Closable(typing.Protocol):
+    def close(self) -> None: ...
+
+
+@dataclasses.dataclass
+class Unfinished:
+    a: "OnlyForTypeCheckers"  # noqa: F821
+
+
+@pydantic.dataclasses.dataclass
+class Validated:
+    x: Annotated[int, pydantic.Field(gt=0)]
 
 
 OPAQUE = Opaque()
@@ -157,6 +172,15 @@ def test_a_value_that_does_not_fit_is_named_by_its_path(value: Any, annotation: 
     assert caught.value.field == field
     assert f"`{field}`" in str(caught.value)
     assert str(caught.value).endswith("Send a value of the type the function declares.")
+
+
+def test_annotations_that_nothing_can_check_let_every_value_pass() -> None:
+    """Fields of a type that exists only for type checkers, and protocols, are no reason to refuse a call."""
+    assert convert({"a": 1}, Unfinished) == {"a": 1}
+    assert convert([OPAQUE], list[Closable]) == [OPAQUE]
+    assert convert({"x": "3"}, Validated) == Validated(3)
+    with pytest.raises(ValidationError):
+        convert([{"x": -1}], list[Validated])
 
 
 def test_arrays_come_from_nested_lists_and_keep_what_they_are() -> None:

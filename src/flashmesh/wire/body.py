@@ -70,7 +70,7 @@ class Shape:
             index = self._index.get(name)
             if index is None:
                 if name not in self.named and self.more is None:
-                    raise self.unknown(name)
+                    raise self._misplaced(name) if name == self.rest else self.unknown(name)
             elif index < given:
                 raise ValidationError(f"{self.name} got `{name}` twice. Send it once.", field=name)
             elif index < self._position_only and self.more is None:
@@ -83,6 +83,11 @@ class Shape:
         """The error for a parameter that was not given."""
         known = ", ".join(f"`{required}`" for required in self.required)
         return ValidationError(f"{self.name} needs `{name}`. Send a value for each of {known}.", field=name)
+
+    def _misplaced(self, name: str) -> ValidationError:
+        before = ", ".join(f"`{positional}`" for positional in self.positional)
+        what = f"a list, with {before} beside it" if before else "a list"
+        return ValidationError(f"{self.name} takes `{name}` as {what}. Send it so.", field=name)
 
     def unknown(self, key: str) -> ValidationError:
         """The error for a key that is no parameter, with the nearest that is."""

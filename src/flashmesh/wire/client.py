@@ -175,7 +175,11 @@ class SessionClient:
             del self._questions[number]
 
     async def follow(self, what: str, /, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
-        """Ask a question that is answered again and again. Ends when the session says so. Raises as `query`."""
+        """Ask a question that is answered again and again. Raises as `query`.
+
+        Ends when the session says so (a last answer without a body is not given out). Leaving the loop early tells the
+        session to stop.
+        """
         number, answers = self._ask(what, arguments)
         over = False
         try:

@@ -106,7 +106,9 @@ def _strip(annotation: Any) -> Any:
 
 
 def _has_constraints(annotation: Any) -> bool:
-    """Whether pydantic's own marks (`Field(gt=0)`, annotated_types) stand somewhere in it: only pydantic obeys them."""
+    """Whether marks that only pydantic obeys (`Field(gt=0)`, annotated_types), or its dataclasses, stand in it."""
+    if "__is_pydantic_dataclass__" in getattr(annotation, "__dict__", ()):
+        return True
     if typing.get_origin(annotation) is typing.Annotated:
         for mark in typing.get_args(annotation)[1:]:
             if type(mark).__module__.partition(".")[0] in ("pydantic", "annotated_types", "pydantic_core"):
@@ -133,6 +135,8 @@ def _by_msgspec(annotation: Any, value: Any) -> Any:
         raise _translated(error) from error
     except RecursionError as error:
         raise Mismatch("is nested too deeply") from error
+    except TypeError:
+        return value  # a protocol inside: whether a value follows it shows when it is used
 
 
 def _has_text_keys(value: Any) -> bool:
@@ -162,8 +166,11 @@ def _hook(wanted: Any, value: Any) -> Any:
     if foreign.is_model_type(wanted):
         return _to_model(wanted, value)
     plain = typing.get_origin(wanted) or wanted
-    if plain is object or isinstance(value, plain):
-        return value
+    try:
+        if plain is object or isinstance(value, plain):
+            return value
+    except TypeError:
+        return value  # a protocol; msgspec asks the same afterwards and gives up
     if issubclass(plain, pathlib.PurePath) and isinstance(value, str):
         return plain(value)
     if issubclass(plain, complex) and isinstance(value, int | float):
@@ -269,7 +276,7 @@ def _fields(member: Any) -> set[str]:
 def _by_pydantic(annotation: Any) -> Converter | None:
     """What only pydantic can express; None where it is not installed, or cannot either."""
     try:
-        from pydantic import ConfigDict, TypeAdapter  # heavy: only for an annotation nothing else can handle
+        from pydantic import ConfigDict, PydanticUserError, TypeAdapter  # heavy: only for what nothing else can handle
         from pydantic import ValidationError as ModelError
     except ImportError:
         return None
@@ -288,5 +295,7 @@ def _by_pydantic(annotation: Any) -> Converter | None:
             return adapter.validate_python(value)
         except ModelError as error:
             raise _first_complaint(error) from error
+        except PydanticUserError:
+            return value  # it names a type that this process cannot resolve
 
     return change
