@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +26,7 @@ def test_a_quiet_process_is_forkable():
         (Observation(preload=False), "preload=False"),
         (Observation(can_fork=False), "fork"),
         (Observation(python_threads=("worker-1",)), "worker-1"),
+        (Observation(native_pools=("polars-0",)), "polars-0"),
         (Observation(cuda_initialised=True), "CUDA"),
         (Observation(gpu_devices=("/dev/nvidia0",)), "/dev/nvidia0"),
         (Observation(running_loop=True), "event loop"),
@@ -51,6 +53,31 @@ def test_a_live_thread_is_seen_by_name():
     finally:
         release.set()
         thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_thread_pool_that_a_fork_would_lose_is_seen_by_its_threads_names():
+    """polars that has computed something has one; polars that was only imported has a cleaner, which no child needs."""
+    release = threading.Event()
+
+    def named(name: str) -> None:
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
+        started.release()
+        release.wait()
+
+    started = threading.Semaphore(0)
+    threads = [
+        threading.Thread(target=named, args=(name,)) for name in ("polars-0", "polars-ooc-clea", "tokio-rt-worker")
+    ]
+    for thread in threads:
+        thread.start()
+        started.acquire()
+    try:
+        assert sorted(observe().native_pools) == ["polars-0", "tokio-rt-worker"]
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_running_loop_is_seen():
@@ -83,6 +110,9 @@ def test_open_gpu_devices_are_seen(tmp_path, monkeypatch):
 
         def iterdir(self):
             return iter([SimpleNamespace(readlink=lambda: real("/dev/nvidia0"))])
+
+        def glob(self, pattern: str):
+            return iter([])
 
     monkeypatch.setattr(gate, "Path", Folder)
     assert observe().gpu_devices == ("/dev/nvidia0",)

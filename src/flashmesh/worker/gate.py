@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+LOST_POOLS: Final = ("polars-", "tokio-r", "async-executor", "rayon")
+"""How threads of pools are called whose owner waits for ever for them in a forked child: found by `make test-fork`."""
+_POLARS_CLEANER: Final = "polars-ooc"
+"""Started by importing polars, and not needed by a child."""
 _FRAMEWORKS: Final = ("torch",)
 
 
@@ -22,6 +26,8 @@ class Observation:
     preload: bool = True
     python_threads: tuple[str, ...] = ()
     native_threads: int = 0
+    native_pools: tuple[str, ...] = ()
+    """Names of threads that belong to pools known not to come back after a fork (see LOST_POOLS)."""
     cuda_initialised: bool = False
     gpu_devices: tuple[str, ...] = ()
     running_loop: bool = False
@@ -43,8 +49,7 @@ Verdict = Forkable | NotForkable
 
 
 def verdict(seen: Observation) -> Verdict:
-    """The decision. Native threads alone do not forbid: libraries that start some bring their own fork handlers, and
-    those known not to are found by `make test-fork`."""
+    """The decision. Native threads alone do not forbid: most libraries that start some bring their fork handlers."""
     if not seen.can_fork:
         return NotForkable("this system's libraries do not survive a fork")
     if not seen.preload:
@@ -52,6 +57,10 @@ def verdict(seen: Observation) -> Verdict:
     if seen.python_threads:
         names = ", ".join(seen.python_threads[:3])
         return NotForkable(f"the import left a thread running ({names}); start it in a @worker_start hook instead")
+    if seen.native_pools:
+        return NotForkable(
+            f"the import started a thread pool ({seen.native_pools[0]}); compute in a @worker_start hook instead"
+        )
     if seen.cuda_initialised:
         return NotForkable("the import used CUDA; load models in a @worker_start hook or a class constructor instead")
     if seen.gpu_devices:
@@ -63,11 +72,13 @@ def verdict(seen: Observation) -> Verdict:
 
 def observe(*, preload: bool = True, can_fork: bool = True) -> Observation:
     """This process, now."""
+    threads = _native_threads()
     return Observation(
         can_fork=can_fork,
         preload=preload,
         python_threads=_python_threads(),
-        native_threads=_native_threads(),
+        native_threads=max(0, len(threads) - 1),
+        native_pools=tuple(name for name in threads if name.startswith(LOST_POOLS) and _POLARS_CLEANER not in name),
         cuda_initialised=_cuda_initialised(),
         gpu_devices=_gpu_devices(),
         running_loop=_running_loop(),
@@ -81,11 +92,15 @@ def _python_threads() -> tuple[str, ...]:
     return tuple(named.get(ident, f"thread {ident}") for ident in sys._current_frames() if ident != here)
 
 
-def _native_threads() -> int:
-    try:
-        return sum(1 for _ in Path("/proc/self/task").iterdir()) - 1
-    except OSError:
-        return 0  # no /proc on macOS, where nothing is forked anyway
+def _native_threads() -> list[str]:
+    """Names of all threads, the main one included; none on macOS, which has no /proc and where nothing is forked."""
+    names = []
+    for folder in Path("/proc/self/task").glob("*"):
+        try:
+            names.append((folder / "comm").read_text().strip())
+        except OSError:
+            continue  # it has just ended
+    return names
 
 
 def _cuda_initialised() -> bool:
