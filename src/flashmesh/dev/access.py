@@ -20,6 +20,9 @@ Header = tuple[bytes, bytes]
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/ping"})
 """Answered to everybody; they tell nothing but that the server is up."""
 COOKIE = "flash_token"
+_TELLING = frozenset({b"origin", b"sec-fetch-site"})
+"""Headers that say which page a request comes from."""
+_MOST_HOSTS = 64
 _ALLOWED_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _EXPOSED = b"X-Execution-Id, X-Cold-Start, Server-Timing, Retry-After, traceparent"
 
@@ -193,10 +196,15 @@ class Guard:
     def __init__(self, application: Application, rules: AccessRules) -> None:
         self._application = application
         self._rules = rules
+        self._good_hosts: set[bytes] = set()
+        """Host headers that were let in before, where only they decide."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "lifespan":
+            await self._application(scope, receive, send)
+            return
+        if self._is_plain(scope["headers"]):
             await self._application(scope, receive, send)
             return
         decision = decide(
@@ -208,6 +216,7 @@ class Guard:
             websocket=kind == "websocket",
         )
         if isinstance(decision, Allowed):
+            self._remember(scope)
             if decision.origin is not None and kind == "http":
                 send = _with_headers(send, cors_headers(decision.origin))
             await self._application(scope, receive, send)
@@ -216,6 +225,20 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
         else:
             await _answer(decision, scope, send)
+
+    def _is_plain(self, headers: list[Header]) -> bool:
+        """Most requests: to a host that is known to be good, and from no browser page. One pass, no decision."""
+        good = False
+        for name, value in headers:
+            if name == b"host":
+                good = value in self._good_hosts
+            elif name in _TELLING:
+                return False
+        return good
+
+    def _remember(self, scope: Scope) -> None:
+        if self._rules.loopback_only and scope["path"] not in OPEN_PATHS and len(self._good_hosts) < _MOST_HOSTS:
+            self._good_hosts.update(value for name, value in scope["headers"] if name == b"host")
 
 
 def cors_headers(origin: str) -> list[Header]:

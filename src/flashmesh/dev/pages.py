@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flashmesh.dev import answers, openapi
+from flashmesh.dev import answers
 from flashmesh.dev.access import Header, Scope, Send
 from flashmesh.dev.door import SessionDoor
 from flashmesh.dev.route_book import RouteBook
@@ -87,13 +87,15 @@ class Pages:
             await answers.send_json(send, 503, {"status": "starting"}, [(b"retry-after", b"1")])
 
     async def _openapi(self, scope: Scope, send: Send) -> None:
+        from flashmesh.dev import openapi  # only when the docs are looked at
+
         routes = self._http_routes()
         loaded = await routes.applications(_IMPORT_PATIENCE_S) if routes is not None else {}
         applications = {file: made for file, app in loaded.items() if (made := _described_by(file, app))}
         made = openapi.document(self._book, title=TITLE, described=await self._described(), applications=applications)
         await answers.send_json(send, 200, made, [(b"cache-control", b"no-store")])
 
-    async def _described(self) -> openapi.Described:
+    async def _described(self) -> dict[str, Any]:
         """What the imports of workers' modules have told so far, by callable id."""
         try:
             async with asyncio.timeout(_SESSION_PATIENCE_S):

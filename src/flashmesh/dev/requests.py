@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from flashmesh.dev.access import Receive, Scope
 from flashmesh.functions.errors import FlashmeshError, MalformedRequest, PayloadTooLarge, ValidationError
@@ -128,20 +129,55 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, limit_s
         ClientGone: it will not come any more.
     """
     check_length(scope, limit_bytes)
-    message = await receive() if _has_no_body(scope) else None
-    if message is None:
-        try:
-            async with asyncio.timeout(limit_s):
-                return await _read_all(receive, limit_bytes)
-        except TimeoutError:
-            raise BodyTooSlow(f"The body did not arrive within {limit_s:g} s.") from None
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    return bytes(message.get("body", b""))
+    task = asyncio.current_task()
+    assert task is not None
+    clock = _BodyClock.of(task.get_loop())
+    clock.start(task, limit_s)
+    try:
+        return await _read_all(receive, limit_bytes)
+    except asyncio.CancelledError:
+        if clock.stop(task):
+            raise
+        task.uncancel()
+        raise BodyTooSlow(f"The body did not arrive within {limit_s:g} s.") from None
+    finally:
+        clock.stop(task)
 
 
-def _has_no_body(scope: Scope) -> bool:
-    return scope["method"] in ("GET", "HEAD") and header(scope, b"content-length") is None
+class _BodyClock:
+    """Ends reads that take too long: one timer for all requests of a loop, instead of one for each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._reading: dict[asyncio.Task[Any], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> "_BodyClock":
+        clock = _clocks.get(loop)
+        if clock is None:
+            clock = _clocks[loop] = cls(loop)
+        return clock
+
+    def start(self, task: asyncio.Task[Any], limit_s: float) -> None:
+        self._reading[task] = self._loop.time() + limit_s
+        if self._timer is None:
+            self._timer = self._loop.call_later(min(limit_s, 1.0), self._look)
+
+    def stop(self, task: asyncio.Task[Any]) -> bool:
+        """Whether the task was still within its time."""
+        return self._reading.pop(task, None) is not None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        self._timer = self._loop.call_later(1.0, self._look) if self._reading else None
+        for task, deadline in list(self._reading.items()):
+            if now >= deadline:
+                del self._reading[task]
+                task.cancel()
+
+
+_clocks: "WeakKeyDictionary[asyncio.AbstractEventLoop, _BodyClock]" = WeakKeyDictionary()
 
 
 async def _read_all(receive: Receive, limit_bytes: int) -> bytes:
