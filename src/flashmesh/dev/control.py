@@ -3,7 +3,7 @@
     project         {} -> the project as `describe` gives it
     follow_project  the same, at once and again whenever something changed (follow)
     resolve         {"name": …} -> {"function", "endpoint", "callables"}
-    register        a script's function -> {"endpoint", "functions"} (see `registration.py`)
+    register        a script's functions -> their builds (see `registration.py`)
 
 `describe` is what the dev server shows and decides by:
 

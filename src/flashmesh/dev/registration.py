@@ -3,7 +3,7 @@
     {"resources": [{"name", "root", "file", "config", "functions": [
         {"id", "name", "module", "file", "line", "qualname", "kind", "is_async", "is_generator", "dependencies",
          "methods": [{"name", "is_async", "is_generator"}]}], "source"?: sealed bytes}]}
-    -> {"endpoints": [names]}
+    -> {"builds": {name: build}}
 
 `file` is absolute. Functions without one (None) are in the module's text in `source`, sealed with the session's key:
 what is executed was written by somebody who can read that key. Registering the same again changes nothing; anything

@@ -9,7 +9,9 @@ import copy
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+import msgspec
 
 from flashmesh.dev.headless import SessionHandle
 from flashmesh.dev.script_functions import Known, ScriptFunctions
@@ -19,7 +21,7 @@ from flashmesh.functions.calls import Call
 from flashmesh.functions.declarations import Declaration
 from flashmesh.functions.jobs import Job
 from flashmesh.wire.client import BlockingClient, SessionClient
-from flashmesh.wire.frames import MSGPACK
+from flashmesh.wire.frames import MSGPACK, Invoke
 from flashmesh.wire.signature import Signer
 
 ENVIRONMENT = "dev"
@@ -62,19 +64,19 @@ class ScriptCaller:
         return declaration.resource.is_load_balanced
 
     async def call(self, call: Call) -> Any:
-        call = await self._prepared(call)
+        call, build = await self._prepared(call)
         client = await self._client()
-        return value_of(await client.invoke(frame_of(call, signer=self._signer)).result(), call, signer=self._signer)
+        return value_of(await client.invoke(self._frame(call, build)).result(), call, signer=self._signer)
 
     def call_blocking(self, call: Call) -> Any:
-        call = self._prepare(call)
-        outcome = self._connected().invoke(frame_of(call, signer=self._signer)).result()
+        call, build = self._prepare(call)
+        outcome = self._connected().invoke(self._frame(call, build)).result()
         return value_of(outcome, call, signer=self._signer)
 
     async def stream(self, call: Call) -> AsyncIterator[Any]:
-        call = await self._prepared(call)
+        call, build = await self._prepared(call)
         client = await self._client()
-        invocation = client.invoke(frame_of(call, signer=self._signer, stream=True))
+        invocation = client.invoke(self._frame(call, build, stream=True))
         items = invocation.items()
         try:
             async for item in items:
@@ -84,31 +86,40 @@ class ScriptCaller:
             await items.aclose()  # type: ignore[attr-defined]
 
     def stream_blocking(self, call: Call) -> Iterator[Any]:
-        call = self._prepare(call)
-        invocation = self._connected().invoke(frame_of(call, signer=self._signer, stream=True))
+        call, build = self._prepare(call)
+        invocation = self._connected().invoke(self._frame(call, build, stream=True))
         for item in invocation.items():
             yield self._item(call, invocation.execution, item)
         value_of(invocation.result(), call, signer=self._signer)
 
     def spawn(self, call: Call) -> Job:
-        call = self._prepare(call)
+        call, build = self._prepare(call)
         client = self._connected()
-        frame = frame_of(call, signer=self._signer, mode="async")
+        frame = self._frame(call, build, mode="async")
         client.invoke(frame)
         client.query("accepted", id=frame.execution)
         jobs = SessionJobs(call, ask=self._ask, client=self._connected, signer=lambda: self._signer)
         return Job(frame.execution, jobs)
 
+    def _frame(
+        self, call: Call, build: str, *, mode: Literal["sync", "async"] = "sync", stream: bool = False
+    ) -> Invoke:
+        frame = frame_of(call, signer=self._signer, mode=mode, stream=stream)
+        return msgspec.structs.replace(frame, build=build) if build else frame
+
     # What the session knows
 
-    async def _prepared(self, call: Call) -> Call:
-        """The call as the session knows it. The first one starts the session, in a thread: it takes 0.2 s."""
+    async def _prepared(self, call: Call) -> tuple[Call, str]:
+        """The call as the session knows it, and the build that has to run it (see Known).
+
+        The first one starts the session, in a thread: it takes 0.2 s.
+        """
         known = self._known(call.declaration)
         if known is None:
             return await asyncio.to_thread(self._prepare, call)
-        return _under(call, known)
+        return _under(call, known), known.build
 
-    def _prepare(self, call: Call) -> Call:
+    def _prepare(self, call: Call) -> tuple[Call, str]:
         with self._lock:
             known = self._known(call.declaration)
             if known is None:
@@ -118,10 +129,13 @@ class ScriptCaller:
                     self._functions.forget()
                     self._signer = Signer(handle.key, ENVIRONMENT)
                 assert self._signer is not None
-                self._connected().query("register", **self._functions.registration(call.declaration, self._signer))
+                answer = self._connected().query(
+                    "register", **self._functions.registration(call.declaration, self._signer)
+                )
+                self._functions.registered(answer["builds"])
                 known = self._functions.known(call.declaration)
                 assert known is not None
-        return _under(call, known)
+        return _under(call, known), known.build
 
     def _known(self, declaration: Declaration) -> Known | None:
         """None also when the session that knew it is gone."""

@@ -30,10 +30,15 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Known:
-    """A function as the session knows it: its id there, and the name of its module there."""
+    """A function as the session knows it: its id there, and the name of its module there.
+
+    `build`: the one that has to run it, when an older one may still be running; else empty.
+    """
 
     id: str
     module: str
+    endpoint: str
+    build: str = ""
 
 
 class ScriptFunctions:
@@ -43,6 +48,7 @@ class ScriptFunctions:
         self._known: dict[int, tuple[Declaration, Known]] = {}
         self._endpoints: dict[tuple[str, str], str] = {}
         self._members: dict[str, dict[str, tuple[Declaration, Place]]] = {}
+        self._registered: set[str] = set()
 
     def known(self, declaration: Declaration) -> Known | None:
         found = self._known.get(id(declaration))
@@ -52,6 +58,7 @@ class ScriptFunctions:
         """The session that knew them is gone."""
         self._known.clear()
         self._members.clear()
+        self._registered.clear()
 
     def registration(self, declaration: Declaration, signer: Signer) -> dict[str, Any]:
         """The arguments of `register` that make `declaration` known, and whatever else this process declares by now.
@@ -72,9 +79,17 @@ class ScriptFunctions:
                 self._forget_members(name)
         return {"resources": entries}
 
+    def registered(self, builds: Mapping[str, str]) -> None:
+        """The session's answer. An endpoint it knew before is rolling over: its old code must not answer meanwhile."""
+        for key, (declaration, known) in list(self._known.items()):
+            build = builds.get(known.endpoint)
+            if build is not None and known.endpoint in self._registered:
+                self._known[key] = (declaration, dataclasses.replace(known, build=build))
+        self._registered |= builds.keys()
+
     def _add(self, declaration: Declaration, place: Place) -> str:
         name = self._endpoint_of(declaration, place)
-        known = Known(f"{place.module}.{_qualname(declaration, place)}", place.module)
+        known = Known(f"{place.module}.{_qualname(declaration, place)}", place.module, name)
         self._known[id(declaration)] = (declaration, known)
         self._members.setdefault(name, {})[known.id] = (declaration, place)
         return name
@@ -143,7 +158,7 @@ def _declared_elsewhere() -> Iterator[Declaration]:
 def _is_users(module: ModuleType) -> bool:
     if module.__name__ == "__main__":
         return True
-    file = getattr(module, "__file__", None)
+    file = vars(module).get("__file__")
     return isinstance(file, str) and not any(
         part in file for part in ("site-packages", "dist-packages", _STANDARD_LIBRARY)
     )

@@ -258,7 +258,7 @@ class Session:
                 self._registered[name] = entry
                 await self._parts.target.update(entry.resource, entry.project, entry.build)
             self._write_manifest()
-        return {"endpoints": [entry.resource.name for entry in found]}
+        return {"builds": {entry.resource.name: entry.build for entry in found}}
 
     # What workers and templates say
 

@@ -216,7 +216,7 @@ class Dispatcher:
             return known
         call = Call(execution, frame, reply, kind, now)
         call.limit_ms = effective_limit_ms(frame.deadline_ms, lane.plan.execution_timeout_ms)
-        if lane.fresh and function in lane.fresh:
+        if (lane.fresh and function in lane.fresh) or (frame.build and frame.build == lane.plan.build):
             call.build = lane.plan.build
         self._calls[execution.id] = call
         lane.queue.push(call)
@@ -350,7 +350,8 @@ class Dispatcher:
             return
         now = self._clock.now()
         name = lane.plan.name
-        for _, call, worker in assign({name: queue}, {name: lane.slots}, now):
+        queue.ripen(now)
+        for _, call, worker in assign({name: queue}, {name: lane.slots}, now) if lane.slots.has_room() else ():
             queue.take(call)
             worker.unstarted += 1
             worker.last_used = now
@@ -364,6 +365,8 @@ class Dispatcher:
 
     def _scale(self, lane: Lane, now: float) -> None:
         """Ask for the workers that the load calls for."""
+        if lane.ensured and max(lane.asked, len(lane.slots.serving())) >= lane.plan.workers_max:
+            return
         demand = lane.demand(now)
         if demand.waiting and not lane.ensured:
             lane.ensured = True
