@@ -15,6 +15,8 @@ from dev_template_process import (
     running_template,
     wait_until,
 )
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 
 def answer_of(client: socket.socket) -> bytes:
@@ -182,3 +184,45 @@ def test_sigterm_drains_and_ctrl_c_is_left_to_the_session(tmp_path: Path) -> Non
         kill(template.pid, signal.SIGTERM)
         assert template.process.process.wait(10) == 0
         assert not alive(child)
+
+
+def test_without_fork_servers_are_started_anew_and_take_over_alike(tmp_path: Path) -> None:
+    with running_template(tmp_path, options={"spawn": True}) as template:
+        template.serve(server("old"))
+        connection = http.client.HTTPConnection("127.0.0.1", template.port, timeout=10)
+        connection.request("GET", "/")
+        assert connection.getresponse().read().startswith(b"old")
+        template.serve(server("new"))
+        connection.request("GET", "/")
+        assert connection.getresponse().read().startswith(b"new")
+        connection.close()
+        child = children_of(template.pid)[0]
+    wait_until(lambda: not alive(child), 5)
+
+
+WEBSOCKET_SERVER = """
+async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"].upper()})
+        return
+    await receive()
+    await send({"type": scope["type"] + ".startup.complete"})
+    await receive()
+    await send({"type": scope["type"] + ".shutdown.complete"})
+"""
+
+
+def test_a_websocket_is_served_and_closed_as_restarting_when_its_code_changes(tmp_path: Path) -> None:
+    with running_template(tmp_path) as template:
+        template.serve(WEBSOCKET_SERVER)
+        with connect(f"ws://127.0.0.1:{template.port}/") as socket_:
+            socket_.send("hello")
+            assert socket_.recv(10) == "HELLO"
+            template.serve(server("new"))
+            with pytest.raises(ConnectionClosed):
+                socket_.recv(10)
+            assert socket_.close_code == 1012
+        wait_until(lambda: len(children_of(template.pid)) == 1)

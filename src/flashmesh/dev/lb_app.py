@@ -25,6 +25,7 @@ from flashmesh.dev import answers
 from flashmesh.dev.lb_body import BodyReader
 from flashmesh.dev.lb_packages import explain_missing
 from flashmesh.dev.lb_signature import REQUEST_NAME, RouteSignature, fastapi_signature, is_upload, split
+from flashmesh.dev.openapi import example_of, first_line
 from flashmesh.dev.requests import EVENT_STREAM, ClientGone, wanted_media
 from flashmesh.dev.route_book import HttpRoute
 from flashmesh.dev.session_calls import TRACE
@@ -70,7 +71,7 @@ def build(module: ModuleType, dotted: str, routes: Sequence[HttpRoute]) -> FastA
             response_model=None,
             tags=[f"{route.file} [LB]"],
             operation_id=f"{route.method.lower()}{route.path}",
-            summary=f"{route.method} {route.path}",
+            summary=first_line(inspect.getdoc(function)) or route.function,
             description=inspect.getdoc(function) or "",
             openapi_extra=request_body(reader) if reader is not None else None,
         )
@@ -94,7 +95,9 @@ def find_function(module: ModuleType, dotted: str, route: HttpRoute) -> Function
 
 def request_body(reader: BodyReader) -> dict[str, Any]:
     """The OpenAPI description of a body that we read."""
-    content: dict[str, Any] = {"application/json": {"schema": reader.schema()}}
+    schema = reader.schema()
+    example = example_of(schema, schema.get("$defs", {}))
+    content: dict[str, Any] = {"application/json": {"schema": schema, "example": example}}
     if any(is_upload(reader.parameter(name).annotation) for name in reader.names):
         content = {}
     files = [name for name in reader.names if _is_binary(reader, name)]

@@ -103,8 +103,9 @@ def queue_paths(route: QueueRoute, known: Mapping[str, Any]) -> dict[str, Any]:
     looks = {
         "status": ("get", "Status and result of a call"),
         "cancel": ("post", "Stop a call"),
-        "stream": ("get", "What a generator has yielded since the last time"),
     }
+    if route.is_generator or known.get("is_generator"):
+        looks["stream"] = ("get", "What it has yielded since the last time")
     for verb, (method, summary) in looks.items():
         paths[f"{route.prefix}/{verb}/{{id}}"] = {
             method: {
@@ -215,6 +216,8 @@ def example_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth:
             return example_of(schema[key][0], definitions, depth + 1)
     if schema.get("properties"):
         return {name: example_of(inner, definitions, depth + 1) for name, inner in schema["properties"].items()}
+    if schema.get("items"):
+        return [example_of(schema["items"], definitions, depth + 1)]
     kind = schema.get("type", "object")
     return _EXAMPLES.get(kind[0] if isinstance(kind, list) else kind, {})
 
@@ -239,7 +242,7 @@ def http_operation(route: HttpRoute) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "tags": [f"{route.file} [LB]"],
         "operationId": f"{route.method.lower()}{route.path}",
-        "summary": f"{route.method} {route.path}",
+        "summary": first_line(route.doc) or route.function,
         "description": route.doc or f"`{route.function}`",
         "parameters": parameters,
         "responses": {"200": {"description": "What the function returns"}},
@@ -251,6 +254,12 @@ def http_operation(route: HttpRoute) -> dict[str, Any]:
             "content": {"application/json": {"schema": schema, "example": example_of(schema, {})}}
         }
     return operation
+
+
+def first_line(doc: str | None) -> str:
+    """The first line of a docstring, without its full stop."""
+    lines = (doc or "").strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else ""
 
 
 def _path_names(path: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,8 @@ class DevOptions:
     """How long a file with HTTP routes may take to import."""
     drain_limit_s: float = 30.0
     """How long running requests may go on after the session has asked the server to end."""
+    spawn: bool = sys.platform == "darwin"
+    """Start server processes anew instead of forking them: macOS's libraries do not survive a fork."""
     verbose: bool = False
 
 

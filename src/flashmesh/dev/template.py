@@ -227,7 +227,7 @@ class DevTemplate:
     def _fork(self, generation: int) -> Child:
         handed_from, handed_to = channel()
         ours, theirs = socket.socketpair()
-        if sys.platform == "darwin":  # its system libraries do not survive a fork
+        if self._settings.options.spawn:
             pid = self._spawn(theirs, handed_to)
         else:
             gc.collect()
