@@ -15,10 +15,13 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from flashmesh.worker.invocation import CURRENT, Invocation, ending
 from flashmesh.worker.records import Reason, WorkerRecord
+
+_LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+_WATCHED: Final = getattr(os, "O_ASYNC", 0) | os.O_NONBLOCK
 
 
 def enter(invocation: Invocation, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -61,7 +64,7 @@ class Canceller:
         self._watched = (peer, invocation)
         descriptor = peer.fileno()
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, _WATCHED)
         if has_hung_up(peer):
             invocation.doomed = invocation.doomed or ending("cancel")
 
@@ -104,7 +107,7 @@ class Canceller:
 def has_hung_up(peer: socket.socket) -> bool:
     """Whether the other end of a connection is closed, without reading from it."""
     try:
-        return peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        return peer.recv(1, _LOOK) == b""
     except BlockingIOError:
         return False
     except OSError:

@@ -91,20 +91,24 @@ class Face:
         listener.setblocking(False)
 
     def update(self) -> None:
-        """Accept exactly while a slot is free. Call whenever that may have changed."""
-        wanted = not self._closed and (self.over_limit or self.runner.free > 0)
-        if wanted == self._accepting:
-            return
-        self._accepting = wanted
-        if wanted:
+        """Look at the listening socket again if a slot is free. Call whenever one may have become so.
+
+        It is looked away from only when somebody waits there while no slot is free: most calls are over before that,
+        and turning it off and on for each would cost more than they do.
+        """
+        if not self._accepting and not self._closed and (self.over_limit or self.runner.free > 0):
+            self._accepting = True
             self.loop.add_reader(self._listener.fileno(), self._accept)
-        else:
+
+    def _look_away(self) -> None:
+        if self._accepting:
+            self._accepting = False
             self.loop.remove_reader(self._listener.fileno())
 
     def close(self) -> None:
         """Accept nothing more. Calls that were accepted go on."""
         self._closed = True
-        self.update()
+        self._look_away()
 
     async def closed(self) -> None:
         """Wait until every connection has its answer; each has time limits of its own."""
@@ -120,7 +124,7 @@ class Face:
 
     def _accept(self) -> None:
         if self.runner.free == 0 and not self.over_limit:
-            self.update()
+            self._look_away()
             return
         try:
             peer, _ = self._listener.accept()
@@ -266,7 +270,7 @@ class Connection:
             trace=headers.get("traceparent", ""),
             stream=reply.streams,
         )
-        self._request = RequestReader()  # the request's bytes are the invocation's now
+        request.forget_body()
         self.face.runner.begin(invocation, slot, by_link=False)
 
     def _tell(self, what: str) -> None:

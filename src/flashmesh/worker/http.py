@@ -81,6 +81,10 @@ class RequestReader:
     def body(self) -> bytes:
         return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
+    def forget_body(self) -> None:
+        """Its bytes are somebody else's now."""
+        self._body = []
+
     def feed(self, data: bytes) -> None:
         """Take what came. Raises RequestRefused; the reader is of no use after that."""
         if not self.head_done:

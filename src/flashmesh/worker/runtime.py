@@ -14,6 +14,8 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NoReturn
 
+import uvloop
+
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.spec import WorkerSpec
 
@@ -34,7 +36,7 @@ def run_worker(spec: WorkerSpec, context: WorkerContext) -> NoReturn:
 
     loaded = prepare(spec, context)
     # Not closed: that would wait for threads of the user's, and the process is about to end anyway.
-    asyncio.Runner().run(Worker(spec, context).live(loaded))
+    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(Worker(spec, context).live(loaded))
     sys.exit(0)
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from flashmesh.functions.errors import FunctionNotFound, LinkLost, PayloadTooLarge
+from flashmesh.functions.errors import FunctionNotFound, PayloadTooLarge
 from flashmesh.wire import failures
-from flashmesh.wire.connection import Link, dial
+from flashmesh.wire.connection import Link
 from flashmesh.wire.frames import (
     PROTOCOL_VERSION,
     AnyFrame,
@@ -144,10 +144,10 @@ class Uplink:
         while not self._closing:
             self._lost.clear()
             try:
-                free = self._runner.free
-                self._link = await dial(self._path, self._on_frame, self._on_lost, self._hello(free=free), Ready(free))
-            except LinkLost as error:
-                log.debug("%s", error)
+                await self._dial()
+            except OSError as error:
+                self._link = None
+                log.debug("The session does not answer at %s (%s)", self._path, error.strerror)
                 await self._pause(pause)
                 pause = min(pause * 2, REDIAL_MOST_S)
                 continue
@@ -155,6 +155,14 @@ class Uplink:
             await self._lost.wait()
             self._link = None
             await self._pause(pause)
+
+    async def _dial(self) -> None:
+        """Connect. The link counts as ours at once: what is said meanwhile leaves after HELLO and READY."""
+        link = self._link = Link(self._on_frame, self._on_lost)
+        free = self._runner.free
+        link.send(self._hello(free=free))
+        link.send(Ready(free))
+        await asyncio.get_running_loop().create_unix_connection(lambda: link, self._path)
 
     async def _pause(self, seconds: float) -> None:
         """Jittered, so that all workers of a session that returns do not dial in one instant. `close` ends it."""
