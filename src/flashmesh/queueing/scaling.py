@@ -8,6 +8,7 @@ from flashmesh.queueing.plan import EndpointPlan
 
 PATIENCE_S: Final = 0.002
 """How long calls may wait before one more worker is made; doubles per worker. Lower: more memory for short bursts."""
+_SOONEST_S: Final = 0.0005
 SHORT_RUN_S: Final = 0.02
 """Mean run time up to which waiting a little is cheaper than another worker."""
 
@@ -54,4 +55,5 @@ def wanted_workers(demand: Demand, plan: EndpointPlan) -> Wanted:
     patience = PATIENCE_S * 2 ** min(demand.workers, 10)
     if demand.oldest_wait_s >= patience:
         return Wanted(enough + 1, patience * 2)
-    return Wanted(enough, patience - demand.oldest_wait_s)
+    # A timer fires a rounding error early; without a floor it would be set again and again for the same moment.
+    return Wanted(enough, max(patience - demand.oldest_wait_s, _SOONEST_S))
