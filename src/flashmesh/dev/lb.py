@@ -5,7 +5,8 @@ server and run beside it; a request for a route waits for its file, no other req
 """
 
 import asyncio
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from flashmesh.dev.access import Receive, Scope, Send
 from flashmesh.dev.caller import DevCaller
 from flashmesh.dev.door import SessionDoor
 from flashmesh.dev.lb_loading import FileLoad, LoadProblem, load_all
+from flashmesh.dev.lb_packages import explain_missing
 from flashmesh.dev.options import DevOptions
 from flashmesh.dev.requests import check_length, limited
 from flashmesh.dev.route_book import HttpRoute
@@ -51,14 +53,24 @@ class HttpRoutes:
             return
         self._caller.begin()
         for file, routes in self._by_file.items():
-            self._loads[file] = FileLoad(file, _Import(self._code, file, tuple(routes)), declared_by(routes))
+            self._loads[file] = FileLoad(file, _Import(self._code, file, tuple(routes)), self._explainer(file, routes))
         self._starting = asyncio.ensure_future(self._load())
+
+    def _explainer(self, file: str, routes: Sequence[HttpRoute]) -> Callable[[BaseException], LoadProblem]:
+        declared = declared_by(routes)
+
+        def explain(error: BaseException) -> LoadProblem:
+            problem = self._code.problem_of(error, file)
+            missing = explain_missing(error, declared)
+            return problem if missing is None else dataclasses.replace(problem, reason=str(missing).rstrip("."))
+
+        return explain
 
     async def _load(self) -> None:
         """FastAPI is imported while the session is dialled; files then find the functions they call."""
         framework = asyncio.to_thread(import_module, "flashmesh.dev.lb_app")
         await asyncio.gather(framework, self._door.get(), return_exceptions=True)
-        await load_all(list(self._loads.values()), self._options.import_limit_s, self._root)
+        await load_all(list(self._loads.values()), self._options.import_limit_s)
 
     def close(self) -> None:
         if self._starting is not None:

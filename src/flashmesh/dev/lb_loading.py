@@ -9,12 +9,8 @@ import ctypes
 import dataclasses
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
-
-from flashmesh.dev.lb_packages import explain_missing
 
 OVERTAKEN_S: Final = 10.0
 
@@ -36,16 +32,16 @@ class ImportStopped(BaseException):
 class FileLoad:
     """One file's import: `ready` is done once `result` or `problem` is known."""
 
-    def __init__(self, file: str, make: Callable[[], Any], declared: Sequence[str] = ()) -> None:
+    def __init__(self, file: str, make: Callable[[], Any], explain: Callable[[BaseException], LoadProblem]) -> None:
         """Nothing is imported yet.
 
         Args:
             file: relative to the project root.
             make: imports the file and returns what its routes need. Runs in a thread.
-            declared: the packages that the file's resources declare.
+            explain: says what went wrong when it raises.
         """
         self.file = file
-        self._declared = declared
+        self._explain = explain
         self.result: Any = None
         self.problem: LoadProblem | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -53,19 +49,19 @@ class FileLoad:
         self._thread: threading.Thread | None = None
         self._loop = asyncio.get_running_loop()
 
-    def start(self, limit_s: float, root: Path) -> None:
-        self._thread = threading.Thread(target=self._run, args=(root,), name=f"flash-import-{self.file}", daemon=True)
+    def start(self, limit_s: float) -> None:
+        self._thread = threading.Thread(target=self._run, name=f"flash-import-{self.file}", daemon=True)
         self._thread.start()
         self._loop.call_later(limit_s, self._expire, limit_s)
 
-    def _run(self, root: Path) -> None:
+    def _run(self) -> None:
         result = problem = None
         try:
             result = self._make()
         except ImportStopped:
             return
         except BaseException as error:
-            problem = problem_of(error, self.file, root, self._declared)
+            problem = self._explain(error)
         try:
             self._loop.call_soon_threadsafe(self._settle, result, problem)
         except RuntimeError:
@@ -97,36 +93,8 @@ class FileLoad:
         return None
 
 
-async def load_all(loads: Sequence[FileLoad], limit_s: float, root: Path) -> None:
+async def load_all(loads: Sequence[FileLoad], limit_s: float) -> None:
     """Start every import; returns when the last one has been started."""
     for load in loads:
-        load.start(limit_s, root)
+        load.start(limit_s)
         await asyncio.wait((load.ready,), timeout=OVERTAKEN_S)
-
-
-def problem_of(error: BaseException, file: str, root: Path, declared: Sequence[str] = ()) -> LoadProblem:
-    """Where in the project an import failed, and why, in one line.
-
-    Args:
-        declared: the packages that the file's resources declare.
-    """
-    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    missing = explain_missing(error, declared)
-    if missing is not None:
-        reason = str(missing)
-    elif isinstance(error, SystemExit):
-        reason = f"the file ends the interpreter (sys.exit({error.code!r})) while it is imported"
-    place, line = file, None
-    if isinstance(error, SyntaxError) and error.filename:
-        place, line = _relative(error.filename, root), error.lineno
-        reason = f"{type(error).__name__}: {error.msg}"
-    else:
-        for frame in traceback.extract_tb(error.__traceback__):
-            if Path(frame.filename) == root / file:
-                line = frame.lineno
-    return LoadProblem(file=place, line=line, reason=reason, traceback="".join(traceback.format_exception(error)))
-
-
-def _relative(filename: str, root: Path) -> str:
-    path = Path(filename)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else filename

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from flashmesh.dev.door import SessionDoor
+from flashmesh.dev.lb_loading import LoadProblem
 from flashmesh.worker.spec import ModuleSpec, WorkerSpec
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ class UserCode:
     def load(self, file: str) -> ModuleType:
         """The module of one file. Raises whatever its top level raises."""
         return self.machinery.load(dotted_name(file), self._root / file)
+
+    def problem_of(self, error: BaseException, file: str) -> LoadProblem:
+        """Where in the project an import failed, and why, in one line; the traceback begins at the user's code."""
+        from flashmesh.worker.loader import problem_of
+
+        problem = problem_of(error, file=str(self._root / file), imports=self.machinery)
+        place = Path(problem.file)
+        root = self.machinery.root
+        shown = place.relative_to(root).as_posix() if place.is_relative_to(root) else file
+        return LoadProblem(file=shown, line=problem.line, reason=problem.reason, traceback=problem.traceback)
 
     def spec(self, files: Iterable[str], functions: Iterable[str] = ()) -> WorkerSpec:
         """What a worker would be told to serve these functions."""
