@@ -187,6 +187,10 @@ class FakeWorker:
         time.sleep(float(argument))
         return "done"
 
+    def detach(self, argument: str) -> str:
+        """Starts a subprocess that leaves the worker's process group."""
+        return str(subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
+
     def say(self, argument: str) -> str:
         sys.stdout.write(f"{argument}\n")
         sys.stderr.write("no newline")

@@ -135,9 +135,10 @@ def test_calls_that_run_finish_before_a_terminated_template_leaves():
     async def scenario() -> None:
         async with MiniSession() as session:
             template = await session.start(session.spec(drain_limit_s=10))
-            execution = session.send("sleep", "0.3")
+            execution = session.send("hold", "0.3")
+            await session.until(lambda: "holding" in session.text())
             os.kill(template, signal.SIGTERM)
-            assert await session.answer(execution) == "slept"
+            assert await session.answer(execution) == "held"
             exited = await session.until(lambda: session.events)
             assert exited[0].status == 0
             assert exited[0].reason == ""
@@ -151,10 +152,34 @@ def test_keepers_own_shutdown_waits_for_running_calls():
     async def scenario() -> None:
         async with MiniSession() as session:
             await session.start(session.spec(drain_limit_s=10))
-            execution = session.send("sleep", "0.3")
+            execution = session.send("hold", "0.3")
+            await session.until(lambda: "holding" in session.text())
             closing = asyncio.create_task(session.keeper.close(drain_s=10))
-            assert await session.answer(execution) == "slept"
+            assert await session.answer(execution) == "held"
             await closing
             assert session.left_over() == {}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("victim", ["session", "template", "nobody"])
+def test_a_subprocess_that_left_its_group_ends_too(victim):
+    """User code may start a session of its own; when its worker, template or session is gone, it goes as well."""
+
+    async def scenario() -> None:
+        async with MiniSession() as session:
+            template = await session.start(session.spec())
+            detached = int(await session.call("detach"))
+            assert detached in session.left_over()
+            if victim == "session":
+                session.closing = True
+                os.close(session.pipe_write)
+                session.pipe_write = -1
+                await session.until(lambda: session.keeper.lost)
+            elif victim == "template":
+                os.kill(template, signal.SIGKILL)
+            else:
+                await session.keeper.stop_template("e", drain_s=1)
+            await session.until(lambda: detached not in session.left_over())
 
     run(scenario)

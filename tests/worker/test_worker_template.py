@@ -337,12 +337,13 @@ def test_an_edit_is_served_by_new_workers_while_the_old_ones_finish():
         async with MiniSession() as session:
             template = await session.start(session.spec(drain_limit_s=10))
             (old,) = session.workers
-            execution = session.send("sleep", "0.5")
+            execution = session.send("hold", "0.5")
+            await session.until(lambda: "holding" in session.text())
             await session.update(session.spec(build="b2", generation=2))
             new = (await session.until(session.ready))[0]
             assert new != old
             assert (await session.call("build", worker=new)).startswith("b2")
-            assert await session.answer(execution) == "slept"
+            assert await session.answer(execution) == "held"
             await session.until(lambda: list(session.workers) == [new])
             await session.until(lambda: len(children(template)) == 1)
             assert [gone.status for gone in session.gone] == [0]

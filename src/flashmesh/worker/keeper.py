@@ -22,7 +22,7 @@ import time
 from flashmesh.worker.eventloop import EventLoop, Timer
 from flashmesh.worker.groups import GroupTable
 from flashmesh.worker.launch import anonymous_file, describe_status, kill_group, launch
-from flashmesh.worker.parent import adopt_orphans
+from flashmesh.worker.parent import adopt_orphans, children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` is 6 ms, a third of this program's start
@@ -105,6 +105,11 @@ class Keeper:
         self._loop.on_signal(signal.SIGTERM, self._end_after_drain)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the session's to handle
         self._loop.run()
+        end = time.monotonic() + LAST_WORD_S
+        while children() and time.monotonic() < end:  # orphans reach us one by one, as their own parents die
+            self._kill_adopted()
+            self._reap()
+            time.sleep(0.002)
         for endpoint in self._endpoints.values():
             endpoint.close()
 
@@ -255,6 +260,7 @@ class Keeper:
                 break
             if pid == 0:
                 break
+        self._kill_adopted()
         self._end_if_empty()
 
     def _on_template_exit(self, endpoint: Endpoint, template: Template, status: int) -> None:
@@ -284,6 +290,16 @@ class Keeper:
             callback()
         if self._endpoints.get(endpoint.name) is endpoint and not self._ending:
             self._pause(endpoint)
+
+    def _kill_adopted(self) -> None:
+        """What a dead template left to us: zygotes and workers, and what user code had put in groups of its own.
+
+        Every child of ours that is not a template; its own children come to us, and here again, when it has died.
+        """
+        templates = {endpoint.template.pid for endpoint in self._endpoints.values() if endpoint.template is not None}
+        for pid in children():
+            if pid not in templates:
+                kill_group(pid)
 
     def _pause(self, endpoint: Endpoint) -> None:
         """After the back-off, if there is one, listen for those who want the endpoint, and obey waiting commands."""

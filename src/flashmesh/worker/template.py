@@ -99,6 +99,8 @@ class Template:
         self._begin(self._spec)
         self._link.dial()
         self._loop.run()
+        for pid in parent.children():
+            kill_group(pid)  # what user code had put in groups of its own
         self._push_logs()
         self._link.flush()
         self._link.close()
@@ -398,7 +400,7 @@ class Template:
 
     def _on_session_gone(self) -> None:
         """However it died: nothing of ours may stay."""
-        for pid in self._groups.pids():
+        for pid in [*self._groups.pids(), *parent.children()]:
             kill_group(pid)
         os._exit(0)
 
