@@ -1,5 +1,7 @@
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,15 @@ def test_each_failure_has_its_status(error: Exception, status: int, word: str) -
     assert answer.status == status
     assert answer.json["status"] == word
     assert answer.json["error"] == str(error)
+
+
+def test_a_failed_import_names_file_line_and_reason() -> None:
+    error = ImportFailed(
+        "api/x.py:11: ModuleNotFoundError: No module named 'y'; install it. Correct the file and save it"
+    )
+    answer = ask("POST", "/gpu_worker/run", {}, behaviour=failing(error, ran=False))
+    assert (answer.json["file"], answer.json["line"]) == ("api/x.py", 11)
+    assert answer.json["reason"] == "ModuleNotFoundError: No module named 'y'; install it"
 
 
 def test_a_validation_error_names_the_field() -> None:
@@ -532,3 +543,13 @@ def test_stream_by_id_gives_each_item_once() -> None:
     first, second = run(asking())
     assert first == {"status": "COMPLETED", "stream": [{"output": {"n": n}} for n in range(3)]}
     assert second == {"status": "COMPLETED", "stream": []}
+
+
+def test_a_project_of_queue_functions_never_imports_fastapi() -> None:
+    """FastAPI takes half a second; the first answer does not wait for it."""
+    source = (
+        "import sys, pathlib; from flashmesh.dev.app import DevServer; "
+        "s = DevServer(pathlib.Path('.'), {}); s.queue('/f', 'f.f', resource='f', file='f.py'); s.app; "
+        "sys.exit(bool({'fastapi', 'starlette', 'pydantic', 'flashmesh.dev.lb'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ STATUS_WORDS: Final = {
 }
 """The queue API's words for the states of an execution."""
 _FAILED_WORDS: Final = {"TIMEOUT": "TIMED_OUT", "CANCELLED": "CANCELLED"}
+_PLACE: Final = re.compile(r"(?P<file>[^:\n]+):(?P<line>\d+): (?P<reason>.+?)(?:\. Correct the file.*)?$", re.DOTALL)
+"""How the message of a failed import begins: the place in the user's file, then why."""
 _COMPLETED: Final = b'","status":"COMPLETED","output":'
 
 
@@ -79,6 +82,8 @@ def failed(execution: str | None, info: ErrorInfo, **more: Any) -> tuple[int, li
     }
     if told.get("field"):
         body["field"] = told["field"]
+    if info.code == "IMPORT_FAILED" and (place := _PLACE.match(told["message"])):
+        body |= {"file": place["file"], "line": int(place["line"]), "reason": place["reason"]}
     body |= {key: value for key, value in more.items() if value is not None}
     if told.get("traceback"):
         body["traceback"] = told["traceback"]
