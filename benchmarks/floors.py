@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ECHO_APP = '''
+ECHO_APP = """
 import msgspec
 decode, encode = msgspec.json.decode, msgspec.json.encode
 
@@ -27,7 +27,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [
         (b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]})
     await send({"type": "http.response.body", "body": answer})
-'''
+"""
 
 
 def free_port() -> int:
@@ -55,7 +55,17 @@ def bare_uvicorn(folder: Path) -> Iterator[int]:
     """One process of uvicorn that answers the same bytes itself; gives its port."""
     (folder / "echo_app.py").write_text(ECHO_APP)
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "echo_app:app", "--port", str(port), "--log-level", "error", "--no-access-log"]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "echo_app:app",
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+        "--no-access-log",
+    ]
     process = subprocess.Popen(command, cwd=folder)
     try:
         wait_for_200(f"http://127.0.0.1:{port}/", process)

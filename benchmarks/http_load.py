@@ -106,3 +106,16 @@ def many_at_once(port: int, request: bytes, seconds: float, connections: int) ->
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run())
+
+
+def some(port: int, request: bytes, count: int) -> Latencies:
+    """Latencies in seconds of `count` requests, one after the other on one connection."""
+    latencies: Latencies = []
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(count):
+            begin = time.perf_counter()
+            connection.sendall(request)
+            _read_answer(connection)
+            latencies.append(time.perf_counter() - begin)
+    return latencies

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.floors import free_port, wait_for_200
 
-WORKERS = '''
+WORKERS = """
 import os
 import numpy as np
 from flashmesh import CpuLiveServerless, remote
@@ -55,7 +55,7 @@ def pid(x: int) -> int:
 @remote(job, mode="JOB")
 def once(x: int) -> int:
     return x
-'''
+"""
 
 CALLER = '''
 import time
@@ -76,7 +76,7 @@ def peers(count: int) -> list:
     return taken
 '''
 
-ROUTES = '''
+ROUTES = """
 from flashmesh import CpuLiveLoadBalancer, remote
 
 api = CpuLiveLoadBalancer(name="api")
@@ -85,9 +85,9 @@ api = CpuLiveLoadBalancer(name="api")
 @remote(api, method="GET", path="/version")
 async def version() -> dict:
     return {"version": 0}
-'''
+"""
 
-VERSIONED = '''
+VERSIONED = """
 from flashmesh import CpuLiveServerless, remote
 
 cpu = CpuLiveServerless(name="versioned")
@@ -96,7 +96,7 @@ cpu = CpuLiveServerless(name="versioned")
 @remote(cpu)
 def version() -> int:
     return 0
-'''
+"""
 
 
 def write_project(folder: Path) -> Path:
@@ -135,10 +135,7 @@ class Session:
         return json.loads(subprocess.run(command, cwd=self.folder, check=True, capture_output=True).stdout)
 
     def worker_pids(self, endpoint: str) -> list[int]:
-        for entry in self.status()["endpoints"]:
-            if entry["name"] == endpoint:
-                return [worker["pid"] for worker in entry["workers"]]
-        return []
+        return [worker["pid"] for worker in self.status()["endpoints"][endpoint]["workers"]]
 
 
 def flash() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from flashmesh import GpuGroup, LiveServerless, remote
 
-gpu = LiveServerless(name="numbers", gpus=[GpuGroup.ANY], workers=(0, 2))
+gpu = LiveServerless(name="numbers", gpus=[GpuGroup.ANY], workersMax=2)
 
 
 @remote(gpu)

@@ -1,0 +1,48 @@
+"""`python -m benchmarks`: print each path, its floor and the ratio. Nothing here passes or fails."""
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import library, running
+from benchmarks.measure import Row
+from benchmarks.product import running as session_of
+from benchmarks.product import write_project
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    yield from library.import_rows()
+    yield library.local_route()
+    yield running.stopping(folder)
+    yield from running.start_to_first_200(folder)
+    with session_of(folder) as session:
+        session.output("/workers/echo/run_sync", {"x": {"a": 1}})
+        yield from running.edit_to_served(session)
+        yield from running.cold_start(session)
+        yield from running.extra_workers(session)
+        yield running.job_per_call(session)
+        yield from running.calls_through_the_server(session)
+        yield running.peer_calls(session)
+
+
+def line(row: Row) -> str:
+    floor = f"{row.floor:10.1f} {row.unit:<3} {row.floor_name}" if row.floor is not None else ""
+    ratio = f"{row.ratio:6.2f}×" if row.ratio is not None else ""
+    return f"{row.name:<62} {row.value:10.1f} {row.unit:<3} {ratio:>8}  {floor:<58} {row.goal:<28} {row.note}".rstrip()
+
+
+def main() -> None:
+    print(
+        f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    )
+    print(f"{'path':<62} {'measured':>14} {'ratio':>8}  {'floor, same run':<58} {'goal':<28}")
+    with tempfile.TemporaryDirectory(prefix="flash-bench-") as scratch:
+        for row in rows(write_project(Path(scratch) / "project")):
+            print(line(row), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
