@@ -137,3 +137,12 @@ def test_no_slot_is_used_twice_none_is_left_while_calls_wait_and_nothing_is_chan
         assert sum(dispatch.worker is each for dispatch in found) <= each.free
     assert len(waiting) == len(kinds)
     assert [dispatch.call for dispatch in found] == waiting.peek(len(found))
+
+
+def test_a_worker_that_overran_a_call_does_not_get_its_next_attempt_but_gets_others() -> None:
+    """It is stuck in the first one, or was; the calls behind are not held up."""
+    stuck = worker("stuck")
+    stuck.given_up.add(make_call("again").id)
+    assert pairs({A: queue("again")}, {A: slots(stuck)}) == []
+    assert pairs({A: queue("again", "c1")}, {A: slots(stuck)}) == ["c1>stuck"]
+    assert pairs({A: queue("again", "c1")}, {A: slots(stuck, worker("fresh"))}) == ["again>fresh", "c1>stuck"]

@@ -150,22 +150,20 @@ def test_bad_arguments_end_the_call_and_are_never_retried() -> None:
 
 def test_an_answer_to_an_attempt_that_is_over_changes_nothing() -> None:
     """The first attempt timed out here and was tried again; its late RESULT is left aside."""
-    bench = Bench(execution_timeout_ms=1000, retries=1, workers_max=1)
-    worker = bench.worker(slots=2)
+    bench = Bench(execution_timeout_ms=1000, retries=1)
+    worker = bench.worker("w1", slots=2)
     bench.call("e1")
     late = worker.begin()
     bench.clock.advance(7)
-    second = worker.inbox[0]
+    assert (worker.inbox, bench.waiting()) == ([], 1)  # not to the process that overran it
+    other = bench.worker("w2")
+    second = other.begin()
     assert second.attempt == 2
-    worker.running.pop("e1")
-    worker.slots = 2
-    worker.running["other"] = late
-    worker.running["e1"] = late
     worker.succeed(late, b"late")
     assert bench.client.final("e1") is None
-    worker.running.clear()
-    worker.succeed(worker.begin(), b"second")
+    other.succeed(second, b"second")
     assert bench.client.result("e1") == b"second"
+    assert (worker.worker.free, other.worker.free) == (2, 1)
 
 
 # Generators
@@ -333,14 +331,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         for worker in self.workers:
             assert len(worker.inbox) + len(worker.running) <= 2
         lane = self.bench.dispatcher._lanes["m"]  # type: ignore[index]
-        held: list[str] = [call for worker in lane.slots.workers.values() for call in worker.calls]
-        assert len(held) == len(set(held)) or any(worker.running for worker in self.workers)
-        queued = lane.queue.drain()
+        held = [call for worker in lane.slots.workers.values() for call in worker.calls]
+        assert len(held) == len(set(held)), "a call is with two workers"
+        assert all(worker.worker.free <= worker.free for worker in self.workers), "more is promised than there is"
+        queued = lane.queue.peek(lane.queue.ready)
         for call in queued:
-            assert not call.execution.ended and call.worker is None
-        assert len({call.id for call in queued}) == len(queued)
-        for call in queued:
-            lane.queue.push(call)
+            assert call.queued and not call.execution.ended and call.worker is None
+        assert len({call.id for call in queued}) == len(queued) and not {call.id for call in queued} & set(held)
         assert all(wanted <= 3 for _, wanted in self.bench.source.scaled)
 
     def teardown(self) -> None:

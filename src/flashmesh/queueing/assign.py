@@ -25,8 +25,8 @@ def assign(
 
     Within an endpoint: calls in the queue's order, each to the worker with most free slots, of several to the one used
     last (its caches are warm, and the others may go idle and leave). A call bound to a build waits for a worker of it
-    without holding up those behind it. Changes neither queues nor slots, save that calls whose back-off is over at
-    `now` take their place in line.
+    without holding up those behind it; the next attempt of a call does not go to a worker that overran it. Changes
+    neither queues nor slots, save that calls whose back-off is over at `now` take their place in line.
     """
     turns = [found for name in queues if (found := _for_endpoint(name, queues[name], slots[name], now))]
     if len(turns) == 1:
@@ -40,15 +40,17 @@ def _for_endpoint(name: EndpointName, queue: EndpointQueue, slots: Slots, now: f
     if not free:
         return []
     if queue.size == 1 and len(free) == 1 and slots.uniform:  # by far the commonest case, without the bookkeeping
-        return [Dispatch(name, call, next(iter(free))) for call in queue.peek(1)]
+        worker = next(iter(free))
+        return [Dispatch(name, call, worker) for call in queue.peek(1) if call.execution.id not in worker.given_up]
     found: list[Dispatch] = []
     wanted = sum(free.values())
-    for call in queue.peek(wanted if slots.uniform else queue.ready):
-        worker = _choose(free, call)
-        if worker is None:
+    picky = not slots.uniform or any(worker.given_up for worker in free)
+    for call in queue.peek(queue.ready if picky else wanted):
+        chosen = _choose(free, call)
+        if chosen is None:
             continue
-        found.append(Dispatch(name, call, worker))
-        free[worker] -= 1
+        found.append(Dispatch(name, call, chosen))
+        free[chosen] -= 1
         wanted -= 1
         if not wanted:
             break
@@ -60,6 +62,8 @@ def _choose(free: dict[Worker, int], call: Call) -> Worker | None:
     most = 0
     for worker, left in free.items():
         if left < most or not left or (call.build and worker.build != call.build):
+            continue
+        if worker.given_up and call.execution.id in worker.given_up:
             continue
         if left > most or best is None or worker.last_used > best.last_used:
             best, most = worker, left

@@ -168,7 +168,9 @@ class Dispatcher:
         """The endpoint's template has ended. Its workers' links end by themselves. Asked for again if calls wait."""
         lane = self._lanes.get(endpoint)
         if lane is not None:
-            lane.ensured, lane.asked = False, len(lane.slots.serving())
+            for worker in list(lane.slots.serving()):
+                self._outcomes.drain(lane, worker)  # dead, or leaving with it: another template makes others
+            lane.ensured, lane.asked = False, 0
             lane.seen.clear()
             self._pump(lane)
 
@@ -324,6 +326,11 @@ class Dispatcher:
         if worker in lane.seen:
             lane.seen.discard(worker)
             self._outcomes.gone(lane, worker, status, reason)
+            if status == 0 and len(lane.queue):
+                lane.asked = len(
+                    lane.slots.serving()
+                )  # one that leaves by itself lowers its template's demand: ask again
+                self._pump(lane)
             self._forget_if_empty(lane)
             return
         lane.asked = max(len(lane.slots.serving()), lane.asked - 1)

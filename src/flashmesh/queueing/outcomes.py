@@ -63,7 +63,7 @@ class Outcomes:
             worker.reported = frame.free
             self._pump(lane)
         elif isinstance(frame, Drain):
-            self._drain(lane, worker)
+            self.drain(lane, worker)
 
     # One call's life
 
@@ -92,15 +92,20 @@ class Outcomes:
     def _overdue(self, lane: Lane, call: Call) -> None:
         call.cancel = "timeout"
         self._stop(call, "timeout")
+        worker = call.worker
+        if worker is not None:  # whatever it still says of this call comes too late
+            del worker.calls[call.id]
+            worker.given_up.add(call.id)
+            call.worker = None
         self._timed_out(lane, call, None)
 
     def _answered(self, lane: Lane, worker: Worker, frame: Result | Error) -> Call | None:
         """Book the slot of a call that a worker has answered. None: it is not its to answer, or has ended since."""
         worker.reported = frame.free
-        call = worker.calls.get(ExecutionId(frame.execution))
-        if call is None or (call.worker is worker and frame.attempt != call.execution.attempt):
+        call = worker.calls.pop(ExecutionId(frame.execution), None)
+        if call is None:
+            worker.given_up.discard(ExecutionId(frame.execution))
             return None
-        del worker.calls[call.id]
         if call.started_at is None:
             worker.unstarted -= 1
         if worker.draining and not worker.calls:
@@ -218,7 +223,8 @@ class Outcomes:
 
     # Workers that leave
 
-    def _drain(self, lane: Lane, worker: Worker) -> None:
+    def drain(self, lane: Lane, worker: Worker) -> None:
+        """It takes nothing more, finishes what it runs, and its place is free for another one."""
         if worker.draining:
             return
         lane.slots.drain(worker)

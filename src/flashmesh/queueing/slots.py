@@ -13,7 +13,19 @@ from flashmesh.queueing.ports import WorkerPort
 class Worker:
     """One worker process that said READY. `draining`: it gets nothing more."""
 
-    __slots__ = ("build", "calls", "draining", "id", "last_used", "pid", "port", "ready_at", "reported", "unstarted")
+    __slots__ = (
+        "build",
+        "calls",
+        "draining",
+        "given_up",
+        "id",
+        "last_used",
+        "pid",
+        "port",
+        "ready_at",
+        "reported",
+        "unstarted",
+    )
 
     def __init__(self, id: WorkerId, *, build: BuildId, pid: int, port: WorkerPort, free: int, now: float) -> None:
         self.id = id
@@ -24,6 +36,8 @@ class Worker:
         self.unstarted = 0
         self.calls: dict[ExecutionId, Call] = {}
         """What it was sent and has not answered."""
+        self.given_up: set[ExecutionId] = set()
+        """Executions it had begun and overran; another attempt of them does not go to the same process."""
         self.draining = False
         self.ready_at = now
         self.last_used = now
