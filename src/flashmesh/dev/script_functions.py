@@ -150,7 +150,8 @@ def _undecorated(value: Any) -> Any:
 
 def _declared_elsewhere() -> Iterator[Declaration]:
     """Declarations of `__main__` and of every module of the user's that is imported."""
-    for module in list(sys.modules.values()):
+    modules: list[object] = list(sys.modules.values())  # anything may be put there
+    for module in modules:
         if isinstance(module, ModuleType) and _is_users(module):
             yield from declarations_in(vars(module))
 

@@ -363,6 +363,8 @@ class Keeper:
 def main(argument: str) -> None:
     """`argument`: {"control": fd, "session": fd, "template": [argv…]}."""
     settings = json.loads(argument)
+    for fd in (settings["control"], settings["session"]):
+        os.set_inheritable(fd, False)  # a template that held the control socket would hide our death from the session
     keeper = Keeper(
         control=socket.socket(fileno=settings["control"]),
         session_fd=settings["session"],
