@@ -1,4 +1,4 @@
-"""A keep-alive HTTP client for measuring: as little work per request as Python allows, the same for product and floor."""
+"""A keep-alive HTTP client for measuring: little work per request, the same for product and floor."""
 
 import asyncio
 import socket
@@ -8,8 +8,8 @@ Latencies = list[float]
 
 
 def request_bytes(path: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"{head}\r\n\r\n".encode() + body
 
 
 def one_at_a_time(port: int, request: bytes, seconds: float) -> Latencies:

@@ -12,7 +12,7 @@ Seconds = float
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the report. Times in the unit named by `unit`; `ratio` = product / floor unless `higher_is_better`."""
+    """One line of the report: `value` and `floor` in `unit`; `ratio` is the first over the second."""
 
     name: str
     value: float

@@ -1,8 +1,9 @@
 """HTTP routes. Their bodies run in the server; calls of other functions go to those functions' workers."""
 
-from flashmesh import CpuLiveLoadBalancer, remote
 from pydantic import BaseModel
 from workers.gpu import squares
+
+from flashmesh import CpuLiveLoadBalancer, remote
 
 api = CpuLiveLoadBalancer(name="api")
 
