@@ -35,9 +35,9 @@ def line(row: Row) -> str:
 
 
 def main() -> None:
-    print(
-        f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    )
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # users have compiled files; without them imports cost double
+    machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    print(f"{machine}, load {os.getloadavg()[0]:.1f}")
     print(f"{'path':<62} {'measured':>14} {'ratio':>8}  {'floor, same run':<58} {'goal':<28}")
     with tempfile.TemporaryDirectory(prefix="flash-bench-") as scratch:
         for row in rows(write_project(Path(scratch) / "project")):

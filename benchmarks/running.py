@@ -99,7 +99,8 @@ def edit_to_served(session: Session, rounds: int = 9) -> list[Row]:
 def _uvicorn_reload(folder: Path, rounds: int) -> list[float]:
     app = folder / "reloaded" / "reloaded_app.py"
     app.parent.mkdir(exist_ok=True)
-    body = "from fastapi import FastAPI\napp = FastAPI()\n\n@app.get('/')\nasync def version() -> int:\n    return {number}\n"
+    head = "from fastapi import FastAPI\napp = FastAPI()\n\n"
+    body = head + "@app.get('/')\nasync def version() -> int:\n    return {number}\n"
     app.write_text(body.format(number=0))
     port = floors.free_port()
     url = f"http://127.0.0.1:{port}/"

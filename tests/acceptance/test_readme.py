@@ -22,7 +22,7 @@ FLASH = str(Path(sys.executable).with_name("flash"))
 
 def python_files(text: str) -> dict[str, str]:
     """The fenced blocks whose first line is a comment with a file's name."""
-    return {name: body for name, body in re.findall(r"```python\n# (\S+\.py)\n(.*?)```", text, re.DOTALL)}
+    return dict(re.findall(r"```python\n# (\S+\.py)\n(.*?)```", text, re.DOTALL))
 
 
 def shell_lines(text: str, command: str) -> list[tuple[str, str]]:
