@@ -53,3 +53,6 @@ def test_missing_packages_are_said_per_function_with_what_happens_about_them() -
     assert "`uv pip install pillow`" in lines[0]
     assert lines[1].startswith("worker: numpy>=2 not installed; installed at its first call")
     assert len(lines) == 2
+    assert missing_lines({"worker": ["numpy"]}, frozenset(), install=False) == [
+        "worker: numpy not installed; runs with what is there (`--no-install`)"
+    ]

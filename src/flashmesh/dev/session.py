@@ -28,6 +28,7 @@ from flashmesh.functions.errors import EnvironmentFailed
 from flashmesh.kit.ids import EndpointName
 from flashmesh.project.closure import Closures
 from flashmesh.project.model import Problem, Project, Route
+from flashmesh.project.resources import setting_problems
 from flashmesh.project.routes import build_routes, route_problems
 from flashmesh.project.scan import scan
 from flashmesh.queueing.dispatcher import import_error
@@ -170,7 +171,8 @@ class Session:
     def _complete(self, project: Project) -> Project:
         """With what imports have told, and the problems of its routes."""
         project = self._inspections.merged(project)
-        return dataclasses.replace(project, problems=(*project.problems, *route_problems(project)))
+        found = (*route_problems(project), *setting_problems(project))
+        return dataclasses.replace(project, problems=(*project.problems, *found))
 
     async def _apply(self, project: Project) -> Changes:
         """Make what runs match `project`. Workers first: a route is served when its function is."""
@@ -242,7 +244,7 @@ class Session:
         if missing != self.state.missing:
             self.state.missing = missing
             self.state.touch()
-        return missing_lines(missing, balanced)
+        return missing_lines(missing, balanced, install=self._settings.install)
 
     # What a script registers
 

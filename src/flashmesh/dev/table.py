@@ -51,7 +51,9 @@ def problem_line(problem: Problem) -> str:
     return f"{problem.severity}: {place}: {problem.reason}{consequence}"
 
 
-def missing_lines(missing: Mapping[str, Sequence[str]], load_balanced: frozenset[str]) -> list[str]:
+def missing_lines(
+    missing: Mapping[str, Sequence[str]], load_balanced: frozenset[str], *, install: bool = True
+) -> list[str]:
     """Which endpoints declare packages that cannot be imported here, and what happens about it."""
     lines = []
     for resource, packages in sorted(missing.items()):
@@ -60,15 +62,12 @@ def missing_lines(missing: Mapping[str, Sequence[str]], load_balanced: frozenset
         listed = ", ".join(packages)
         if resource in load_balanced:
             advice = f"runs in the dev server with what is there; `uv pip install {' '.join(packages)}` adds them"
+        elif not install:
+            advice = "runs with what is there (`--no-install`)"
         else:
             advice = "installed at its first call (`--prepare` does it now, `--no-install` never)"
         lines.append(f"{resource}: {listed} not installed; {advice}")
     return lines
-
-
-def gpu_notice(resources: Sequence[str]) -> str:
-    """Said once: these run, only slower."""
-    return f"No GPU on this machine: {', '.join(resources)} will run on the CPU."
 
 
 def width(text: str) -> int:
