@@ -8,7 +8,7 @@ from flashmesh.deploy.local.gpus import Gpu
 from flashmesh.deploy.local.plans import callables_of, endpoint_plan, gives_up, modules_of, requirements_of
 from flashmesh.functions.config import VolumeConfig
 from flashmesh.functions.errors import EndpointUnavailable, EnvironmentFailed
-from flashmesh.kit.ids import EndpointName
+from flashmesh.kit.ids import EndpointName, FunctionId
 from flashmesh.wire.failures import unpack
 from flashmesh.wire.frames import Cancel, Error, Scale, Update
 from flashmesh.worker.keeper_client import TemplateExited, TemplateWanted
@@ -375,7 +375,7 @@ def test_a_keeper_that_refuses_fails_the_endpoint(tmp_path: Path) -> None:
 
 
 def test_callables_modules_and_requirements_are_read_from_the_resource() -> None:
-    """A class serves one callable per public method; local functions none; declared packages add up without ours."""
+    """A class serves one callable per public method, `local=True` or not; packages add up without ours."""
     one = resource(
         functions=(
             function("a.b", "f", dependencies=("numpy>=1", "runpod-flash")),
@@ -386,11 +386,27 @@ def test_callables_modules_and_requirements_are_read_from_the_resource() -> None
         workers_max=0,
         retries=2,
     )
-    assert callables_of(one) == {"a.b.f", "c.Counter.inc", "c.Counter.get"}
+    assert callables_of(one) == {"a.b.f", "a.b.g", "c.Counter.inc", "c.Counter.get"}
     assert [(entry.module, entry.file) for entry in modules_of(one, Path("/r"))] == [
         ("a.b", "/r/a/b.py"),
         ("c", "/r/c.py"),
     ]
     assert requirements_of(one) == ("torch", "numpy>=1")
     plan = endpoint_plan(one, B1)
-    assert (plan.workers_max, plan.retries, plan.build) == (1, 2, "b1")
+    assert (plan.workers_max, plan.retries, plan.build, plan.own) == (1, 2, "b1", {})
+
+
+def test_a_functions_own_limits_and_retries_reach_the_queue() -> None:
+    """Of several functions on one endpoint, each has what it declared, and the others what the endpoint has."""
+    one = resource(
+        functions=(
+            function("w", "f", overrides=(("execution_timeout_ms", 500), ("retries", 2))),
+            function("w", "g"),
+            function("w", "C", kind="class", methods=(method("m"),), overrides=(("retry_on", ("x.Y",)),)),
+        ),
+        execution_timeout_ms=9000,
+    )
+    plan = endpoint_plan(one, B1)
+    assert [plan.limit_ms(FunctionId(name)) for name in ("w.f", "w.g", "w.C.m")] == [500, 9000, 9000]
+    assert [plan.of(FunctionId(name)).retries for name in ("w.f", "w.g", "w.C.m")] == [2, 0, 0]
+    assert plan.of(FunctionId("w.C.m")).retry_on == ("x.Y",)

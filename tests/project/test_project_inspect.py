@@ -48,7 +48,8 @@ def test_the_import_tells_what_a_function_call_made(tmp_path: Path) -> None:
     project = merge(before, inspection)
     (resource,) = project.resources
     assert (resource.name, resource.file, resource.variable) == ("w", "w.py", "cpu")
-    assert (resource.config.name, resource.config.workers_max, resource.config.retries) == ("computed", 5, 2)
+    assert (resource.config.name, resource.config.workers_max) == ("computed", 5)
+    assert [function.settings(resource.config).retries for function in resource.functions] == [2, 0]
     assert project.needs_import == () == project.problems
     f, counter = resource.functions
     assert (f.id, f.doc, [p.name for p in f.parameters], f.parameters[1].default) == (

@@ -6,6 +6,7 @@ import pytest
 from project_fixtures import only, write
 
 from flashmesh.project.model import Project
+from flashmesh.project.resources import setting_problems
 from flashmesh.project.scan import scan
 
 
@@ -101,7 +102,7 @@ def test_an_only_functions_settings_are_its_endpoints(tmp_path: Path) -> None:
     assert (config.execution_timeout_ms, config.queue_size) == (500, 3)
 
 
-def test_settings_of_several_functions_stay_theirs_but_for_retries(tmp_path: Path) -> None:
+def test_limits_and_retries_of_several_functions_stay_their_own(tmp_path: Path) -> None:
     resource = only(
         scanned(
             tmp_path,
@@ -109,8 +110,24 @@ def test_settings_of_several_functions_stay_theirs_but_for_retries(tmp_path: Pat
             "@remote(gpu, retries=2, execution_timeout_ms=500)\ndef a(): ...\n@remote(gpu)\ndef b(): ...\n",
         )
     )
-    assert (resource.config.retries, resource.config.execution_timeout_ms) == (2, 0)
-    assert [function.settings(resource.config).execution_timeout_ms for function in resource.functions] == [500, 0]
+    assert (resource.config.retries, resource.config.execution_timeout_ms) == (0, 0)
+    own = [function.settings(resource.config) for function in resource.functions]
+    assert [(settings.retries, settings.execution_timeout_ms) for settings in own] == [(2, 500), (0, 0)]
+
+
+def test_an_endpoint_takes_the_mode_and_concurrency_that_all_its_functions_ask_for(tmp_path: Path) -> None:
+    """They are properties of its processes; where functions differ, the endpoint's own stand and a warning says so."""
+    text = "gpu = LiveServerless(name='x')\n@remote(gpu, mode='JOB', max_concurrency=4)\ndef a(): ...\n"
+    agreed = scanned(tmp_path / "one", text + "@remote(gpu, mode='JOB', max_concurrency=2)\nasync def b(): ...\n")
+    assert (only(agreed).config.mode, only(agreed).config.max_concurrency) == ("JOB", 1)
+    assert [problem.reason.partition(" has no effect")[0] for problem in setting_problems(agreed)] == [
+        "a: max_concurrency=4",
+        "b: max_concurrency=2",
+    ]
+    alone = scanned(tmp_path / "two", text + "@remote(gpu)\ndef b(): ...\n")
+    assert only(alone).config.mode == "WARM"
+    assert {problem.severity for problem in setting_problems(alone)} == {"warning"}
+    assert "a resource of its own" in setting_problems(alone)[0].reason
 
 
 def test_an_endpoints_packages_are_its_functions_packages(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from queueing_fixtures import Bench, FakeWorker
 
 from flashmesh.functions.errors import QueueFull
-from flashmesh.kit.ids import ExecutionId
+from flashmesh.kit.ids import ExecutionId, FunctionId
+from flashmesh.queueing.plan import OwnLimits
 from flashmesh.wire.frames import Chunk, Credit, Invoke
 
 
@@ -136,6 +137,19 @@ def test_a_run_time_limit_is_retried_only_when_declared() -> None:
         bench.call("e1")
         worker.fail(worker.begin(), TimeoutError("limit"), "TIMEOUT")
     assert (plain.status("e1"), declared.status("e1")) == ("TIMEOUT", "QUEUED")
+
+
+def test_retries_of_one_function_are_not_another_ones() -> None:
+    """Two functions on one endpoint: only the one that declared `retries=` is repeated, and within its own limit."""
+    own = {FunctionId("m.g"): OwnLimits(execution_timeout_ms=100, retries=1)}
+    bench = Bench(own=own, max_concurrency=2)
+    worker = bench.worker(slots=2)
+    for name in "fg":
+        bench.call_function(f"m.{name}", name)
+        frame = worker.begin()
+        assert frame.deadline_ms == (100 if name == "g" else 0)
+        worker.fail(frame, ValueError("no"))
+    assert (bench.status("f"), bench.status("g")) == ("ERROR", "QUEUED")
 
 
 def test_bad_arguments_end_the_call_and_are_never_retried() -> None:

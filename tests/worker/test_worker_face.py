@@ -79,6 +79,12 @@ SOURCE = """
             raise
         return "done"
 
+    @remote(resource, execution_timeout_ms=30_000)
+    def holds_briefly():
+        (folder / "begun").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.005)
+
     @remote(resource)
     async def holds_async():
         (folder / "begun").touch()
@@ -360,6 +366,22 @@ def test_a_call_carries_its_deadline_to_the_record() -> None:
             assert 0 < running.deadline_ns - running.started_ns <= 60_000_000_000
             (here.folder / "go").touch()
             assert read_all(peer)[0] == 200
+
+
+def test_a_call_without_a_deadline_has_the_limit_its_function_declares() -> None:
+    """A peer that gives none, or a longer one, does not lift the function's own."""
+    with session() as here:
+        worker = here.worker(SOURCE)
+        for deadline in ({}, {"X_Flash_Deadline_Ms": "90000"}, {"X_Flash_Deadline_Ms": "20000"}):
+            for mark in ("begun", "go"):
+                (here.folder / mark).unlink(missing_ok=True)
+            with send(worker.spec.socket_path, request("own.holds_briefly", **deadline)) as peer:
+                eventually((here.folder / "begun").exists)
+                running = worker.record.running()[0]
+                limit_s = (running.deadline_ns - running.started_ns) / 1e9
+                assert (19 < limit_s <= 20) if "20000" in deadline.values() else (29 < limit_s <= 30)
+                (here.folder / "go").touch()
+                assert read_all(peer)[0] == 200
 
 
 # --- limits ---

@@ -3,7 +3,7 @@
 import pytest
 from worker_fixtures import call, eventually, invoke, items_until_quiet, link_of, outcome, receive, session, started
 
-from flashmesh.functions.errors import NotEncodable, RemoteError, ValidationError
+from flashmesh.functions.errors import NotEncodable, RemoteError, TimedOut, ValidationError
 from flashmesh.wire.frames import JSON, Chunk, Credit, Error, Invoke, Result, Started
 
 BASIC = """
@@ -33,6 +33,11 @@ BASIC = """
     @remote(resource)
     def fail(number):
         raise Unlucky(number)
+
+    @remote(resource)
+    async def passes_on():
+        from flashmesh.functions.errors import TimedOut
+        raise TimedOut("what it called took too long")
 
     @remote(resource)
     def leave(code):
@@ -143,6 +148,15 @@ def test_arguments_that_do_not_fit_are_refused_before_the_body() -> None:
         assert receive(worker, Error).code == "MALFORMED_REQUEST"
         link_of(worker).send(Invoke("e3", "own.absent", payload=b"{}"))
         assert receive(worker, Error).code == "FUNCTION_NOT_FOUND"
+
+
+def test_the_end_of_a_call_that_user_code_made_is_not_its_own_end() -> None:
+    """A TimedOut that user code lets through is an exception like any other: not this call's TIMEOUT."""
+    with session() as here:
+        worker = here.worker(BASIC)
+        assert isinstance(call(worker, "own.passes_on"), TimedOut)
+        invoke(worker, "own.passes_on")
+        assert receive(worker, Error).code == "USER_ERROR"
 
 
 def test_a_result_that_cannot_be_sent_names_its_type() -> None:
@@ -365,6 +379,14 @@ def test_a_class_has_one_instance_per_worker_and_constructor_arguments() -> None
         assert call(worker, "own.Counter.inc") == 2
         assert call(worker, "own.Counter.plain", 9, init=((5,), {})) == 9
         assert call(worker, "own.told")[0] == ["model", "set up", 5, 0]
+
+
+def test_constructor_arguments_that_do_not_fit_are_refused_before_the_constructor() -> None:
+    """They are the caller's mistake, like any other argument."""
+    with session() as here:
+        worker = here.worker(CLASSES)
+        assert isinstance(call(worker, "own.Counter.inc", init=((1, 2, 3), {})), ValidationError)
+        assert call(worker, "own.told")[0] == ["model", "set up"]
 
 
 def test_hooks_and_argumentless_classes_are_done_before_ready() -> None:

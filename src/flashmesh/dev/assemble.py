@@ -84,6 +84,7 @@ def local_parts(
         notice=notice,
         log=log,
         key_file=place.key_file,
+        install=install,
     )
     dispatcher.source = target
     return LocalParts(dispatcher, target, environments, volumes)

@@ -143,7 +143,7 @@ class InlineClient:
         began = time.perf_counter_ns()
         try:
             target = self._find(frame.function)
-            bound = target.binder.bind(frame.payload, frame.content_type)
+            bound = target.bind(frame.payload, frame.content_type)
             invocation.started.set()
             value = await self._value(target, bound)
             content_type, payload, count = await self._encoded(invocation, value)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -10,10 +11,13 @@ from flashmesh.functions.config import ResourceConfig
 from flashmesh.kit.ids import EndpointName
 from flashmesh.project.configs import Built, build, refusal
 from flashmesh.project.declarations import Declared
-from flashmesh.project.model import FunctionSpec, Problem, ResourceSpec
+from flashmesh.project.model import FunctionSpec, Problem, Project, ResourceSpec
 from flashmesh.project.naming import prefix_of, resource_name, resource_stem, short_hash
 from flashmesh.project.values import Config, Invalid
 from flashmesh.project.vocabulary import Vocabulary
+
+SHARED: Final = ("gpu_share", "max_concurrency", "mode", "preload", "queue_size")
+"""Settings of a function that are properties of its endpoint's processes or queue."""
 
 
 def resources_of(declared: Iterable[Declared], vocabulary: Vocabulary) -> tuple[list[ResourceSpec], list[Problem]]:
@@ -43,18 +47,30 @@ def resources_of(declared: Iterable[Declared], vocabulary: Vocabulary) -> tuple[
 def settled(config: ResourceConfig, functions: Sequence[FunctionSpec]) -> ResourceConfig:
     """The configuration of an endpoint whose functions have settings of their own.
 
-    An only function's settings are the endpoint's. Of several, the endpoint takes the most retries and every exception
-    to retry on; what else they ask for stays theirs (`FunctionSpec.settings`).
+    An only function's settings are the endpoint's. Of several, the endpoint takes what is a property of its processes
+    or its queue where they agree; limits and retries stay each function's own (`FunctionSpec.settings`).
     """
     if len({function.id for function in functions}) == 1:
         return functions[0].settings(config)
-    if not any(function.overrides for function in functions):
-        return config
     own = [function.settings(config) for function in functions]
-    return dataclasses.replace(
-        config,
-        retries=max((one.retries for one in own), default=config.retries),
-        retry_on=tuple(dict.fromkeys(name for one in (config, *own) for name in one.retry_on)),
+    agreed = {name: getattr(own[0], name) for name in SHARED if len({getattr(one, name) for one in own}) == 1}
+    return dataclasses.replace(config, **agreed)
+
+
+def setting_problems(project: Project) -> tuple[Problem, ...]:
+    """Settings that functions ask for and do not get, because others on their endpoint ask for something else."""
+    return tuple(
+        Problem(
+            file=function.file,
+            line=function.line,
+            reason=f"{function.name}: {name}={value!r} has no effect, because {resource.name} has other functions "
+            f"without it: they share its workers. Give all of them {name}=, or {function.name} a resource of its own",
+            severity="warning",
+        )
+        for resource in project.resources
+        for function in resource.functions
+        for name, value in function.overrides
+        if name in SHARED and value != getattr(resource.config, name)
     )
 
 

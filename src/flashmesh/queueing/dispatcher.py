@@ -217,7 +217,7 @@ class Dispatcher:
             self._attach(known, execution.id, reply)
             return known
         call = Call(execution, frame, reply, kind, now)
-        call.limit_ms = effective_limit_ms(frame.deadline_ms, lane.plan.execution_timeout_ms)
+        call.limit_ms = effective_limit_ms(frame.deadline_ms, lane.plan.limit_ms(function))
         if (lane.fresh and function in lane.fresh) or (frame.build and frame.build == lane.plan.build):
             call.build = lane.plan.build
         self._calls[execution.id] = call

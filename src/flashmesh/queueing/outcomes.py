@@ -145,17 +145,17 @@ class Outcomes:
             self._settlement.fail(call, frame)
 
     def _failed(self, lane: Lane, call: Call, frame: Error) -> None:
-        attempt, yielded = call.execution.attempt, call.yielded > 0
+        plan, attempt, yielded = lane.plan.of(call.execution.function), call.execution.attempt, call.yielded > 0
         if call.cancel == "list":
             self._settlement.raise_into(call, too_long(), ran=True)
         elif call.cancel == "cancel" and frame.code in ("CANCELLED", "TIMEOUT"):
             self._settlement.raise_into(call, Cancelled(), ran=True)
         elif frame.code == "TIMEOUT":
             self._timed_out(lane, call, frame)
-        elif frame.code == "USER_ERROR" and lane.plan.retries and not call.cancel:
+        elif frame.code == "USER_ERROR" and plan.retries and not call.cancel:
             info = unpack(frame.payload)
             name = f"{info.module}.{info.qualname}" if info.qualname else info.type
-            if after_exception(lane.plan, name, attempt=attempt, yielded=yielded):
+            if after_exception(plan, name, attempt=attempt, yielded=yielded):
                 self._again(lane, call)
             else:
                 self._settlement.fail(call, frame)
@@ -165,7 +165,9 @@ class Outcomes:
     def _timed_out(self, lane: Lane, call: Call, frame: Error | None) -> None:
         if call.cancel == "cancel":
             self._settlement.raise_into(call, Cancelled(), ran=True)
-        elif after_timeout(lane.plan, attempt=call.execution.attempt, yielded=call.yielded > 0):
+        elif after_timeout(
+            lane.plan.of(call.execution.function), attempt=call.execution.attempt, yielded=call.yielded > 0
+        ):
             call.cancel = ""
             self._again(lane, call)
             self._pump(lane)
@@ -288,7 +290,7 @@ class Outcomes:
             elif call.limit_ms and call.started_at is not None and now - call.started_at >= call.limit_ms / 1000:
                 self._timed_out(lane, call, None)
             elif after_lost_worker(
-                lane.plan,
+                lane.plan.of(execution.function),
                 call.kind,
                 attempt=execution.attempt,
                 keyed=execution.idempotency_key is not None,

@@ -1,6 +1,7 @@
 """What the dispatcher needs to know about an endpoint to feed it."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Final
 
 from flashmesh.kit.ids import BuildId, EndpointName, FunctionId
@@ -9,6 +10,15 @@ MAX_ASYNC_BACKLOG: Final = 100_000
 """Async calls one endpoint may have waiting. Each costs about 1 KB beside its payload."""
 MAX_ASYNC_BACKLOG_BYTES: Final = 1024**3
 """Payload bytes of the async calls one endpoint may have waiting."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLimits:
+    """What one function declares for its own calls; as in EndpointPlan."""
+
+    execution_timeout_ms: int = 0
+    retries: int = 0
+    retry_on: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,5 +45,21 @@ class EndpointPlan:
     max_retries: int = 3
     """Extra attempts of an async call whose worker was lost or whose endpoint did not start."""
     mode: str = "WARM"
+    own: Mapping[FunctionId, OwnLimits] = dataclasses.field(default_factory=dict)
+    """Callables whose limits differ from the endpoint's."""
     backlog: int = MAX_ASYNC_BACKLOG
     backlog_bytes: int = MAX_ASYNC_BACKLOG_BYTES
+
+    def limit_ms(self, function: FunctionId) -> int:
+        """The run-time limit of one call of `function`; 0 = none."""
+        own = self.own.get(function)
+        return self.execution_timeout_ms if own is None else own.execution_timeout_ms
+
+    def of(self, function: FunctionId) -> "EndpointPlan":
+        """The plan as it is for calls of `function`."""
+        own = self.own.get(function)
+        if own is None:
+            return self
+        return dataclasses.replace(
+            self, execution_timeout_ms=own.execution_timeout_ms, retries=own.retries, retry_on=own.retry_on
+        )

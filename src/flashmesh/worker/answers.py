@@ -94,9 +94,9 @@ class CallReply:
             body = payload
         self._connection.finish(answer(200, body, content_type, headers))
 
-    def failed(self, invocation: Invocation, error: BaseException, run_us: int, *, ran: bool) -> None:
+    def failed(self, invocation: Invocation, error: BaseException, run_us: int, *, ran: bool, code: str | None) -> None:
         self._over(invocation)
-        self._fail(failures.describe(error), ran=ran)
+        self._fail(failures.describe(error, code=code), ran=ran)
 
     # --- refusals before there is an invocation ---
 

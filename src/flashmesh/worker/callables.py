@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flashmesh.functions.declarations import Declaration
 from flashmesh.functions.errors import AmbiguousFunction, FunctionNotFound
 from flashmesh.wire.arguments import Binder, Bound
+from flashmesh.wire.signature import Purpose, Signer
 
 if TYPE_CHECKING:
     from flashmesh.worker.loader import Loaded
@@ -66,12 +67,16 @@ class ClassWorker:
         except (TypeError, ValueError):
             return False
 
+    def typed(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Constructor arguments as the types the constructor declares. Raises ValidationError for a wrong number."""
+        if self._binder is None or not (args or kwargs):
+            return args, kwargs
+        bound = self._binder.bind_python(args, kwargs)
+        return bound.args, bound.kwargs
+
     def get(self, init: Init) -> Any:
-        """The instance for these constructor arguments, made now if need be. Raises what the constructor raises."""
-        if init is None or not (init[0] or init[1]) or self._binder is None:
-            return self._instances.get(*((tuple(init[0]), dict(init[1])) if init is not None else ()))
-        bound = self._binder.bind_python(init[0], init[1])
-        return self._instances.get(tuple(bound.args), bound.kwargs)
+        """The instance for these typed arguments, made now if need be. Raises what the constructor raises."""
+        return self._instances.get() if init is None else self._instances.get(tuple(init[0]), dict(init[1]))
 
     async def prepare(self, init: Init) -> None:
         """Make the instance and await its set-up; calls that come meanwhile wait for the same one."""
@@ -107,6 +112,7 @@ class BoundCallable:
         id: `module.qualname`; for a method `module.Class.method`.
         function: the user's function; for a method the plain function of the class.
         binder: turns payloads into arguments.
+        limit_ms: the run-time limit it declares for itself, 0 = none; None: its endpoint's.
     """
 
     __slots__ = (
@@ -117,6 +123,7 @@ class BoundCallable:
         "is_async",
         "is_async_generator",
         "is_generator",
+        "limit_ms",
         "owner",
     )
 
@@ -124,6 +131,7 @@ class BoundCallable:
         self.id = served.id
         target = served.declaration.target
         self.owner = owner
+        self.limit_ms: int | None = served.declaration.overrides.get("execution_timeout_ms")
         self._method = served.method or ""
         self.function: Callable[..., Any] = target if served.method is None else getattr(target, served.method)
         takes_self = served.method is not None and inspect.isfunction(inspect.getattr_static(target, served.method))
@@ -142,6 +150,15 @@ class BoundCallable:
         if self.is_async or self.is_async_generator:
             return True
         return self.owner is not None and self.owner.sets_up
+
+    def bind(
+        self, payload: bytes, content_type: str, *, signer: Signer | None = None, context: Purpose | None = None
+    ) -> Bound:
+        """A call's arguments, the constructor's included. Raises ValidationError, MalformedRequest."""
+        bound = self.binder.bind(payload, content_type, signer=signer, context=context)
+        if self.owner is None or bound.init is None:
+            return bound
+        return bound._replace(init=self.owner.typed(*bound.init))
 
     async def prepare(self, bound: Bound) -> None:
         """Have the instance ready. Nothing to do for a plain function."""

@@ -41,8 +41,10 @@ class Reply(Protocol):
         """An empty payload and `invocation.items` >= 0: the items went before."""
         ...
 
-    def failed(self, invocation: "Invocation", error: BaseException, run_us: int, *, ran: bool) -> None:
-        """`ran` False: the body certainly never began."""
+    def failed(
+        self, invocation: "Invocation", error: BaseException, run_us: int, *, ran: bool, code: str | None
+    ) -> None:
+        """`ran` False: the body certainly never began. `code`: what it counts as; None = what its own class says."""
         ...
 
 
@@ -57,6 +59,7 @@ class Invocation:
         slot: index of its record, -1 while it has none. by_link: the session gave it, and counts its slot.
         doomed: why it must end; set once.
         in_user: user code of this call has begun and not ended, so an exception may be raised in it.
+        raised: what came out of user code; an error of ours in there is its own, say of a call it made.
     """
 
     __slots__ = (
@@ -77,6 +80,7 @@ class Invocation:
         "items",
         "metadata",
         "payload",
+        "raised",
         "received_ns",
         "reply",
         "slot",
@@ -123,6 +127,7 @@ class Invocation:
         self.items = -1
         self.doomed: Cancelled | TimedOut | None = None
         self.in_user = False
+        self.raised: BaseException | None = None
         self.finished = False
         self.context: Context | None = None
         self.task: Task[None] | None = None
@@ -130,6 +135,12 @@ class Invocation:
         self.window: Window | None = None
         self.collected: ItemList | None = None
         self.by_link = False
+
+    def tighten(self, limit_ms: int) -> None:
+        """Give it no more than `limit_ms` of run time; 0 changes nothing."""
+        if limit_ms and not 0 < self.deadline_ms <= limit_ms:
+            self.deadline_ms = limit_ms
+            self.deadline_ns = self.received_ns + limit_ms * 1_000_000
 
     @property
     def run_us(self) -> int:

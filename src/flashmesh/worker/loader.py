@@ -102,7 +102,7 @@ def served_declarations(
         f"{imports.written_name(declaration.module)}.{declaration.qualname}": declaration
         for module in modules.values()
         for declaration in declarations_in(own_names(module))
-        if declaration.decorated_by != "route" and not declaration.local
+        if declaration.decorated_by != "route"
     }
     wanted = {name: declaration for name, declaration in found.items() if _is_wanted(name, declaration, spec.functions)}
     resources = {id(declaration.resource) for declaration in wanted.values()}

@@ -17,6 +17,7 @@ from typing import Any, Final
 from flashmesh.functions.errors import RemoteError
 from flashmesh.wire import values
 from flashmesh.wire.arguments import Bound
+from flashmesh.wire.failures import USER_ERROR
 from flashmesh.wire.frames import BINARY, JSON, MSGPACK
 from flashmesh.wire.signature import Purpose, Signer
 from flashmesh.worker.cancellation import Canceller, enter
@@ -39,6 +40,7 @@ class Runner:
     Args:
         limit: calls at a time; calls over the limit (re-entrant ones) use the record's spare slots.
         default_run_ms: the endpoint's own run-time limit, which the template knows; other deadlines are told to it.
+            A function may have another one of its own.
         on_free: told whenever the number of free slots changed; `by_link` True when the link's own RESULT carries it.
         on_idle: told when the last taken slot was given back.
     """
@@ -100,8 +102,9 @@ class Runner:
         invocation.slot = slot
         invocation.by_link = by_link
         target = invocation.target
+        invocation.tighten(self._default_run_ms if target.limit_ms is None else target.limit_ms)
         try:
-            bound = target.binder.bind(
+            bound = target.bind(
                 invocation.payload,
                 invocation.content_type,
                 signer=self._signer,
@@ -155,6 +158,9 @@ class Runner:
             if invocation.task is not None:  # its task has entered the context already
                 return enter(invocation, function, *args)
             return context.run(enter, invocation, function, *args)
+        except BaseException as error:
+            invocation.raised = error
+            raise
         finally:
             invocation.in_user = False
             asyncio._set_running_loop(self._loop)
@@ -233,6 +239,9 @@ class Runner:
                     value = target.call(bound)
                 else:
                     value = self._in_user(invocation, target.call, bound)
+            except BaseException as error:
+                invocation.raised = error
+                raise
             finally:
                 invocation.in_user = False
         except BaseException as error:
@@ -258,6 +267,9 @@ class Runner:
                     value.close()
                     raise invocation.doomed
                 result = await value
+            except BaseException as error:
+                invocation.raised = error
+                raise
             finally:
                 invocation.in_user = False
         except BaseException as error:
@@ -274,6 +286,9 @@ class Runner:
                     if invocation.doomed is not None:
                         raise invocation.doomed
                     item = await anext(generator, _END)
+                except BaseException as error:
+                    invocation.raised = error
+                    raise
                 finally:
                     invocation.in_user = False
                 if item is _END:
@@ -342,9 +357,11 @@ class Runner:
         if invocation.doomed is not None and ran:
             error = invocation.doomed
         run_us = invocation.run_us
+        code = USER_ERROR if error is invocation.raised and error is not invocation.doomed else None
+        invocation.raised = None  # its traceback leads back here
         self.failures += 1
         self._finish(invocation)
-        invocation.reply.failed(invocation, as_failure(error), run_us, ran=ran)
+        invocation.reply.failed(invocation, as_failure(error), run_us, ran=ran, code=code)
 
     def _finish(self, invocation: Invocation) -> None:
         """The slot is free again; what comes after is telling."""

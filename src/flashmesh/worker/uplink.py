@@ -82,13 +82,13 @@ class LinkReply:
         try:
             self._link.send(frame)
         except PayloadTooLarge as error:
-            self.failed(invocation, error, run_us, ran=True)
+            self.failed(invocation, error, run_us, ran=True, code=None)
 
-    def failed(self, invocation: Invocation, error: BaseException, run_us: int, *, ran: bool) -> None:
+    def failed(self, invocation: Invocation, error: BaseException, run_us: int, *, ran: bool, code: str | None) -> None:
         if not self._link.is_open:
             self._on_stale()
             return
-        info = failures.describe(error)
+        info = failures.describe(error, code=code)
         payload = failures.pack(info)
         self._link.send(
             Error(

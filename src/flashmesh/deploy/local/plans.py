@@ -10,7 +10,7 @@ from flashmesh.functions.config import ResourceConfig
 from flashmesh.kit.ids import BuildId, FunctionId
 from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.project.requirements import union
-from flashmesh.queueing.plan import EndpointPlan
+from flashmesh.queueing.plan import EndpointPlan, OwnLimits
 from flashmesh.worker.spec import ModuleSpec, WorkerSpec
 
 CRASH_LOOP: Final = 3
@@ -18,16 +18,11 @@ CRASH_LOOP: Final = 3
 
 
 def callables_of(resource: ResourceSpec) -> frozenset[FunctionId]:
-    """The ids that calls name: each function, and each public method of a class. What is `local=True` is not served."""
-    found: set[FunctionId] = set()
-    for function in resource.functions:
-        if function.local:
-            continue
-        if function.kind == "class":
-            found.update(FunctionId(f"{function.id}.{method.name}") for method in function.methods)
-        else:
-            found.add(function.id)
-    return frozenset(found)
+    """The ids that calls name: each function, and each public method of a class.
+
+    What is `local=True` is served as well: only calls from Python stay where they are made.
+    """
+    return frozenset(FunctionId(name) for function in resource.functions for name in function.callables)
 
 
 def endpoint_plan(resource: ResourceSpec, build: BuildId) -> EndpointPlan:
@@ -45,7 +40,23 @@ def endpoint_plan(resource: ResourceSpec, build: BuildId) -> EndpointPlan:
         retries=config.retries,
         retry_on=config.retry_on,
         mode=config.mode,
+        own=_own_limits(resource),
     )
+
+
+def _own_limits(resource: ResourceSpec) -> dict[FunctionId, OwnLimits]:
+    """By callable: what a function declares for itself and its endpoint does not have."""
+    shared = _limits(resource.config)
+    own = {
+        FunctionId(name): _limits(function.settings(resource.config))
+        for function in resource.functions
+        for name in function.callables
+    }
+    return {name: limits for name, limits in own.items() if limits != shared}
+
+
+def _limits(config: ResourceConfig) -> OwnLimits:
+    return OwnLimits(execution_timeout_ms=config.execution_timeout_ms, retries=config.retries, retry_on=config.retry_on)
 
 
 def requirements_of(resource: ResourceSpec) -> tuple[str, ...]:
