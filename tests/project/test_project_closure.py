@@ -54,6 +54,17 @@ def test_a_standard_library_name_is_never_the_projects_file(tmp_path: Path) -> N
     assert affected(project, {"queue.py", "types.py"}) == set()
 
 
+def test_a_bare_name_means_the_file_beside_the_importer_unless_the_root_has_it(tmp_path: Path) -> None:
+    files = {
+        "jobs/w.py": WORKER + "\n    import helper\n    import shared\n",
+        "jobs/helper.py": "",
+        "jobs/shared.py": "",
+    }
+    project = scanned(tmp_path, {**files, "shared.py": "", "other/helper.py": ""})
+    assert affected(project, {"other/helper.py", "jobs/shared.py"}) == set()
+    assert len(affected(project, {"jobs/helper.py"})) == len(affected(project, {"shared.py"})) == 1
+
+
 def test_a_configuration_from_another_file_belongs_to_the_closure(tmp_path: Path) -> None:
     project = scanned(
         tmp_path,

@@ -64,6 +64,17 @@ def test_the_import_tells_what_a_function_call_made(tmp_path: Path) -> None:
     assert [parameter.name for parameter in counter.methods[0].parameters] == ["n"]
 
 
+def test_a_file_in_a_folder_finds_the_ones_beside_it(tmp_path: Path) -> None:
+    """`make` is a neighbour's, and a file of the same name elsewhere is not mistaken for it."""
+    make, use = COMPUTED.split("    cpu = make", 1)
+    files = {"jobs/w.py": f"    from flashmesh import remote\n    from making import make\n\n    cpu = make{use}"}
+    before, inspection = inspected(
+        tmp_path, {**files, "jobs/making.py": make, "other/making.py": "make = 1"}, "jobs/w.py"
+    )
+    assert before.needs_import == ("jobs/w.py",)
+    assert [resource.config.name for resource in merge(before, inspection).resources] == ["computed"]
+
+
 def test_settings_that_were_unresolved_take_the_imports_values(tmp_path: Path) -> None:
     source = """
     from flashmesh import Endpoint

@@ -383,3 +383,52 @@ def test_a_project_error_that_is_not_a_missing_package_is_raised_as_it_is(tmp_pa
     (root / "manifest.json").write_text(json.dumps(MANIFEST))
     problem = load_in_child(spec_of(root, {"cpu": "cpu.py"}, ["cpu.prepare"]))
     assert "helper_that_is_missing_a_name.x" in problem["reason"]
+
+
+NEIGHBOURS = {
+    "jobs/helper.py": "from os import getpid\nNAME = 'jobs'",
+    "jobs/kit/__init__.py": "",
+    "jobs/kit/parts.py": "COUNT = 3",
+    "other/helper.py": "NAME = 'other'",
+}
+"""Two folders of one project with a file of the same name."""
+
+
+@pytest.mark.parametrize(
+    ("statement", "expression", "value"),
+    [
+        ("from helper import NAME", "NAME", "jobs"),
+        ("import helper", "helper.NAME", "jobs"),
+        ("import helper as h, os", "h.NAME, os.sep", ["jobs", "/"]),
+        ("import kit.parts", "kit.parts.COUNT", 3),
+        ("import kit.parts as p", "p.COUNT", 3),
+        ("from kit.parts import COUNT", "COUNT", 3),
+        ("from kit import parts", "parts.COUNT", 3),
+        ("def late():\n    from helper import NAME\n    return NAME", "late()", "jobs"),
+        ("import helper", "helper.__name__", "jobs.helper"),
+    ],
+)
+def test_a_file_in_a_folder_imports_its_neighbours_by_their_bare_name(
+    tmp_path: Path, statement: str, expression: str, value: Any
+) -> None:
+    """As `python jobs/worker.py` does, though `other/helper.py` has the same name; and it is the module it always is."""
+    root = write(tmp_path, {"decorate.py": DECORATOR, **NEIGHBOURS})
+    write(root, {"jobs/worker.py": f"{statement}\n\ndef answer(): return {expression}"})
+    write(root, {"other/worker.py": "from helper import NAME\nassert NAME == 'other'"})
+    spec = spec_of(root, {"other.worker": "other/worker.py", "jobs.worker": "jobs/worker.py"}, [])
+    assert load_in_child(spec, "out = loaded.modules['jobs.worker'].answer()") == value
+
+
+def test_the_root_and_installed_packages_come_before_a_neighbour(tmp_path: Path) -> None:
+    """`import numpy` beside a `numpy.py` is the package; `import shared` is the root's when the root has one."""
+    root = write(
+        tmp_path,
+        {
+            "shared.py": "PLACE = 'root'",
+            "jobs/shared.py": "PLACE = 'jobs'",
+            "jobs/numpy.py": "PLACE = 'jobs'",
+            "jobs/worker.py": "import numpy, shared\nplaces = [shared.PLACE, hasattr(numpy, 'ndarray')]",
+        },
+    )
+    spec = spec_of(root, {"jobs.worker": "jobs/worker.py"}, [])
+    assert load_in_child(spec, "out = loaded.modules['jobs.worker'].places") == ["root", True]

@@ -1,7 +1,8 @@
 """The process that imports one file and tells what it declares; the far end of `inspect.py`.
 
 It runs under the import guard: a decorated call ends the import quietly. The file is loaded by location under its
-dotted name, with the project root at the end of the import path, so that it neither shadows nor is shadowed.
+dotted name, with the project root and its own folder at the end of the import path, so that it neither shadows nor is
+shadowed.
 """
 
 import importlib.util
@@ -32,7 +33,7 @@ def main(request: str) -> int:
     root = Path(wanted["root"])
     packages = next((at for at, entry in enumerate(sys.path) if entry.endswith("-packages")), len(sys.path))
     sys.path[packages:packages] = wanted["site_dirs"]
-    sys.path.append(str(root))
+    sys.path += dict.fromkeys([str(root), str((root / wanted["file"]).parent)])
     answer = _answer(root, wanted["file"])
     with os.fdopen(wanted["answer_fd"], "w") as out:
         json.dump(answer, out, default=repr)

@@ -1,4 +1,4 @@
-"""Which file of the project an import statement means. The root is the only place project modules are found in."""
+"""Which file of the project an import statement means: one found from the root, else one beside the importing file."""
 
 import os
 import sys
@@ -19,13 +19,15 @@ class ModuleFinder:
 
         Args:
             module: dotted, as written after the leading dots; may be empty.
-            level: leading dots; 0 = from the root. A standard library module is never the project's.
+            level: leading dots; 0 = from the root, and from the importer's folder for a name the root does not have.
+                A standard library module is never the project's.
             importer: the file that holds the statement.
         """
         if level == 0:
-            if module.partition(".")[0] in sys.stdlib_module_names:
+            top = module.partition(".")[0]
+            if top in sys.stdlib_module_names:
                 return None
-            base = ""
+            base = "" if self.at(top) is not None else importer.rpartition("/")[0]
         else:
             folders = importer.split("/")[:-1]
             if level - 1 > len(folders):

@@ -9,6 +9,7 @@ All files below the root go through `ProjectLoader`, however they come to be imp
 first decorated call, and asks `on_failure` whether a failed import can be replaced (cross imports, see `stubs.py`).
 """
 
+import ast
 import importlib.util
 import sys
 import time
@@ -24,10 +25,11 @@ from importlib.machinery import (
     SourceFileLoader,
 )
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, Final
 
 from flashmesh.functions.caller import ImportEnded, importing
+from flashmesh.worker.siblings import as_relative, neighbours_named
 
 PRIVATE: Final = "__flash__"
 """Package under which project files stand whose own name is taken."""
@@ -120,6 +122,12 @@ class ProjectImports:
         path = self.root.joinpath(*module.split("."))
         return path.is_dir() or path.with_name(path.name + ".py").is_file()
 
+    def neighbours(self, file: Path, source: bytes) -> frozenset[str]:
+        """The bare names in the import statements of `file` that mean files and folders beside it."""
+        return neighbours_named(
+            source, file, is_neighbour=lambda name: not self.has_module(name) and not self._is_taken(name)
+        )
+
     def _is_taken(self, top: str) -> bool:
         taken = self._taken.get(top)
         if taken is None:
@@ -211,6 +219,18 @@ class ProjectLoader(SourceFileLoader):
             except ImportError as error:
                 if not self._imports.failed(module, error):
                     raise
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        path = Path(self.path)
+        if path.parent == self._imports.root:  # beside it is the root, where every import looks
+            return super().get_code(fullname)
+        source = self.get_data(self.path)
+        neighbours = self._imports.neighbours(path, source)
+        if not neighbours:
+            return super().get_code(fullname)
+        # Not cached: the byte code beside the source is also plain Python's, where such a name is a script's neighbour.
+        tree = as_relative(ast.parse(source, self.path), neighbours)
+        return compile(tree, self.path, "exec", dont_inherit=True)
 
     def get_data(self, path: str) -> bytes:
         # Byte code no newer than its source may stem from an earlier edit within the same second: compile instead.
