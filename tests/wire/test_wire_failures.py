@@ -191,6 +191,14 @@ def test_the_traceback_begins_at_user_code() -> None:
     assert describe(ours.value, hide_frames_of=[__file__]).traceback == ""
 
 
+def test_the_traceback_of_an_absent_package_ends_in_what_to_do() -> None:
+    """A package, that is; a name the standard library lacks needs no advice. The message stays Python's."""
+    info = raised(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
+    assert info.traceback.endswith("If `torch` is a package: add it to `dependencies=` or install it.\n")
+    assert info.message == "No module named 'torch.nn'"
+    assert "dependencies" not in raised(ModuleNotFoundError("No module named 'os.x'", name="os.x")).traceback
+
+
 def test_our_own_errors_keep_what_they_carry() -> None:
     """Class, code, field and retry_after; a nested RemoteError keeps the type it speaks of."""
     back = restore(raised(ValidationError("bad", field="x.y")))

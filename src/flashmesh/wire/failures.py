@@ -124,9 +124,18 @@ def format_remote(exc: BaseException, hide_frames_of: Iterable[str] = ()) -> str
             return ""
         tb = None
     try:
-        return "".join(traceback.TracebackException(type(exc), exc, tb, compact=True).format())
+        text = "".join(traceback.TracebackException(type(exc), exc, tb, compact=True).format())
+        return text + _next_step(exc)
     except Exception:  # the exception's own __str__, or a cause's, is broken
         return f"{type(exc).__name__}\n"
+
+
+def _next_step(exc: BaseException) -> str:
+    """What helps against a package that is absent where the function ran, for instance one its image had elsewhere."""
+    top = (exc.name or "").partition(".")[0] if isinstance(exc, ModuleNotFoundError) else ""
+    if not top or top in sys.stdlib_module_names:
+        return ""
+    return f"If `{top}` is a package: add it to `dependencies=` or install it.\n"
 
 
 def _is_hidden(frame: FrameType, folders: tuple[str, ...]) -> bool:

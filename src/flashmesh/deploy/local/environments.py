@@ -93,17 +93,18 @@ class Environments:
         partial = Path(tempfile.mkdtemp(prefix=f"{place.name}{_PARTIAL}", dir=self._folder))
         try:
             target = partial / "packages"
-            await self._install(target, _write_limits(partial, limits), lacking, endpoint)
+            constraints = ["--constraint", str(_write_limits(partial, limits))] if limits else []
+            await self._install(target, constraints, lacking, endpoint)
             target.mkdir(exist_ok=True)
             target.rename(place)
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True))
         self._on_progress(endpoint, f"installed {', '.join(lacking)}")
 
-    async def _install(self, target: Path, limits_file: Path, lacking: list[str], endpoint: str) -> None:
+    async def _install(self, target: Path, constraints: list[str], lacking: list[str], endpoint: str) -> None:
         command = [sys.executable, "-I", "-S", str(_INSTALLER), *self._command(), "pip", "install"]
         command += ["--target", str(target), "--python", sys.executable, "--color", "never"]
-        command += ["--constraint", str(limits_file), "--", *lacking]
+        command += [*constraints, "--", *lacking]
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
