@@ -151,3 +151,14 @@ async def us(data: dict) -> dict:
     )
     printed = run(code, cwd=tmp_path).stdout.strip()
     assert printed == "[('gpu_worker.process', 'gpu_worker'), ('gpu_worker.us', 'us-worker')]"
+
+
+def test_the_former_name_of_flash_is_the_same_module() -> None:
+    """Projects from before the renaming say `tetra_rp`, and paths below it."""
+    program = (
+        "import runpod_flash, tetra_rp\n"
+        "from tetra_rp import LiveServerless, remote\n"
+        "from tetra_rp.core.resources import GpuGroup\n"
+        "assert tetra_rp is runpod_flash and GpuGroup is runpod_flash.GpuGroup\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
