@@ -411,7 +411,7 @@ NEIGHBOURS = {
 def test_a_file_in_a_folder_imports_its_neighbours_by_their_bare_name(
     tmp_path: Path, statement: str, expression: str, value: Any
 ) -> None:
-    """As `python jobs/worker.py` does, though `other/helper.py` has the same name; and it is the module it always is."""
+    """As `python jobs/worker.py` does, though `other/helper.py` has the same name; and it is the one there is."""
     root = write(tmp_path, {"decorate.py": DECORATOR, **NEIGHBOURS})
     write(root, {"jobs/worker.py": f"{statement}\n\ndef answer(): return {expression}"})
     write(root, {"other/worker.py": "from helper import NAME\nassert NAME == 'other'"})

@@ -35,12 +35,12 @@ class _Relative(ast.NodeTransformer):
     def __init__(self, neighbours: frozenset[str]) -> None:
         self._neighbours = neighbours
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:  # noqa: N802 - ast's name
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         if node.level == 0 and self._is_neighbour(node.module or ""):
             node.level = 1
         return node
 
-    def visit_Import(self, node: ast.Import) -> list[ast.stmt]:  # noqa: N802 - ast's name
+    def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
         """One statement per name: what was one line may now need several."""
         return [ast.copy_location(part, node) for alias in node.names for part in self._statements(alias)]
 
