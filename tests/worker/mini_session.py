@@ -15,7 +15,20 @@ from typing import Any
 
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.wire.connection import Link
-from flashmesh.wire.frames import AnyFrame, Credit, Error, Hello, Invoke, Log, Ready, Result, Scale, Update, WorkerGone
+from flashmesh.wire.frames import (
+    AnyFrame,
+    Credit,
+    Drain,
+    Error,
+    Hello,
+    Invoke,
+    Log,
+    Ready,
+    Result,
+    Scale,
+    Update,
+    WorkerGone,
+)
 from flashmesh.worker.keeper_client import EndpointSockets, Keeper, KeeperEvent
 from flashmesh.worker.spec import WorkerSpec
 
@@ -43,6 +56,8 @@ class MiniSession:
         self.answers: dict[str, Result | Error] = {}
         self.changed = asyncio.Event()
         self.calls = 0
+        self.in_flight: dict[str, str] = {}
+        self.leaving: set[str] = set()
         self.closing = False
         self.sockets: EndpointSockets
 
@@ -111,11 +126,22 @@ class MiniSession:
             case WorkerGone():
                 self.gone.append(frame)
             case Result() | Error():
-                self.free[link.state] = frame.free
+                self.free[link.state] = 0 if link.state in self.leaving else frame.free
                 self.answers[frame.execution] = frame
+                self.in_flight.pop(frame.execution, None)
+                self._close_if_done(link)
+            case Drain():
+                self.free[link.state] = 0
+                self.leaving.add(link.state)
+                self._close_if_done(link)
             case _:
                 pass
         self.changed.set()
+
+    def _close_if_done(self, link: Link) -> None:
+        """A worker that wants to leave may, once nothing is in flight on its link."""
+        if link.state in self.leaving and link.state not in self.in_flight.values():
+            link.close()
 
     # --- what tests do ---
 
@@ -178,6 +204,7 @@ class MiniSession:
         self.calls += 1
         execution = f"x{self.calls}"
         self.free[worker] -= 1
+        self.in_flight[execution] = worker
         self.workers[worker].send(
             Invoke(execution, f"m.{function}", payload=argument.encode(), deadline_ms=deadline_ms)
         )

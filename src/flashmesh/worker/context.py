@@ -53,6 +53,9 @@ class WorkerContext:
     may_idle_out: bool = True
     """Leave (status 0) after `idle_timeout_s` without a call."""
 
+    def __post_init__(self) -> None:
+        self.record.on_leaving = lambda: self._tell(LEAVING)
+
     def announce_ready(self, free: int) -> None:
         """Start-up is over and `free` slots may be used."""
         self.record.set_ready(free)
@@ -71,7 +74,6 @@ class WorkerContext:
     def tell_leaving(self) -> None:
         """A SIGTERM came. Safe in a signal handler."""
         self.record.set_leaving(drain=True)
-        self._tell(LEAVING)
 
     def _tell(self, word: bytes) -> None:
         try:

@@ -32,9 +32,10 @@ def crew_of(workers: Iterable[tuple[Head, float]]) -> Crew:
     for head, age in workers:
         live += 1
         ready = head.state is State.READY
-        starting += head.state in (State.EMPTY, State.STARTING) and age < PATIENCE_S
+        begins = head.state in (State.EMPTY, State.STARTING)
+        starting += begins and age < PATIENCE_S
         free += ready and head.free > 0
-        fresh += head.calls == 0 and (not ready or head.free > 0)
+        fresh += begins or (ready and head.free > 0 and not head.called)
     return Crew(live, starting, free, fresh)
 
 

@@ -1,7 +1,6 @@
 """What a fresh child must shed: descriptors, signal handlers, random state. And what it must have: its own group."""
 
 import os
-import random
 import signal
 import sys
 from collections.abc import Collection, Iterable
@@ -63,8 +62,7 @@ def reset_signals(handled: Iterable[int]) -> None:
 
 
 def reseed() -> None:
-    """Random numbers of our own: forks of one process would all draw the same ones."""
-    random.seed()
+    """Random numbers of our own: forks of one process would all draw the same ones. (`random` itself sees to that.)"""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

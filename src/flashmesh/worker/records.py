@@ -11,6 +11,7 @@ Times are nanoseconds of the monotonic clock, which all processes of one machine
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from time import monotonic_ns
 from typing import Final, Literal, NamedTuple
@@ -24,7 +25,7 @@ SPARE_SLOTS: Final = 8
 """Slots beyond `max_concurrency`: re-entrant calls run over the limit, at most as deep as a chain may be."""
 
 _TABLE = struct.Struct("=IIIB3x")  # magic, workers, slots, hush
-_HEAD = struct.Struct("=IiHHI")  # checksum, pid, state, free, calls
+_HEAD = struct.Struct("=IiHHI")  # checksum, pid, state, free, called
 _CALL = struct.Struct(f"=IIHHIqq{EXECUTION_BYTES}s{FUNCTION_BYTES}s")  # checksum, seq, lengths, -, times, names
 _REQUEST = struct.Struct("=II")  # the seq of the call that is meant, why
 _SEQ = struct.Struct("=I")  # the seq of the call that ended last
@@ -64,12 +65,12 @@ class Running(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A worker as a whole. `calls` counts those it has begun."""
+    """A worker as a whole. `called`: it has begun a call."""
 
     pid: int
     state: State
     free: int
-    calls: int
+    called: bool
 
 
 class Request(NamedTuple):
@@ -130,7 +131,7 @@ class RecordTable:
 class WorkerRecord:
     """One worker's record. `set_*`, `clear` are the worker's; `demand`, `reset` the template's; the rest anyone's."""
 
-    __slots__ = ("_base", "_calls", "_free", "_memory", "_pid", "_seqs", "_state", "slots")
+    __slots__ = ("_base", "_called", "_free", "_memory", "_pid", "_seqs", "_state", "on_leaving", "slots")
 
     def __init__(self, memory: mmap.mmap, base: int, slots: int) -> None:
         self._memory = memory
@@ -139,7 +140,8 @@ class WorkerRecord:
         self._pid = 0
         self._state = State.EMPTY
         self._free = 0
-        self._calls = 0
+        self._called = False
+        self.on_leaving: Callable[[], None] | None = None
         self._seqs = [0] * slots
 
     # --- the worker's side ---
@@ -153,7 +155,8 @@ class WorkerRecord:
         """This record is mine now: STARTING, nothing free."""
         self._pid = pid
         self._state = State.STARTING
-        self._free = self._calls = 0
+        self._free = 0
+        self._called = False
         self._write_head()
 
     def set_ready(self, free: int) -> None:
@@ -166,15 +169,19 @@ class WorkerRecord:
         self._write_head()
 
     def set_leaving(self, *, drain: bool = False) -> None:
-        """No more calls will be taken. `drain`: and what runs has the drain limit to finish."""
+        """No more calls will be taken, which the template is told. `drain`: what runs has the drain limit to finish."""
         self._state = State.DRAINING if drain else State.LEAVING
         self._free = 0
         self._write_head()
+        if self.on_leaving is not None:
+            self.on_leaving()
 
     def set_running(self, slot: int, execution: str, function: str, deadline_ns: int, *, started_ns: int = 0) -> None:
         """The body of `execution` begins in `slot`. Names longer than their field are cut."""
         seq = self._seqs[slot] = self._seqs[slot] + 1 & 0xFFFFFFFF
-        self._calls += 1
+        if not self._called:
+            self._called = True
+            self._write_head()
         name, runs = function.encode()[:FUNCTION_BYTES], execution.encode()[:EXECUTION_BYTES]
         body = _CALL.pack(0, seq, len(runs), len(name), 0, started_ns or monotonic_ns(), deadline_ns, runs, name)[4:]
         start = self._call_offset(slot)
@@ -219,12 +226,12 @@ class WorkerRecord:
         """The worker as it last wrote it. A torn read is repeated; EMPTY when nobody wrote."""
         for _ in range(100):
             block = self._memory[self._base : self._base + _HEAD.size]
-            checksum, pid, state, free, calls = _HEAD.unpack(block)
+            checksum, pid, state, free, called = _HEAD.unpack(block)
             if checksum == crc32(block[4:]):
-                return Head(pid, State(state), free, calls)
+                return Head(pid, State(state), free, bool(called))
             if not any(block):
                 break
-        return Head(0, State.EMPTY, 0, 0)
+        return Head(0, State.EMPTY, 0, False)
 
     def calls(self) -> list[Running]:
         """Every slot that ever held a call, running or not."""
@@ -245,7 +252,7 @@ class WorkerRecord:
         return self._base + _HEAD_BYTES + slot * _CALL_BYTES
 
     def _write_head(self) -> None:
-        body = _HEAD.pack(0, self._pid, self._state, self._free, self._calls)[4:]
+        body = _HEAD.pack(0, self._pid, self._state, self._free, self._called)[4:]
         self._memory[self._base : self._base + _HEAD.size] = crc32(body).to_bytes(4, _BYTE_ORDER) + body
 
     def _read_call(self, slot: int) -> Running | None:

@@ -30,7 +30,7 @@ from flashmesh.wire.frames import (
 )
 from flashmesh.worker import parent
 from flashmesh.worker.context import DEADLINE, LEAVING, READY
-from flashmesh.worker.demand import Crew, Limits, crew_of, forks_wanted, start_pause_s
+from flashmesh.worker.demand import SETTLE_S, Crew, Limits, crew_of, forks_wanted, start_pause_s
 from flashmesh.worker.enforcement import Enforcement
 from flashmesh.worker.eventloop import EventLoop, Timer
 from flashmesh.worker.generation import Generation, Phase, Worker
@@ -75,6 +75,7 @@ class Template:
         self._draining = False
         self._idle: Timer | None = None
         self._retry: Timer | None = None
+        self._spare: Timer | None = None
         self._link = SessionLink(self._loop, spec.link, hello=self._hello, on_frame=self._on_frame)
         self._logs = LogOutlet(self._link.send_log)
         self._log_timer: Timer | None = None
@@ -303,7 +304,8 @@ class Template:
         if LEAVING in words:
             self._note_leaving()
         if self._spec.resource.mode == "JOB":
-            self._staff(taken=True)
+            if self._spare is None or not self._spare.pending:  # after a moment: a short call has the CPU to itself
+                self._spare = self._loop.later(SETTLE_S, lambda: self._staff(taken=True))
         else:
             self._peers.attend()
 
@@ -328,16 +330,16 @@ class Template:
                     generation.drain_worker(worker, self._spec.drain_limit_s)
         self._staff()
 
-    def on_worker_exit(self, generation: Generation, worker: Worker, status: int, calls: int) -> None:
+    def on_worker_exit(self, generation: Generation, worker: Worker, status: int, *, called: bool) -> None:
         self._link.send(WorkerGone(generation.worker_id(worker), worker.pid, status, worker.reason))
         if generation.phase is not Phase.READY:
             return
         if not worker.was_ready and not worker.leaving:
             self._on_start_failure(generation, worker, status)
-        elif status == 0 and not worker.reentrant and not (calls and generation.spec.resource.mode == "JOB"):
+        elif status == 0 and not worker.reentrant and not (called and generation.spec.resource.mode == "JOB"):
             self._demand = min(self._demand, self._crew(generation).live)  # it left by itself: nobody wants that many
         if generation is self._current:
-            self._staff(taken=calls > 0)
+            self._staff(taken=called)
 
     def _on_start_failure(self, generation: Generation, worker: Worker, status: int) -> None:
         """It died before it was ready: a start-up hook, most likely. Not again at once, and not for ever in silence."""
