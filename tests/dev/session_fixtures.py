@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ FLASH = [sys.executable, "-c", "from flashmesh.cli import main; main()"]
 class Served:
     """One `flash run`. `url` is known once it answers."""
 
-    def __init__(self, root: Path, *options: str) -> None:
+    def __init__(self, root: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
         self.root = root
         self.log = root.parent / f"{root.name}.log"
         self.mark = f"{root}-{os.getpid()}"
@@ -30,7 +30,7 @@ class Served:
                 [*FLASH, "run", str(root), "--port", "0", *options],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "FLASH_TEST_MARK": self.mark},
+                env={**os.environ, **(env or {}), "FLASH_TEST_MARK": self.mark},
             )
         self.url = ""
 
@@ -51,9 +51,12 @@ class Served:
     def get(self, path: str) -> tuple[int, Any]:
         return self._ask(urllib.request.Request(self.url + path))
 
-    def post(self, path: str, body: Any = None) -> tuple[int, Any]:
-        headers = {"Content-Type": "application/json"}
-        return self._ask(urllib.request.Request(self.url + path, json.dumps(body or {}).encode(), headers))
+    def post(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """`body`: bytes as they are, anything else as JSON. Header names with `_` for `-`."""
+        data = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
+        given = {name.replace("_", "-"): text for name, text in headers.items()}
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **given})
+        return self._ask(request)
 
     def _ask(self, request: urllib.request.Request) -> tuple[int, Any]:
         """Status 0: no answer."""
@@ -103,8 +106,8 @@ def _state(entry: Path) -> str:
 
 
 @contextlib.contextmanager
-def serving(root: Path, *options: str) -> Iterator[Served]:
-    served = Served(root, *options)
+def serving(root: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[Served]:
+    served = Served(root, *options, env=env)
     try:
         yield served.wait_until_ready()
     finally:

@@ -136,8 +136,10 @@ def main() -> int:
     settings = HeadlessSettings(**json.loads(sys.argv[1]))
     import asyncio
 
+    from flashmesh.dev.descriptors import raise_limit
     from flashmesh.dev.place import SessionPlace
 
+    raise_limit()
     place = SessionPlace.create()
     try:
         return asyncio.run(_serve(settings, place))

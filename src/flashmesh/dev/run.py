@@ -8,6 +8,7 @@ import os
 import secrets
 from typing import Any
 
+from flashmesh.dev.descriptors import raise_limit
 from flashmesh.dev.files import live_session
 from flashmesh.dev.place import SessionPlace
 from flashmesh.dev.ports import Listener, listen
@@ -38,6 +39,7 @@ def serve(options: RunOptions) -> int:
             f"Another `flash run` (pid {running.pid}) serves {options.root} at {running.url}. Use it, or stop it first."
         )
     load_dotenv(str(options.root))
+    raise_limit()
     listener = listen(options.host, options.port)
     place = SessionPlace.create()
     token = None if options.host in _LOOPBACK else os.environ.get("FLASH_TOKEN") or secrets.token_urlsafe(24)
