@@ -100,7 +100,7 @@ class FakeWorker:
                     self._on_frame(frame)
             elif self.listener in ready:
                 self._accept()
-            if context.one_shot and context.record.head().called:
+            if context.one_shot and context.record.head().calls:
                 break
         context.record.set_leaving()
         sys.exit(0)

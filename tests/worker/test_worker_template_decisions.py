@@ -45,11 +45,11 @@ def test_job_mode_keeps_one_fresh_worker_once_it_was_called():
 
 def test_a_slow_start_does_not_count_as_free_for_ever():
     """A worker whose hooks take long stops holding back others."""
-    starting = Head(1, State.STARTING, 0, False)
+    starting = Head(1, State.STARTING, 0, 0)
     assert crew_of([(starting, PATIENCE_S / 2)]).starting == 1
     assert crew_of([(starting, PATIENCE_S * 2)]).starting == 0
-    assert crew_of([(Head(0, State.EMPTY, 0, False), 0.0)]).starting == 1, "forked, but not yet running"
-    assert crew_of([(Head(1, State.READY, 1, True), 9.0), (Head(2, State.READY, 0, True), 9.0)]) == Crew(2, 0, 1, 0)
+    assert crew_of([(Head(0, State.EMPTY, 0, 0), 0.0)]).starting == 1, "forked, but not yet running"
+    assert crew_of([(Head(1, State.READY, 1, 5), 9.0), (Head(2, State.READY, 0, 1), 9.0)]) == Crew(2, 0, 1, 0)
 
 
 def test_the_settling_time_doubles_per_fork():

@@ -35,7 +35,7 @@ def crew_of(workers: Iterable[tuple[Head, float]]) -> Crew:
         begins = head.state in (State.EMPTY, State.STARTING)
         starting += begins and age < PATIENCE_S
         free += ready and head.free > 0
-        fresh += begins or (ready and head.free > 0 and not head.called)
+        fresh += begins or (ready and head.free > 0 and not head.calls)
     return Crew(live, starting, free, fresh)
 
 

@@ -332,7 +332,7 @@ class Generation:
         head = worker.record.head()
         worker.was_ready = worker.was_ready or head.state not in (State.EMPTY, State.STARTING)
         self._forget(worker)
-        self._owner.on_worker_exit(self, worker, status, called=head.called)
+        self._owner.on_worker_exit(self, worker, status, called=head.calls > 0)
         self._finish_if_empty()
         return True
 

@@ -25,7 +25,7 @@ SPARE_SLOTS: Final = 8
 """Slots beyond `max_concurrency`: re-entrant calls run over the limit, at most as deep as a chain may be."""
 
 _TABLE = struct.Struct("=IIIB3x")  # magic, workers, slots, hush
-_HEAD = struct.Struct("=IiHHI")  # checksum, pid, state, free, called
+_HEAD = struct.Struct("=IiHHI")  # checksum, pid, state, free, calls
 _CALL = struct.Struct(f"=IIHHIqq{EXECUTION_BYTES}s{FUNCTION_BYTES}s")  # checksum, seq, lengths, -, times, names
 _REQUEST = struct.Struct("=II")  # the seq of the call that is meant, why
 _SEQ = struct.Struct("=I")  # the seq of the call that ended last
@@ -65,12 +65,12 @@ class Running(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A worker as a whole. `called`: it has begun a call."""
+    """A worker as a whole. `calls`: how many it has begun; written with every change of `free`, and with the first."""
 
     pid: int
     state: State
     free: int
-    called: bool
+    calls: int
 
 
 class Request(NamedTuple):
@@ -131,7 +131,7 @@ class RecordTable:
 class WorkerRecord:
     """One worker's record. `set_*`, `clear` are the worker's; `demand`, `reset` the template's; the rest anyone's."""
 
-    __slots__ = ("_base", "_called", "_free", "_memory", "_pid", "_seqs", "_state", "on_leaving", "slots")
+    __slots__ = ("_base", "_calls", "_free", "_memory", "_pid", "_seqs", "_state", "on_leaving", "slots")
 
     def __init__(self, memory: mmap.mmap, base: int, slots: int) -> None:
         self._memory = memory
@@ -139,8 +139,7 @@ class WorkerRecord:
         self.slots = slots
         self._pid = 0
         self._state = State.EMPTY
-        self._free = 0
-        self._called = False
+        self._free = self._calls = 0
         self.on_leaving: Callable[[], None] | None = None
         self._seqs = [0] * slots
 
@@ -155,8 +154,7 @@ class WorkerRecord:
         """This record is mine now: STARTING, nothing free."""
         self._pid = pid
         self._state = State.STARTING
-        self._free = 0
-        self._called = False
+        self._free = self._calls = 0
         self._write_head()
 
     def set_ready(self, free: int) -> None:
@@ -179,8 +177,8 @@ class WorkerRecord:
     def set_running(self, slot: int, execution: str, function: str, deadline_ns: int, *, started_ns: int = 0) -> None:
         """The body of `execution` begins in `slot`. Names longer than their field are cut."""
         seq = self._seqs[slot] = self._seqs[slot] + 1 & 0xFFFFFFFF
-        if not self._called:
-            self._called = True
+        self._calls += 1
+        if self._calls == 1:
             self._write_head()
         name, runs = function.encode()[:FUNCTION_BYTES], execution.encode()[:EXECUTION_BYTES]
         body = _CALL.pack(0, seq, len(runs), len(name), 0, started_ns or monotonic_ns(), deadline_ns, runs, name)[4:]
@@ -226,12 +224,12 @@ class WorkerRecord:
         """The worker as it last wrote it. A torn read is repeated; EMPTY when nobody wrote."""
         for _ in range(100):
             block = self._memory[self._base : self._base + _HEAD.size]
-            checksum, pid, state, free, called = _HEAD.unpack(block)
+            checksum, pid, state, free, calls = _HEAD.unpack(block)
             if checksum == crc32(block[4:]):
-                return Head(pid, State(state), free, bool(called))
+                return Head(pid, State(state), free, calls)
             if not any(block):
                 break
-        return Head(0, State.EMPTY, 0, False)
+        return Head(0, State.EMPTY, 0, 0)
 
     def calls(self) -> list[Running]:
         """Every slot that ever held a call, running or not."""
@@ -252,7 +250,7 @@ class WorkerRecord:
         return self._base + _HEAD_BYTES + slot * _CALL_BYTES
 
     def _write_head(self) -> None:
-        body = _HEAD.pack(0, self._pid, self._state, self._free, self._called)[4:]
+        body = _HEAD.pack(0, self._pid, self._state, self._free, self._calls)[4:]
         self._memory[self._base : self._base + _HEAD.size] = crc32(body).to_bytes(4, _BYTE_ORDER) + body
 
     def _read_call(self, slot: int) -> Running | None:
