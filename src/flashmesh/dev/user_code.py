@@ -49,10 +49,7 @@ class UserCode:
         from flashmesh.worker.loader import problem_of
 
         problem = problem_of(error, file=str(self._root / file), imports=self.machinery)
-        place = Path(problem.file)
-        root = self.machinery.root
-        shown = place.relative_to(root).as_posix() if place.is_relative_to(root) else file
-        return LoadProblem(file=shown, line=problem.line, reason=problem.reason, traceback=problem.traceback)
+        return LoadProblem(file=problem.file, line=problem.line, reason=problem.reason, traceback=problem.traceback)
 
     def spec(self, files: Iterable[str], functions: Iterable[str] = ()) -> WorkerSpec:
         """What a worker would be told to serve these functions."""

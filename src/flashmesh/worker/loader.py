@@ -21,7 +21,10 @@ _OUR_FOLDER: Final = str(Path(__file__).resolve().parent.parent)
 
 
 class ImportProblem(ImportFailed):
-    """A file of the project could not be imported. `file` and `line` say where, `reason` what, in one sentence."""
+    """A file of the project could not be imported.
+
+    `file` (below the project's root) and `line` say where, `reason` what, in one sentence.
+    """
 
     def __init__(self, reason: str, *, file: str, line: int | None, traceback: str) -> None:
         where = file if line is None else f"{file}:{line}"
@@ -139,7 +142,16 @@ def problem_of(error: BaseException, *, file: str, imports: ProjectImports) -> I
             where, line = frame[0].f_code.co_filename, frame[1]
     if isinstance(error, SyntaxError) and imports.owns(error.filename):
         where, line = str(error.filename), error.lineno
-    return ImportProblem(_reason(error), file=where, line=line, traceback=user_traceback(error))
+    shown = _as_known(where, imports.root)
+    return ImportProblem(_reason(error), file=shown, line=line, traceback=user_traceback(error))
+
+
+def _as_known(file: str, root: Path) -> str:
+    """A file of the project as its people name it; another one as it is."""
+    for path in (Path(file), Path(file).resolve()):
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return file
 
 
 def user_traceback(error: BaseException) -> str:
