@@ -88,8 +88,7 @@ volume = NetworkVolume(name="models", size=50, datacenter=DataCenter.EU_RO_1)
     workers=(0, 1),
     datacenter=DataCenter.EU_RO_1,
     volume=volume,
-    env={"STYLE": "loud"},
-    template=PodTemplate(containerDiskInGb=100),
+    template=PodTemplate(containerDiskInGb=100, env=[{"key": "STYLE", "value": "loud"}]),
     execution_timeout_ms=60_000,
 )
 class Model:
@@ -114,7 +113,7 @@ from pydantic import BaseModel
 
 from runpod_flash import Endpoint
 
-api = Endpoint(name="shop", cpu="cpu3c-1-2", workers=(1, 3))
+api = Endpoint(name="shop", cpu="cpu3c-1-2", workers=(1, 3), env={"SHOP": "open"})
 
 
 class Item(BaseModel):
@@ -125,7 +124,9 @@ class Item(BaseModel):
 
 @api.get("/health")
 async def health() -> dict:
-    return {"status": "healthy"}
+    import os
+
+    return {"status": "healthy", "shop": os.environ["SHOP"]}
 
 
 @api.get("/items/{item_id}")
@@ -391,6 +392,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flash(project: Path, environment: dict[str, str]) -> Iterator[Served]:
     with serving(project, "--no-install", env=environment) as served:
         yield served
+        assert served.stop() == 0, served.output()
 
 
 @pytest.mark.parametrize(
@@ -451,7 +453,7 @@ def test_a_class_loads_its_model_once_and_serves_each_method(flash: Served, proj
 @pytest.mark.parametrize(
     ("method", "path", "body", "expected"),
     [
-        ("GET", "/api/health", None, {"status": "healthy"}),
+        ("GET", "/api/health", None, {"status": "healthy", "shop": "open"}),
         ("GET", "/api/items/3?verbose=true", None, {"id": 3, "verbose": True}),
         ("POST", "/api/items", {"name": "cup", "price": 2}, {"name": "cup", "price": 2.0, "tags": []}),
         ("PUT", "/api/items/4", {"item": {"name": "jug"}}, {"id": 4, "name": "jug"}),

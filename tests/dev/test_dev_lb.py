@@ -202,6 +202,33 @@ MULTIPART = (
 )
 
 
+def test_a_body_sees_the_variables_that_its_resource_declares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They win over those of the shell. Of two resources that disagree the first has its way, and it is said."""
+    source = """
+    import os
+    from flashmesh import PodTemplate
+    first = Endpoint(name="first", env={"FLASH_TEST_A": "declared"})
+    second = Endpoint(name="second", env={"FLASH_TEST_A": "other", "FLASH_TEST_B": "b"})
+    third = Endpoint(name="third", template=PodTemplate(env=[{"key": "FLASH_TEST_C", "value": "c"}]))
+
+    @first.get("/first")
+    def one(): return {name: os.environ.get("FLASH_TEST_" + name) for name in "ABC"}
+    @second.get("/second")
+    def two(): ...
+    @third.get("/third")
+    def three(): ...
+    """
+    monkeypatch.setenv("FLASH_TEST_A", "shell")
+    for name in ("FLASH_TEST_B", "FLASH_TEST_C"):
+        monkeypatch.setenv(name, "shell")
+    routes = [("GET", "/first", "one"), ("GET", "/second", "two"), ("GET", "/third", "three")]
+    (answer,) = ask(tmp_path, source, get("/first"), routes=routes)
+    assert answer.json == {"A": "declared", "B": "b", "C": "c"}
+    assert "FLASH_TEST_A of second is not set" in caplog.text
+
+
 def test_forms_and_uploads(tmp_path: Path) -> None:
     source = """
     from fastapi import UploadFile

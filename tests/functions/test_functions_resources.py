@@ -250,6 +250,14 @@ def test_a_volume_may_be_given_as_a_dictionary() -> None:
     assert LiveServerless(name="x", networkVolumeId="v9").to_config().volumes == (VolumeConfig(id="v9"),)
 
 
+def test_workers_get_the_environment_of_the_resource_or_else_of_its_template() -> None:
+    """As on RunPod, where a resource's own variables replace its template's."""
+    template = PodTemplate(env=[{"key": "A", "value": "template"}])
+    assert LiveServerless(name="x", template=template).to_config().worker_env == {"A": "template"}
+    assert LiveServerless(name="x", template=template, env={"B": "1"}).to_config().worker_env == {"B": "1"}
+    assert LiveServerless(name="x").to_config().worker_env == {}
+
+
 def test_a_template_s_environment_comes_as_pairs_or_as_a_dictionary() -> None:
     assert PodTemplate(env={"A": "1"}).to_dict()["env"] == {"A": "1"}
     assert PodTemplate(env=[KeyValuePair(key="A", value="1"), {"key": "B", "value": "2"}]).to_dict()["env"] == {

@@ -15,6 +15,7 @@ from flashmesh.dev import answers
 from flashmesh.dev.access import Receive, Scope, Send
 from flashmesh.dev.caller import DevCaller
 from flashmesh.dev.door import SessionDoor
+from flashmesh.dev.lb_environment import SharedEnvironment
 from flashmesh.dev.lb_loading import FileLoad, LoadProblem, load_all
 from flashmesh.dev.lb_packages import explain_missing
 from flashmesh.dev.options import DevOptions
@@ -41,6 +42,7 @@ class HttpRoutes:
         self._door = door
         self._caller = dev_caller
         self._code = code
+        self._environment = SharedEnvironment()
         self._by_file: dict[str, list[HttpRoute]] = {}
         for route in routes:
             self._by_file.setdefault(route.file, []).append(route)
@@ -53,7 +55,8 @@ class HttpRoutes:
             return
         self._caller.begin()
         for file, routes in self._by_file.items():
-            self._loads[file] = FileLoad(file, _Import(self._code, file, tuple(routes)), self._explainer(file, routes))
+            make = _Import(self._code, file, tuple(routes), self._environment)
+            self._loads[file] = FileLoad(file, make, self._explainer(file, routes))
         self._starting = asyncio.ensure_future(self._load())
 
     def _explainer(self, file: str, routes: Sequence[HttpRoute]) -> Callable[[BaseException], LoadProblem]:
@@ -107,14 +110,19 @@ class HttpRoutes:
 class _Import:
     """Imports one file and makes its application. Runs in a thread."""
 
-    def __init__(self, code: UserCode, file: str, routes: tuple[HttpRoute, ...]) -> None:
+    def __init__(
+        self, code: UserCode, file: str, routes: tuple[HttpRoute, ...], environment: SharedEnvironment
+    ) -> None:
         self._code = code
         self._file = file
         self._routes = routes
+        self._environment = environment
 
     def __call__(self) -> Any:
         build = import_module("flashmesh.dev.lb_app").build  # FastAPI: half a second that only this thread waits
-        return build(self._code.load(self._file), dotted_name(self._file), self._routes)
+        module = self._code.load(self._file)
+        self._environment.take(module)
+        return build(module, dotted_name(self._file), self._routes)
 
 
 def declared_by(routes: Sequence[HttpRoute]) -> tuple[str, ...]:

@@ -74,6 +74,11 @@ class ResourceConfig:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Declared settings that only one target understands, under the name the user wrote."""
 
+    @property
+    def worker_env(self) -> Mapping[str, str]:
+        """The variables its workers get: its own, or those of its template when it has none, as on RunPod."""
+        return self.env or (self.template or {}).get("env") or {}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the field names. `from_dict` gives back an equal object."""
         return dataclasses.asdict(self)

@@ -111,7 +111,7 @@ def worker_spec(
         modules=modules_of(resource, project.root),
         functions=sorted(callables_of(resource)),
         config=resource.config.to_dict(),
-        env={"FLASH_RESOURCE_NAME": resource.name, **env, **resource.config.env},
+        env={"FLASH_RESOURCE_NAME": resource.name, **env, **resource.config.worker_env},
         link=str(surroundings.link),
         manifest=str(surroundings.manifest),
         key_file=None if surroundings.key_file is None else str(surroundings.key_file),
