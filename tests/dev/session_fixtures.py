@@ -19,15 +19,18 @@ FLASH = [sys.executable, "-c", "from flashmesh.cli import main; main()"]
 
 
 class Served:
-    """One `flash run`. `url` is known once it answers."""
+    """One `flash run`, or another `command`, run in `root`, that serves it. `url` is known once it answers."""
 
-    def __init__(self, root: Path, *options: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, root: Path, *options: str, env: Mapping[str, str] | None = None, command: list[str] | None = None
+    ) -> None:
         self.root = root
         self.log = root.parent / f"{root.name}.log"
         self.mark = f"{root}-{os.getpid()}"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*FLASH, "run", str(root), "--port", "0", *options],
+                command or [*FLASH, "run", str(root), "--port", "0", *options],
+                cwd=root if command else None,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **(env or {}), "FLASH_TEST_MARK": self.mark},
