@@ -40,6 +40,13 @@ BASIC = """
         raise TimedOut("what it called took too long")
 
     @remote(resource)
+    def forks():
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        return child
+
+    @remote(resource)
     def leave(code):
         sys.exit(code)
 
@@ -148,6 +155,14 @@ def test_arguments_that_do_not_fit_are_refused_before_the_body() -> None:
         assert receive(worker, Error).code == "MALFORMED_REQUEST"
         link_of(worker).send(Invoke("e3", "own.absent", payload=b"{}"))
         assert receive(worker, Error).code == "FUNCTION_NOT_FOUND"
+
+
+def test_a_child_that_user_code_forks_does_not_become_a_second_worker() -> None:
+    """Its return from the function is its end; the worker itself answers, once."""
+    with session() as here:
+        worker = here.worker(BASIC)
+        assert call(worker, "own.forks") > 0
+        assert call(worker, "own.echo", 1) == 1
 
 
 def test_the_end_of_a_call_that_user_code_made_is_not_its_own_end() -> None:

@@ -76,7 +76,7 @@ def failed(execution: str | None, info: ErrorInfo, **more: Any) -> tuple[int, li
     body: dict[str, Any] = {"id": execution} if execution is not None else {}
     body |= {
         "status": _FAILED_WORDS.get(info.code, "FAILED"),
-        "error": told["message"],
+        "error": told["message"] or told["type"],
         "error_type": told["type"],
         "code": info.code,
     }

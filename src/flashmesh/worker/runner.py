@@ -8,6 +8,7 @@ from callbacks while its reader's window is open. Every body runs in a context o
 import asyncio
 import contextvars
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from functools import partial
 from time import monotonic_ns
@@ -56,6 +57,7 @@ class Runner:
         on_idle: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._context = context
         self._record = context.record
         self._limit = limit
@@ -364,7 +366,13 @@ class Runner:
         invocation.reply.failed(invocation, as_failure(error), run_us, ran=ran, code=code)
 
     def _finish(self, invocation: Invocation) -> None:
-        """The slot is free again; what comes after is telling."""
+        """The slot is free again; what comes after is telling.
+
+        A child that user code forked and that came back here would be a second worker on the same link and sockets:
+        it ends, as silently as the child of a plain `os.fork` that reaches its program's end.
+        """
+        if os.getpid() != self._pid:
+            os._exit(0)
         invocation.finished = True
         invocation.context = invocation.task = invocation.generator = None
         self.calls += 1
