@@ -42,6 +42,11 @@ def test_every_commands_help_ends_in_examples(command: str) -> None:
     assert shown.rstrip().splitlines()[-1].strip().startswith(("flash ", "echo "))
 
 
+def test_flash_s_name_for_preparing_at_start_is_taken_too() -> None:
+    shown = CliRunner().invoke(flash, ["run", "--auto-provision", "--no-install"])
+    assert (shown.exit_code, "--prepare and --no-install exclude each other" in shown.output) == (2, True)
+
+
 def test_an_unknown_command_is_a_usage_error() -> None:
     done = run("rnu")
     assert done.returncode == 2

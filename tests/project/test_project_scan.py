@@ -152,8 +152,26 @@ def test_two_files_that_give_one_name_are_both_served_and_the_clash_is_told(tmp_
     assert len(set(names.values())) == 3
     (clash,) = project.problems
     assert clash.severity == "warning"
-    assert all(file in clash.reason for file in files)
+    assert all(file in f"{clash.file} {clash.reason}" for file in files)
+    assert "rename one file" in clash.reason
     assert {r.name for r in scanned(tmp_path, {"a/zzz.py": ""}).resources} == set(names.values())
+
+
+def test_two_endpoints_of_one_name_in_a_file_are_both_served_and_the_clash_is_told(tmp_path: Path) -> None:
+    source = """
+    from flashmesh import Endpoint
+
+    @Endpoint(name="speech")
+    def speak(): ...
+
+    @Endpoint(name="speech")
+    def voices(): ...
+    """
+    project = scanned(tmp_path, {"w.py": source})
+    assert sorted(ids(project)) == ["w.speak", "w.voices"]
+    assert len({resource.name for resource in project.resources}) == 2
+    (clash,) = project.problems
+    assert (clash.line, "w.py:7" in clash.reason, "another name" in clash.reason) == (4, True, True)
 
 
 def test_functions_of_one_name_in_two_files_are_two(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ Examples:
 @click.option("--inline", is_flag=True, help="Run bodies in the server process, for debuggers.")
 @click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="Let web pages of this origin call. Repeatable.")
 @click.option("--allow-host", multiple=True, metavar="HOST", help="Accept requests for this host name. Repeatable.")
-@click.option("--prepare", is_flag=True, help="Install what functions declare now, not at their first call.")
+@click.option(
+    "--prepare", "--auto-provision", is_flag=True, help="Install what functions declare now, not at their first call."
+)
 @click.option("--no-install", is_flag=True, help="Never install; run with the packages that are there.")
 @click.option("--no-fork", is_flag=True, help="Start the server anew on each change instead of forking it.")
 @verbose

@@ -163,10 +163,14 @@ def _apart(name: EndpointName, resource: ResourceSpec, members: list[ResourceSpe
 
 
 def _clash(name: str, members: list[ResourceSpec]) -> Problem:
-    places = " and ".join(dict.fromkeys(f"{member.file}:{member.line}" for member in members))
+    first, *others = members
+    places = dict.fromkeys(f"{member.file}:{member.line}" for member in others)
+    same_file = all(member.file == first.file for member in others)
+    remedy = "give one of them another name" if same_file else "rename one file"
     return Problem(
-        file=members[0].file,
-        line=members[0].line,
-        reason=f"{places} give one resource name, {name}. Both are served here; rename one file before a deploy.",
+        file=first.file,
+        line=first.line,
+        reason=f"gives the resource name {name}, and so does {' and '.join(places)}. "
+        f"Each is served by itself here; {remedy} before a deploy.",
         severity="warning",
     )
