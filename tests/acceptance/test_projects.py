@@ -374,6 +374,50 @@ def test_a_taken_default_port_gives_the_next_free_one_and_says_so(tmp_path: Path
             served.end()
 
 
+MADE = (
+    HEAD
+    + """
+
+def make(name):
+    return CpuLiveServerless(name=name)
+
+
+cpu = make("made")
+
+
+@remote(cpu)
+def f():
+    return 1
+
+"""
+)
+
+
+def test_an_early_import_that_never_ends_holds_up_neither_start_nor_stop(tmp_path: Path) -> None:
+    """Only importing it tells what the file declares: its URL says so meanwhile, and the others are served."""
+    files = {"stuck.py": MADE + BROKEN["forever.py"].partition(HEAD)[0], "fine.py": function("f", "return 1")}
+    with serving(write(tmp_path / "p", files)) as session:
+        assert output(session, "/fine") == 1
+        status, answer = session.post("/stuck/run_sync")
+        assert (status, answer["file"]) == (503, "stuck.py") and "still being imported" in answer["reason"], answer
+        session.save("stuck.py", MADE)
+        until(lambda: session.post("/stuck/run_sync")[0] == 200, explain=session.output)
+        session.save("stuck.py", MADE.replace("return 1", "return 2"))
+        seen = set()
+
+        def answered_by_the_new_code() -> bool:
+            status, answer = session.post("/stuck/run_sync")
+            seen.add(status)
+            return bool(answer.get("output") == 2)
+
+        until(answered_by_the_new_code, explain=session.output)
+        assert seen == {200}, "the routes stay while the file is imported again"
+        session.save("stuck.py", files["stuck.py"])
+        began = time.monotonic()
+        session.stop(signal.SIGTERM)
+        assert time.monotonic() - began < 10
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=["TERM", "INT", "KILL"])
 def test_no_process_stays_however_the_command_ends(tmp_path: Path, number: signal.Signals) -> None:
     """Workers, their subprocesses, an import that never ends: nothing is left."""

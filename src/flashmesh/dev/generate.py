@@ -25,7 +25,7 @@ def server_text(project: Project, routes: Sequence[Route]) -> str:
         if line is not None:
             by_file.setdefault(route.file, []).append(line)
     for problem in project.problems:
-        if problem.severity == "error" and problem.prefix is not None:
+        if problem.prefix is not None:
             by_file.setdefault(problem.file, []).append(_problem_line(problem))
     sections = [f"\n# {_comment(file)}\n" + "".join(f"{line}\n" for line in by_file[file]) for file in sorted(by_file)]
     return "".join([_HEAD, *sections, "\napp = server.app\n"])

@@ -1,12 +1,15 @@
 """Files whose syntax does not tell everything are imported once, in a process of their own, and remembered."""
 
 import asyncio
+import dataclasses
+import threading
 from pathlib import Path
 from typing import Final
 
 from flashmesh.project.inspect import Inspection, inspect_file
 from flashmesh.project.merge import merge_all
-from flashmesh.project.model import Project
+from flashmesh.project.model import Problem, Project
+from flashmesh.project.naming import prefix_of
 
 IMPORT_LIMIT_S: Final = 60.0
 _AT_ONCE: Final = 2
@@ -21,9 +24,15 @@ class Inspections:
         self._known: dict[str, tuple[_Stamp, Inspection]] = {}
 
     def merged(self, project: Project) -> Project:
-        """The project with everything in it that is known already."""
-        found = [known[1] for file in incomplete(project) if (known := self._current(project.root, file))]
-        return merge_all(project, found) if found else project
+        """The project with everything in it that is known already.
+
+        A file that was saved since its import is as that import told until the next one is done: its routes must not
+        be gone in between. One that nothing is known of has a problem that says so.
+        """
+        found = [known[1] for file in incomplete(project) if (known := self._known.get(file))]
+        project = merge_all(project, found) if found else project
+        waiting = [_unknown(file) for file in project.needs_import]
+        return dataclasses.replace(project, problems=(*project.problems, *waiting)) if waiting else project
 
     def missing(self, project: Project) -> list[str]:
         """Files that have to be imported to know what they declare."""
@@ -35,8 +44,11 @@ class Inspections:
 
         async def import_one(file: str) -> None:
             async with gate:
-                stamp = _stamp(root / file)
-                found = await asyncio.to_thread(inspect_file, root, file, timeout_s=IMPORT_LIMIT_S)
+                stamp, over = _stamp(root / file), threading.Event()
+                try:
+                    found = await asyncio.to_thread(inspect_file, root, file, timeout_s=IMPORT_LIMIT_S, over=over)
+                finally:
+                    over.set()  # whoever cancels this must not have to wait for the import
                 self._known[file] = stamp, found
 
         await asyncio.gather(*(import_one(file) for file in files))
@@ -50,6 +62,11 @@ def incomplete(project: Project) -> list[str]:
     """Files with a resource of which syntax cannot tell the kind, or a setting."""
     unresolved = [resource.file for resource in project.resources if resource.unresolved]
     return list(dict.fromkeys([*project.needs_import, *unresolved]))
+
+
+def _unknown(file: str) -> Problem:
+    reason = "it is still being imported, which alone can tell what it declares"
+    return Problem(file=file, line=None, reason=reason, severity="warning", prefix=prefix_of(file))
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -37,6 +37,9 @@ from flashmesh.wire.frames import Log
 from flashmesh.wire.signature import Signer
 
 log = logging.getLogger("flashmesh.dev")
+EARLY_IMPORT_S = 2.0
+"""How long the start waits for files of which syntax cannot tell all. Longer: a first table that is more complete;
+shorter: a file whose import never ends holds up the others less. What comes later is served then."""
 ENVIRONMENT = "dev"
 """The name that signatures are bound to; as in WorkerSpec."""
 
@@ -114,10 +117,15 @@ class Session:
             log=self._on_event,
         )
         async with self._reloading:
-            await self._inspections.import_all(self._scanned.root, self._inspections.missing(self._scanned))
+            early = self._inspections.missing(self._scanned)
+            importing = None
+            if early:
+                work = self._inspections.import_all(self._scanned.root, early)
+                importing = self.in_background(work, "importing what syntax does not tell")
+                await asyncio.wait((importing,), timeout=EARLY_IMPORT_S)
             self._write_server(self._complete(self._scanned))
             on_server_text()
-            await self._take(self._scanned)
+            await self._take(self._scanned, importing=importing)
         await self._link.start()
 
     async def close(self, drain_s: float | None = None) -> None:
@@ -133,11 +141,12 @@ class Session:
         endpoints: list[dict[str, Any]] = self._parts.dispatcher.status()["endpoints"]
         return sum(int(endpoint["running"]) for endpoint in endpoints)
 
-    def in_background(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+    def in_background(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
         """Run `work` until it ends or the session does; what it raises is logged."""
         task = asyncio.create_task(work, name=name)
         self._background.add(task)
         task.add_done_callback(self._work_ended)
+        return task
 
     def _work_ended(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
@@ -153,17 +162,24 @@ class Session:
             project = scan(root, previous=self._scanned, changed=[root / path for path in changed])
             return await self._take(project)
 
-    async def _take(self, project: Project) -> Changes:
-        """Serve what a scan found: at once where syntax tells all, else after an import that nobody else waits for."""
+    async def _take(self, project: Project, *, importing: "asyncio.Task[Any] | None" = None) -> Changes:
+        """Serve what a scan found: at once where syntax tells all, else after an import that nobody else waits for.
+
+        Args:
+            importing: that import, when it is under way already.
+        """
         self._scanned = project
         changes = await self._apply(self._complete(project))
         missing = self._inspections.missing(project)
         if missing:
-            self.in_background(self._import(missing), "importing what syntax does not tell")
+            self.in_background(self._import(missing, importing), "serving what syntax does not tell")
         return changes
 
-    async def _import(self, missing: list[str]) -> None:
-        await self._inspections.import_all(self._scanned.root, missing)
+    async def _import(self, missing: list[str], importing: "asyncio.Task[Any] | None") -> None:
+        if importing is None:
+            await self._inspections.import_all(self._scanned.root, missing)
+        else:
+            await asyncio.wait((importing,))
         async with self._reloading:
             changes = await self._apply(self._complete(self._scanned))
         self._on_late_change(changes)

@@ -36,13 +36,20 @@ class Inspection:
 
 
 def inspect_file(
-    root: Path, file: str, *, timeout_s: float, python: str = sys.executable, site_dirs: Iterable[Path] = ()
+    root: Path,
+    file: str,
+    *,
+    timeout_s: float,
+    python: str = sys.executable,
+    site_dirs: Iterable[Path] = (),
+    over: threading.Event | None = None,
 ) -> Inspection:
     """Import `file` (relative to `root`) in a child process and return what it declares. Blocks; never raises.
 
     Args:
         timeout_s: limit of the import; past it the child and all it started are killed.
         site_dirs: folders with the resource's own packages; they come before site-packages.
+        over: may be set by another thread that no longer wants to know: the child is killed. It is set at the end.
     """
     reader, writer = os.pipe()
     request = json.dumps(
@@ -58,20 +65,21 @@ def inspect_file(
         start_new_session=True,
     )
     os.close(writer)
-    expired = threading.Event()
+    over, expired = over or threading.Event(), threading.Event()
 
-    def expire() -> None:
-        expired.set()
+    def end() -> None:
+        if not over.wait(timeout_s):
+            expired.set()
         _kill_group(child.pid)
 
-    timer = threading.Timer(timeout_s, expire)
-    timer.start()
+    ending = threading.Thread(target=end)
+    ending.start()
     try:
         with os.fdopen(reader, "rb") as answers:
             answer = answers.read()
     finally:
-        timer.cancel()
-        _kill_group(child.pid)
+        over.set()
+        ending.join()
         child.wait()
         if child.stdin is not None:
             child.stdin.close()
