@@ -29,6 +29,7 @@ from flashmesh.functions.errors import (
     EndpointUnreachable,
     EndpointUnresolved,
     QueueFull,
+    RemoteError,
     TimedOut,
     WaitTimedOut,
     WorkerLost,
@@ -93,6 +94,14 @@ BACK = """
         import os
         os._exit(7)
 
+    @remote(resource, retries=2)
+    def unlucky(mark, times):
+        with (folder / mark).open("a") as file:
+            file.write("x")
+        if len((folder / mark).read_text()) <= times:
+            raise OutOfStock(mark, times)
+        return "at last"
+
     @remote(resource)
     class Counter:
         def __init__(self, start=0):
@@ -105,6 +114,7 @@ BACK = """
 FRONT = """
     import asyncio
     from back import Counter, OutOfStock, Point, chain_seen, count, count_badly, dies, double, holds, move, sold_out
+    from back import unlucky
     from flashmesh import LiveServerless, remote
     resource = LiveServerless(name="front")
 
@@ -185,6 +195,14 @@ FRONT = """
     @remote(resource)
     def loses():
         return dies.call()
+
+    @remote(resource)
+    def persists(mark, times):
+        return unlucky.call(mark, times)
+
+    @remote(resource)
+    async def persists_async(mark, times):
+        return await unlucky(mark, times)
     """
 
 
@@ -220,6 +238,7 @@ BACK_NAMES = [
     "holds",
     "chain_seen",
     "dies",
+    "unlucky",
     "Counter",
 ]
 
@@ -312,6 +331,16 @@ def test_a_worker_that_dies_under_a_peers_call_is_said_and_not_retried() -> None
     with front_and_back() as (_, front, back):
         assert isinstance(call(front, "front.loses"), WorkerLost)
         assert back.exit_status() == 7
+
+
+@pytest.mark.parametrize("function", ["persists", "persists_async"])
+def test_a_peers_function_is_repeated_as_often_as_it_declares(function: str) -> None:
+    """`retries=2`: two exceptions are survived, three are not."""
+    with front_and_back() as (here, front, _):
+        assert call(front, f"front.{function}", "two", 2) == "at last"
+        raised = call(front, f"front.{function}", "three", 3)
+        assert isinstance(raised, RemoteError) and "OutOfStock" in raised.type_name
+        assert len((here.folder / "three").read_text()) == 3
 
 
 def test_a_deadline_bounds_the_wait_for_a_peer() -> None:

@@ -6,24 +6,12 @@ retriable, and a lost worker's call when running it twice is acceptable: async, 
 """
 
 import builtins
-import random
-from typing import Final
 
+from flashmesh.executions.backoff import backoff_s
 from flashmesh.executions.record import Kind
 from flashmesh.queueing.plan import EndpointPlan
 
-FIRST_DELAY_S: Final = 0.1
-FACTOR: Final = 2.0
-LONGEST_DELAY_S: Final = 30.0
-
-
-def backoff_s(attempt: int, chance: float | None = None) -> float:
-    """Delay before the attempt after number `attempt`: between half and all of `first × factor^(attempt-1)`, ≤ 30 s.
-
-    The jitter (`chance` in 0…1, drawn when not given) keeps calls that failed together from coming back together.
-    """
-    longest = min(LONGEST_DELAY_S, FIRST_DELAY_S * FACTOR ** min(attempt - 1, 16))
-    return longest * (0.5 + 0.5 * (random.random() if chance is None else chance))
+__all__ = ["after_exception", "after_failed_start", "after_lost_worker", "after_timeout", "backoff_s"]
 
 
 def after_lost_worker(plan: EndpointPlan, kind: Kind, *, attempt: int, keyed: bool, yielded: bool) -> bool:

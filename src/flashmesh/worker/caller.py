@@ -5,11 +5,13 @@ socket, one connection per call; a load-balanced one to its HTTP route. What no 
 code and the hardware it wants are here (with a warning that says why), else it is an error. The session takes no part
 in it, except in `spawn`.
 
-A direct call runs at most once. It is repeated only when nobody accepted the connection, after one fresh look at the
-manifest, or when the answer says that it was not run.
+A direct call runs at most once, unless its function declares `retries=`: else it is repeated only when nobody accepted
+the connection, after one fresh look at the manifest, or when the answer says that it was not run (repeats.py).
 """
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -25,9 +27,10 @@ from flashmesh.routing.registry import ServiceRegistry
 from flashmesh.routing.route import Local, Remote, Route, Unresolved
 from flashmesh.wire.arguments import Binder
 from flashmesh.wire.signature import Signer
-from flashmesh.worker.exchange import NotReached, exchange, exchange_blocking, pieces, pieces_blocking
+from flashmesh.worker.exchange import exchange, exchange_blocking, pieces, pieces_blocking
 from flashmesh.worker.lb_call import LbCall
-from flashmesh.worker.peer_call import NotRun, PeerCall
+from flashmesh.worker.peer_call import PeerCall
+from flashmesh.worker.repeats import Repeats
 from flashmesh.worker.spawning import Spawning
 from flashmesh.worker.stubs import is_stub
 
@@ -77,7 +80,7 @@ class WorkerCaller:
         return True
 
     async def call(self, call: Call) -> Any:
-        tried = False
+        repeats = self._repeats(call)
         while True:
             plan = self._plan(call)
             if plan is None:
@@ -85,14 +88,12 @@ class WorkerCaller:
                 return await result if hasattr(type(result), "__await__") else result
             try:
                 return plan.value(*await exchange(plan.address, plan.request(stream=False), seconds=plan.wait_s))
-            except (NotReached, NotRun):
-                if tried:
-                    raise
-                tried = True
-                self._registry.forget()
+            except Exception as error:
+                pause_s = repeats.pause_s(error)
+            await asyncio.sleep(pause_s)
 
     def call_blocking(self, call: Call) -> Any:
-        tried = False
+        repeats = self._repeats(call)
         while True:
             plan = self._plan(call)
             if plan is None:
@@ -100,14 +101,12 @@ class WorkerCaller:
                 return run_blocking(result) if hasattr(type(result), "__await__") else result
             try:
                 return plan.value(*exchange_blocking(plan.address, plan.request(stream=False), seconds=plan.wait_s))
-            except (NotReached, NotRun):
-                if tried:
-                    raise
-                tried = True
-                self._registry.forget()
+            except Exception as error:
+                pause_s = repeats.pause_s(error)
+            time.sleep(pause_s)
 
     async def stream(self, call: Call) -> AsyncIterator[Any]:
-        tried = False
+        repeats, began = self._repeats(call), False
         while True:
             plan = self._plan(call)
             if plan is None:
@@ -120,19 +119,20 @@ class WorkerCaller:
             try:
                 async for response, data in parts:
                     for item in reader.feed(response, data):
+                        began = True
                         yield item
                 reader.end()
                 return
-            except (NotReached, NotRun):
-                if tried:
+            except Exception as error:
+                if began:
                     raise
-                tried = True
-                self._registry.forget()
+                pause_s = repeats.pause_s(error)
             finally:
                 await parts.aclose()
+            await asyncio.sleep(pause_s)
 
     def stream_blocking(self, call: Call) -> Iterator[Any]:
-        tried = False
+        repeats, began = self._repeats(call), False
         while True:
             plan = self._plan(call)
             if plan is None:
@@ -142,19 +142,24 @@ class WorkerCaller:
             reader = plan.items()
             try:
                 for response, data in pieces_blocking(plan.address, plan.request(stream=True), seconds=plan.wait_s):
-                    yield from reader.feed(response, data)
+                    for item in reader.feed(response, data):
+                        began = True
+                        yield item
                 reader.end()
                 return
-            except (NotReached, NotRun):
-                if tried:
+            except Exception as error:
+                if began:
                     raise
-                tried = True
-                self._registry.forget()
+                pause_s = repeats.pause_s(error)
+            time.sleep(pause_s)
 
     def spawn(self, call: Call) -> Job:
         return self._spawning.spawn(call, self._callable_id(call))
 
     # --- deciding ---
+
+    def _repeats(self, call: Call) -> Repeats:
+        return Repeats(lambda: call.declaration.config, self._registry.forget)
 
     def _plan(self, call: Call) -> PeerCall | LbCall | None:
         """What to send where; None = run it here. Raises EndpointUnresolved, CallCycle, NotEncodable."""
