@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from loader_fixtures import write
 from mini_session import MiniSession, run
 
@@ -177,5 +178,23 @@ def test_a_file_that_does_not_import_is_told_with_its_line() -> None:
             assert info["state"] == "import_failed"
             assert (info["error"]["file"], info["error"]["line"]) == ("m.py", 2)
             assert info["error"]["reason"] == "ZeroDivisionError: division by zero"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("line", ["    pass", "    try: time.sleep(600)\n    except Exception: pass"])
+def test_an_import_that_never_ends_is_told_with_the_line_it_is_at(line: str) -> None:
+    """Busy or asleep, and whatever it catches."""
+
+    async def scenario() -> None:
+        async with MiniSession(template=TEMPLATE) as session:
+            spec = dataclasses.replace(spec_for(session), import_limit_s=0.5)
+            (session.folder / "m.py").write_text(f"import time\nwhile True:\n{line}\n")
+            await session.keeper.start_template(spec)
+            info = (await session.until(lambda: session.infos, "no READY"))[0]
+            assert info["state"] == "import_failed"
+            assert info["error"]["file"] == "m.py" and info["error"]["line"] in (2, 3, 4)
+            assert info["error"]["reason"] == "import took longer than 0.5 s"
+            assert "m.py" in info["error"]["traceback"]
 
     run(scenario)

@@ -21,6 +21,8 @@ from flashmesh.worker.zygote import Inheritance, Zygote, ZygoteBorn, environment
 EXTRA_WORKERS: Final = 16
 """Most re-entrant workers at one time: two full chains of eight calls."""
 ZYGOTE_END_S: Final = 1.0
+LAST_WORDS_S: Final = 1.0
+"""How long a zygote whose import took too long may take to say where it is."""
 _TAIL_LINES: Final = 30
 
 
@@ -154,6 +156,12 @@ class Generation:
         self._limit = self._loop.later(self.spec.import_limit_s, self._on_import_limit)
 
     def _on_import_limit(self) -> None:
+        """Let the zygote say where it is; one that cannot is ended all the same."""
+        if self.phase is Phase.IMPORTING:
+            os.kill(self._zygote_pid, signal.SIGUSR1)
+            self._limit = self._loop.later(LAST_WORDS_S, self._on_silence)
+
+    def _on_silence(self) -> None:
         if self.phase is Phase.IMPORTING:
             self.fail(f"import took longer than {self.spec.import_limit_s:g} s")
 

@@ -14,6 +14,7 @@ from flashmesh.functions.errors import ImportFailed
 from flashmesh.functions.hooks import worker_start_hooks
 from flashmesh.worker.callables import Callables, Served
 from flashmesh.worker.imports import ProjectImports
+from flashmesh.worker.program import ImportTooLong
 from flashmesh.worker.spec import WorkerSpec
 from flashmesh.worker.stubs import CrossImports
 
@@ -171,6 +172,8 @@ def _is_machinery(filename: str) -> bool:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, ImportTooLong):
+        return error.reason
     if isinstance(error, SystemExit):
         return (
             f"the file ends the interpreter (sys.exit({error.code!r})) while it is imported; "

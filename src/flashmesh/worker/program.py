@@ -8,6 +8,14 @@ if TYPE_CHECKING:
     from flashmesh.worker.spec import WorkerSpec
 
 
+class ImportTooLong(BaseException):
+    """Raised in the zygote where the user's import is when its time is over; not an Exception, so that it gets out."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.reason = f"import took longer than {limit_s:g} s"
+        super().__init__(self.reason)
+
+
 class Program(Protocol):
     """Called in the template (`preload`), in the zygote (`load`, `describe`) and in each worker (`run_worker`)."""
 
@@ -21,7 +29,10 @@ class Program(Protocol):
         ...
 
     def load(self, spec: "WorkerSpec") -> Any:
-        """Import the user's modules. Raises loader.ImportProblem, or whatever the import raised."""
+        """Import the user's modules. Raises loader.ImportProblem, or whatever the import raised.
+
+        ImportTooLong may come out of any line of it.
+        """
         ...
 
     def describe(self, loaded: Any) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from flashmesh.worker import gate, hygiene, numeric
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.groups import GroupTable
 from flashmesh.worker.launch import kill_group, reap
-from flashmesh.worker.program import Program
+from flashmesh.worker.program import ImportTooLong, Program
 from flashmesh.worker.records import RecordTable
 from flashmesh.worker.spec import WorkerSpec
 
@@ -105,9 +105,11 @@ class Zygote:
         elif self._spec.cuda_devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self._spec.cuda_devices
         gc.disable()
+        signal.signal(signal.SIGUSR1, self._on_import_limit)
         try:
             self._loaded = self._program.load(self._spec)
             functions = self._program.describe(self._loaded)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # from here on it would come too late
         except BaseException as error:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -128,6 +130,9 @@ class Zygote:
                 "native_threads": seen.native_threads,
             }
         )
+
+    def _on_import_limit(self, signum: int, frame: object) -> None:
+        raise ImportTooLong(self._spec.import_limit_s)
 
     def _serve(self) -> tuple[Assignment, int, int]:
         """Obey until told to end. Returns (what to be, stdout, stderr) in each process that is to become a worker."""
