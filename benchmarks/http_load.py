@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from typing import cast
 
 Latencies = list[float]
 
@@ -59,8 +60,7 @@ class _Lane(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not subclasses
         self._send()
 
     def _send(self) -> None:

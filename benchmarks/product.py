@@ -135,7 +135,8 @@ class Session:
         return json.loads(subprocess.run(command, cwd=self.folder, check=True, capture_output=True).stdout)
 
     def worker_pids(self, endpoint: str) -> list[int]:
-        return [worker["pid"] for worker in self.status()["endpoints"][endpoint]["workers"]]
+        entries = {entry["endpoint"]: entry for entry in self.status()["endpoints"]}
+        return [process["pid"] for process in entries[endpoint]["processes"]]
 
 
 def flash() -> str:

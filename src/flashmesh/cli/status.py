@@ -37,6 +37,9 @@ def status(as_json: bool, verbose: bool) -> None:
     click.echo(f"flash run  {session.url or ''}  pid {session.pid}, since {session.started_at}\n")
     rows = [tuple(str(endpoint[column.lower()]) for column in _COLUMNS) for endpoint in document["endpoints"]]
     click.echo(columns([_COLUMNS, *rows]))
+    for endpoint in document["endpoints"]:
+        if not endpoint["forkable"]:
+            click.echo(f"{endpoint['endpoint']}: workers are started afresh, not forked: {endpoint['reason']}")
     for problem in document["problems"]:
         place = problem["file"] if problem["line"] is None else f"{problem['file']}:{problem['line']}"
         click.echo(f"{problem['severity']}: {place}: {problem['reason']}")
@@ -57,6 +60,11 @@ def describe(project: dict[str, Any], queues: dict[str, Any]) -> dict[str, Any]:
                 "running": counts.get("running", 0),
                 "queued": counts.get("queued", 0),
                 "file": resource["file"],
+                "mode": counts.get("mode", "WARM"),
+                "build": counts.get("build", ""),
+                "forkable": counts.get("forkable", True),
+                "reason": counts.get("reason", ""),
+                "processes": counts.get("processes", []),
                 "missing": resource["missing"],
                 "error": resource["error"],
             }
