@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -113,6 +114,28 @@ def where(number: int) -> list[int]:
     return [number, os.getpid()]
 """
 
+OWN = """\
+import asyncio, os
+from flashmesh import CpuLiveServerless, remote
+
+running = most = 0
+
+
+@remote(CpuLiveServerless(name="job"), mode="JOB")
+def job() -> int:
+    return os.getpid()
+
+
+@remote(CpuLiveServerless(name="together", workersMax=1), max_concurrency=20)
+async def together(number: int) -> int:
+    global running, most
+    running += 1
+    most = max(most, running)
+    await asyncio.sleep(0.05)
+    running -= 1
+    return most
+"""
+
 NESTED = """\
 from calls import limited
 from flashmesh import CpuLiveServerless, remote
@@ -127,7 +150,7 @@ async def outer() -> None:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     base = tmp_path_factory.mktemp("faults")
-    root = write_project(base / "shop", calls=CALLS, many=MANY, nested=NESTED)
+    root = write_project(base / "shop", calls=CALLS, many=MANY, nested=NESTED, own=OWN)
     limits = {"FLASH_MAX_BODY_BYTES": "100000", "FLASH_HOME": str(base / "home")}
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, most))  # what a shell gives
@@ -137,6 +160,28 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 # --- requests ---
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": {"count": 2, "name": "ab"}},
+        {"count": 2, "name": "ab"},
+        {"input": {"count": 2, "name": "ab"}, "webhook": "http://nowhere.example/"},
+    ],
+    ids=["envelope", "bare", "with RunPod's other keys"],
+)
+def test_a_body_reaches_the_arguments_in_every_form(served: Served, body: Any) -> None:
+    for verb in ("run_sync", "runsync", "run"):
+        status, answer = served.post(f"/calls/typed/{verb}", body)
+        assert (status, answer["status"], answer["output"]) == (200, "COMPLETED", "abab"), answer
+
+
+def test_run_answers_with_an_id_when_the_function_takes_longer_than_a_short_wait(served: Served) -> None:
+    status, job = served.post("/calls/endless/run", {"mark": "long"})
+    assert (status, job["status"]) == (200, "IN_PROGRESS")
+    assert served.post(f"/calls/endless/cancel/{job['id']}")[0] == 200
+    until(lambda: served.get(f"/calls/endless/status/{job['id']}")[1]["status"] == "CANCELLED")
 
 
 def test_malformed_json_is_400(served: Served) -> None:
@@ -267,6 +312,21 @@ def test_leaving_the_interpreter_is_a_failure_of_that_call_only(served: Served) 
     status, answer = served.post("/calls/leaves/run_sync")
     assert status == 500 and "sys.exit(3)" in answer["error"]
     assert served.post("/calls/pid/run_sync")[1]["output"] == before
+
+
+# --- settings of one function ---
+
+
+def test_a_function_in_job_mode_gets_a_fresh_process_for_each_call(served: Served) -> None:
+    pids = [served.post("/own/job/run_sync")[1]["output"] for _ in range(4)]
+    assert len(set(pids)) == 4
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_an_asynchronous_function_runs_as_many_calls_at_once_as_it_declares(served: Served) -> None:
+    answers = asyncio.run(ask_often(served.url, "/own/together/run_sync", 60))
+    seen = [json.loads(body)["output"] for _, _, body in answers]
+    assert 2 <= max(seen) <= 20
 
 
 # --- streams ---
