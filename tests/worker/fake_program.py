@@ -59,6 +59,9 @@ class FakeProgram:
     def describe(self, loaded: Any) -> list[dict[str, Any]]:
         return [{"id": "m.echo", "kind": "function"}]
 
+    def get_ready(self, spec: WorkerSpec, loaded: Any) -> Any:
+        return None
+
     def run_worker(self, spec: WorkerSpec, context: WorkerContext) -> NoReturn:
         if spec.env.get("FAKE_START") == "fail":
             sys.stderr.write("the hook failed\n")

@@ -56,10 +56,10 @@ class Parts:
         await self.callables.make_instances()
 
 
-def prepare(spec: WorkerSpec, context: WorkerContext) -> Loaded:
+def prepare(spec: WorkerSpec, loaded: Loaded | None) -> Loaded:
     """What comes before the loop: log output, the user's modules where they are not here yet, the way calls leave."""
     configure_logging()
-    loaded = context.loaded or load(spec)
+    loaded = loaded or load(spec)
     registry = ServiceRegistry(Path(spec.manifest), own=EndpointName(spec.endpoint))
     install(
         WorkerCaller(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flashmesh.worker.records import WorkerRecord
 
@@ -46,6 +46,8 @@ class WorkerContext:
     """Read end of the session pipe: EOF = the session is gone."""
     loaded: "Loaded | None"
     """The user's modules, imported before the fork. None in a spawned worker, which loads them itself."""
+    ahead: Any = None
+    """What the program's `get_ready` returned, in a child that was forked ahead."""
     one_shot: bool = False
     """JOB mode: leave (status 0) after one call."""
     reentrant: bool = False

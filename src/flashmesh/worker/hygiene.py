@@ -37,12 +37,17 @@ def close_all_but(keep: Collection[int]) -> None:
         os.close(fd)
 
 
-def detach(*, parent_pid: int, stdout: int, stderr: int) -> None:
-    """Lead an own process group, die with the parent, stdin on /dev/null, output into the given pipes."""
+def detach(*, parent_pid: int) -> None:
+    """Lead an own process group, die with the parent."""
     os.setpgid(0, 0)
     parent.die_with_parent(parent_pid)
+
+
+def connect(*, stdout: int, stderr: int) -> None:
+    """Stdin on /dev/null, output into the given pipes."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
+    os.close(null)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
 

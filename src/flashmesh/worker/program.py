@@ -39,6 +39,10 @@ class Program(Protocol):
         """The functions found, as READY tells them to the session."""
         ...
 
+    def get_ready(self, spec: "WorkerSpec", loaded: Any) -> Any:
+        """In a child forked ahead: whatever a worker needs that is not the user's. Given back as `context.ahead`."""
+        ...
+
     def run_worker(self, spec: "WorkerSpec", context: "WorkerContext") -> NoReturn:
         """Be a worker until told to leave; leaves by SystemExit."""
         ...
@@ -65,6 +69,11 @@ class UserProgram:
         from flashmesh.worker import callables
 
         return callables.describe(loaded)
+
+    def get_ready(self, spec: "WorkerSpec", loaded: Any) -> Any:
+        from flashmesh.worker import runtime
+
+        return runtime.get_ready(spec, loaded)
 
     def run_worker(self, spec: "WorkerSpec", context: "WorkerContext") -> NoReturn:
         from flashmesh.worker import runtime

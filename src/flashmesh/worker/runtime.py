@@ -31,13 +31,31 @@ REENTRANT_IDLE_S: Final = 5.0
 
 def run_worker(spec: WorkerSpec, context: WorkerContext) -> NoReturn:
     """Be a worker until it is time to leave; ends by SystemExit(0). The process is fresh: see zygote.py."""
+    ready = context.ahead or get_ready(spec, context.loaded)
+    # Not closed: that would wait for threads of the user's, and the process is about to end anyway.
+    ready.runner.run(Worker(spec, context).live(ready.loaded))
+    sys.exit(0)
+
+
+class Ready:
+    """What a worker can have before it knows which worker it is: the user's modules, the way calls leave, a loop."""
+
+    __slots__ = ("loaded", "runner")
+
+    def __init__(self, loaded: "Loaded", runner: asyncio.Runner) -> None:
+        self.loaded = loaded
+        self.runner = runner
+
+
+def get_ready(spec: WorkerSpec, loaded: "Loaded | None") -> Ready:
+    """`loaded` is None in a fresh interpreter. Runs no user code but that import."""
     # The parts import asyncio and the codecs; the template has done so before the fork.
     from flashmesh.worker.assemble import prepare
 
-    loaded = prepare(spec, context)
-    # Not closed: that would wait for threads of the user's, and the process is about to end anyway.
-    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(Worker(spec, context).live(loaded))
-    sys.exit(0)
+    found = prepare(spec, loaded)
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner.get_loop()
+    return Ready(found, runner)
 
 
 class Worker:

@@ -15,9 +15,11 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from time import monotonic
+from typing import Any, Final, NoReturn
 
 from flashmesh.worker import gate, hygiene, numeric
+from flashmesh.worker.ahead import Ahead, wait_for_assignment
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.groups import GroupTable
 from flashmesh.worker.launch import kill_group, reap
@@ -25,7 +27,9 @@ from flashmesh.worker.program import ImportTooLong, Program
 from flashmesh.worker.records import RecordTable
 from flashmesh.worker.spec import WorkerSpec
 
-IMPORT_FAILED_STATUS = 3
+IMPORT_FAILED_STATUS: Final = 3
+AHEAD_AFTER_S: Final = 0.05
+"""The next worker is forked ahead when the last one has had this long to start: both would be slower at once."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,21 +84,28 @@ class Zygote:
         self._thread_setters: list[numeric.Setter] = []
         self._handled: list[int] = []
         self._children: dict[int, int] = {}  # pid -> place
+        self._ahead: Ahead | None = None
+        self._ahead_due: float | None = None
         self._incoming = b""
         self._pipes: list[int] = []
         self._wake = (-1, -1)
 
     def live(self, *, template_pid: int, stdout: int, stderr: int) -> NoReturn:
         """From the fork on: shed what is the template's, import, serve, and be a worker in each child."""
-        hygiene.detach(parent_pid=template_pid, stdout=stdout, stderr=stderr)
+        hygiene.detach(parent_pid=template_pid)
+        hygiene.connect(stdout=stdout, stderr=stderr)
         self._have.groups.enter(self._place, os.getpid())
         hygiene.reset_signals(hygiene.handled_signals())
         hygiene.close_all_but({*self._have.fds(), self._control.fileno()})
         self._prepare()
         zygote_pid = os.getpid()
-        assignment, stdout, stderr = self._serve()
-        parent_pid = template_pid if os.getpid() == zygote_pid else zygote_pid
-        self._become_worker(assignment, stdout, stderr, parent_pid=parent_pid)
+        calling = self._serve()
+        self._shed(parent_pid=template_pid if os.getpid() == zygote_pid else zygote_pid)
+        if isinstance(calling, socket.socket):
+            ready = self._program.get_ready(self._spec, self._loaded)
+            command, stdout, stderr = wait_for_assignment(calling)
+            self._become_worker(Assignment(**command), stdout, stderr, ahead=ready)
+        self._become_worker(*calling, ahead=None)
 
     def _prepare(self) -> None:
         """Import, gate, report. Ends the process when the import fails."""
@@ -134,8 +145,9 @@ class Zygote:
     def _on_import_limit(self, signum: int, frame: object) -> None:
         raise ImportTooLong(self._spec.import_limit_s)
 
-    def _serve(self) -> tuple[Assignment, int, int]:
-        """Obey until told to end. Returns (what to be, stdout, stderr) in each process that is to become a worker."""
+    def _serve(self) -> tuple[Assignment, int, int] | socket.socket:
+        """Obey until told to end. Returns in each process that is to become a worker: (what to be, stdout, stderr),
+        or, in one that is forked ahead, the socket these will come over."""
         self._wake = os.pipe()
         for fd in self._wake:
             os.set_blocking(fd, False)
@@ -147,7 +159,11 @@ class Zygote:
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake[0], select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in poll.poll(self._until_ahead_ms())}
+            if not ready:
+                end = self._fork_ahead()
+                if end is not None:
+                    return end
             if self._wake[0] in ready:
                 self._on_signals()
             if self._control.fileno() in ready:
@@ -180,18 +196,40 @@ class Zygote:
             self._end()
         stdout, stderr, *self._pipes = self._pipes
         assignment = Assignment(**command)
-        pid = 0 if operation == "become" else os.fork()
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.assign(command, stdout, stderr):
+            pid = ahead.pid
+        else:
+            pid = 0 if operation == "become" else os.fork()
         if pid == 0:
             return assignment, stdout, stderr
+        self._ahead_due = monotonic() + (0.0 if assignment.one_shot else AHEAD_AFTER_S)
         os.close(stdout)
         os.close(stderr)
         self._children[pid] = assignment.place
         self._say({"event": "forked", "index": assignment.index, "pid": pid})
         return None
 
+    def _until_ahead_ms(self) -> float | None:
+        return None if self._ahead_due is None else max(0.0, (self._ahead_due - monotonic()) * 1000)
+
+    def _fork_ahead(self) -> socket.socket | None:
+        """Keep one worker ready that nobody asked for yet. Returns its end of the line in the new process."""
+        self._ahead_due = None
+        if self._ahead is not None:
+            return None
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            return theirs
+        theirs.close()
+        self._ahead = Ahead(pid, ours)
+        return None
+
     def _end(self) -> NoReturn:
         """Kill who is left and leave by the front door: what the import registered with atexit runs once, here."""
-        for pid in self._children:
+        for pid in (*self._children, *((self._ahead.pid,) if self._ahead else ())):
             kill_group(pid)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise SystemExit(0)
@@ -210,6 +248,8 @@ class Zygote:
             self._have.groups.leave(self._children[pid])
 
         for pid, status in reap(lambda pid: bury(pid) if pid in self._children else None):
+            if self._ahead is not None and self._ahead.pid == pid:
+                self._ahead = None
             if self._children.pop(pid, None) is not None:
                 self._say({"event": "exited", "pid": pid, "status": status})
 
@@ -221,24 +261,31 @@ class Zygote:
 
     # --- being a worker ---
 
-    def _become_worker(self, assignment: Assignment, stdout: int, stderr: int, *, parent_pid: int) -> NoReturn:
-        """In the fresh child (or, where nothing may be forked, in the zygote itself): shed, restore, run."""
-        hygiene.detach(parent_pid=parent_pid, stdout=stdout, stderr=stderr)
-        self._have.groups.enter(assignment.place, os.getpid())
+    def _shed(self, *, parent_pid: int) -> None:
+        """In the fresh child (or, where nothing may be forked, in the zygote itself): shed and restore."""
+        hygiene.detach(parent_pid=parent_pid)
         hygiene.reset_signals(self._handled)
         # What the import opened is the user's and stays; the rest of what is open here is known, since `_prepare` began
         # with nothing else: the line to the template, the wake-up pipe and workers' output pipes.
-        for fd in (self._control.detach(), *self._wake, stdout, stderr, *self._pipes):
+        for fd in (self._control.detach(), *self._wake, *self._pipes):
             os.close(fd)
+        self._ahead = None
         if self._spec.cuda_devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self._spec.cuda_devices
         numeric.restore(self._threads_before, self._thread_setters, os.environ)
         hygiene.reseed()
         gc.enable()
-        run(self._have, assignment, self._program, loaded=self._loaded)
+
+    def _become_worker(self, assignment: Assignment, stdout: int, stderr: int, *, ahead: Any) -> NoReturn:
+        """Take the place, the record and the output pipes of that worker, and run."""
+        hygiene.connect(stdout=stdout, stderr=stderr)
+        os.close(stdout)
+        os.close(stderr)
+        self._have.groups.enter(assignment.place, os.getpid())
+        run(self._have, assignment, self._program, loaded=self._loaded, ahead=ahead)
 
 
-def run(have: Inheritance, assignment: Assignment, program: Program, *, loaded: Any) -> NoReturn:
+def run(have: Inheritance, assignment: Assignment, program: Program, *, loaded: Any, ahead: Any = None) -> NoReturn:
     """Be that worker. Ends by os._exit: what the import registered with atexit belongs to the zygote."""
     record = have.table.record(assignment.index)
     record.begin(os.getpid())
@@ -253,6 +300,7 @@ def run(have: Inheritance, assignment: Assignment, program: Program, *, loaded: 
         notify_fd=have.notify_fd,
         session_fd=have.session_fd,
         loaded=loaded,
+        ahead=ahead,
         one_shot=assignment.one_shot,
         reentrant=assignment.reentrant,
         may_idle_out=assignment.may_idle_out,
