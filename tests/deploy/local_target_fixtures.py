@@ -15,7 +15,7 @@ from flashmesh.project.model import FunctionSpec, MethodSpec, Project, ResourceS
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import LoopClock, WorkerPort, WorkerSource
 from flashmesh.wire.frames import PROTOCOL_VERSION, AnyFrame, Error, Hello, Invoke, Result
-from flashmesh.worker.keeper_client import EndpointSockets, KeeperEvent, KeeperLost, TemplateExited
+from flashmesh.worker.keeper.client import EndpointSockets, KeeperEvent, KeeperLost, TemplateExited
 from flashmesh.worker.spec import WorkerSpec, reentrant_path
 
 

@@ -24,7 +24,7 @@ from flashmesh.queueing.ports import LoopClock
 from flashmesh.wire.client import SessionClient
 from flashmesh.wire.failures import unpack
 from flashmesh.wire.frames import Error, Invoke, Log, Result
-from flashmesh.worker.keeper_client import Keeper
+from flashmesh.worker.keeper.client import Keeper
 
 SOURCE = """
 import os

@@ -11,7 +11,7 @@ from flashmesh.functions.errors import EndpointUnavailable, EnvironmentFailed
 from flashmesh.kit.ids import EndpointName, FunctionId
 from flashmesh.wire.failures import unpack
 from flashmesh.wire.frames import Cancel, Error, Scale, Update
-from flashmesh.worker.keeper_client import TemplateExited, TemplateWanted
+from flashmesh.worker.keeper.client import TemplateExited, TemplateWanted
 
 M = EndpointName("m")
 GPU = Gpu(0, "GPU-0", "NVIDIA H100 80GB HBM3", 80 * 10**9)

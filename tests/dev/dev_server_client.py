@@ -10,7 +10,7 @@ from typing import Any
 
 from dev_session_fake import Behaviour, FakeSession
 
-from flashmesh.dev.app import DevServer
+from flashmesh.dev.server.app import DevServer
 
 
 class Answer:

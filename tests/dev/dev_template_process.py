@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flashmesh.dev.ports import Listener, listen
-from flashmesh.dev.server_process import ServerProcess
+from flashmesh.dev.session.ports import Listener, listen
+from flashmesh.dev.session.server_process import ServerProcess
 
 PLAIN_SERVER = """
 import asyncio, os, sys

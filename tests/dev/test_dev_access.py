@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from flashmesh.dev.access import AccessRules, Allowed, Guard, Preflight, Refused, SignIn, decide, is_loopback
+from flashmesh.dev.server.access import AccessRules, Allowed, Guard, Preflight, Refused, SignIn, decide, is_loopback
 
 LOCAL = AccessRules.make(host="127.0.0.1", token=None, allow_host=(), allow_origin=())
 OPEN = AccessRules.make(host="0.0.0.0", token="s3cret", allow_host=(), allow_origin=())

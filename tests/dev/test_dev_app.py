@@ -10,7 +10,7 @@ import pytest
 from dev_server_client import Answer, DevClient, run, serving
 from dev_session_fake import FakeCall, echo
 
-from flashmesh.dev.app import DevServer
+from flashmesh.dev.server.app import DevServer
 from flashmesh.functions.errors import (
     Cancelled,
     EnvironmentFailed,
@@ -402,7 +402,7 @@ def test_a_file_with_a_fault_answers_503_with_place_and_reason_and_others_work()
 
 
 def test_without_a_session_the_answer_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flashmesh.dev.door._PATIENCE_S", 0.05)
+    monkeypatch.setattr("flashmesh.dev.server.door._PATIENCE_S", 0.05)
 
     async def asking() -> Any:
         server = DevServer(tmp_path, {"FLASH_SESSION_LINK": str(tmp_path / "no.sock")})
@@ -548,8 +548,8 @@ def test_stream_by_id_gives_each_item_once() -> None:
 def test_a_project_of_queue_functions_never_imports_fastapi() -> None:
     """FastAPI takes half a second; the first answer does not wait for it."""
     source = (
-        "import sys, pathlib; from flashmesh.dev.app import DevServer; "
+        "import sys, pathlib; from flashmesh.dev.server.app import DevServer; "
         "s = DevServer(pathlib.Path('.'), {}); s.queue('/f', 'f.f', resource='f', file='f.py'); s.app; "
-        "sys.exit(bool({'fastapi', 'starlette', 'pydantic', 'flashmesh.dev.lb'} & sys.modules.keys()))"
+        "sys.exit(bool({'fastapi', 'starlette', 'pydantic', 'flashmesh.dev.server.lb'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0

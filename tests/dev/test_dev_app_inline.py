@@ -11,7 +11,7 @@ from dev_server_client import Answer, run, serving
 from dev_template_process import free_port, http_get, http_post, wait_until
 from lb_isolation import forget_project_modules
 
-from flashmesh.dev.app import DevServer
+from flashmesh.dev.server.app import DevServer
 from flashmesh.functions import caller
 
 SOURCE = """
@@ -137,7 +137,7 @@ def test_an_inline_file_that_cannot_be_imported_is_503(tmp_path: Path) -> None:
 
 SERVER = """
 from pathlib import Path
-from flashmesh.dev.app import DevServer
+from flashmesh.dev.server.app import DevServer
 server = DevServer(Path(__file__).resolve().parent.parent)
 server.queue("/work", "work.double", resource="work", file="work.py", line=7)
 app = server.app

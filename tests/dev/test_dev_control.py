@@ -7,7 +7,7 @@ from dev_fixtures import seed_project
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmesh.dev.control import ProjectState, resolve
+from flashmesh.dev.session.control import ProjectState, resolve
 from flashmesh.functions.errors import AmbiguousFunction, FunctionNotFound
 from flashmesh.project.model import Problem
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flashmesh.dev.files import (
+from flashmesh.dev.session.files import (
     SessionFile,
     find_session,
     ignore_folder,

@@ -7,7 +7,7 @@ from dev_fixtures import function, queue_routes, resource, seed_project
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmesh.dev.generate import server_text
+from flashmesh.dev.session.generate import server_text
 from flashmesh.project.model import Problem, Project
 
 
@@ -24,7 +24,11 @@ class Recorder:
 
 def run(text: str) -> Recorder:
     namespace: dict[str, object] = {"__file__": "/project/.flash/server.py"}
-    exec(text.replace("from flashmesh.dev.app import DevServer", ""), {**namespace, "DevServer": Recorder}, namespace)
+    exec(
+        text.replace("from flashmesh.dev.server.app import DevServer", ""),
+        {**namespace, "DevServer": Recorder},
+        namespace,
+    )
     return namespace["app"]  # type: ignore[return-value]
 
 

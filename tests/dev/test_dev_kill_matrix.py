@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from session_fixtures import FLASH, Served, serving, until, write_project
 
-from flashmesh.dev.files import find_session
+from flashmesh.dev.session.files import find_session
 from flashmesh.wire.client import BlockingClient
 
 WORK = """\
@@ -59,19 +59,19 @@ def victim(served: Served, role: str) -> int:
     session = served.process.pid
     if role == "session":
         return session
-    dev_template = only(child_of(session, "flashmesh.dev.template"))
+    dev_template = only(child_of(session, "flashmesh.dev.server.template"))
     if role == "dev template":
         return dev_template
     if role == "dev server":
         return only(child_of(dev_template, "flashmesh"))
-    keeper = only(child_of(session, "flashmesh.worker.keeper"))
+    keeper = only(child_of(session, "flashmesh.worker.keeper.keeper"))
     if role == "keeper":
         return keeper
-    template = only(child_of(keeper, "flashmesh.worker.template"))
+    template = only(child_of(keeper, "flashmesh.worker.template.supervisor"))
     if role == "template":
         return template
-    zygote = only(child_of(template, "flashmesh.worker.template"))
-    return only(child_of(zygote, "flashmesh.worker.template"))
+    zygote = only(child_of(template, "flashmesh.worker.template.supervisor"))
+    return only(child_of(zygote, "flashmesh.worker.template.supervisor"))
 
 
 @pytest.mark.parametrize("state", ["idle", "in call", "with a subprocess"])

@@ -11,7 +11,7 @@ from dev_server_client import Answer, DevClient, run, serving
 from dev_session_fake import FakeCall
 from lb_isolation import forget_project_modules
 
-from flashmesh.dev.app import DevServer
+from flashmesh.dev.server.app import DevServer
 from flashmesh.functions import caller
 from flashmesh.functions.errors import Cancelled
 

@@ -18,7 +18,9 @@ NAMES = ["a", {"b": (1, None)}]
 
 def collected(program: str, how: str = "command") -> str:
     """Run `program`, which defines `f`, as `python -c` or from stdin, and return the text collected for `f`."""
-    full = PREAMBLE + textwrap.dedent(program) + "\nfrom flashmesh.dev.notebook import collect\nprint(collect(f))\n"
+    full = (
+        PREAMBLE + textwrap.dedent(program) + "\nfrom flashmesh.dev.script.notebook import collect\nprint(collect(f))\n"
+    )
     command = [sys.executable, "-c", full] if how == "command" else [sys.executable, "-"]
     done = subprocess.run(command, input=full, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -60,7 +62,7 @@ def test_our_decorators_are_dropped_and_the_users_are_kept(tmp_path: Path) -> No
     text = collected(
         """
         import functools
-        from flashmesh.dev import notebook
+        from flashmesh.dev.script import notebook
         def twice(g):
             @functools.wraps(g)
             def inner(*args): return g(*args) * 2

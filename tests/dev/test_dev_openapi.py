@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from lb_isolation import forget_project_modules
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from flashmesh.dev import openapi
-from flashmesh.dev.app import DevServer
-from flashmesh.dev.route_book import HttpRoute, QueueRoute, RouteBook, Unavailable
+from flashmesh.dev.server import openapi
+from flashmesh.dev.server.app import DevServer
+from flashmesh.dev.server.route_book import HttpRoute, QueueRoute, RouteBook, Unavailable
 from flashmesh.functions import caller
 
 

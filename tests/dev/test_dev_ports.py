@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from flashmesh.dev import ports
-from flashmesh.dev.ports import PortTaken, listen
+from flashmesh.dev.session import ports
+from flashmesh.dev.session.ports import PortTaken, listen
 
 
 def free_port() -> int:

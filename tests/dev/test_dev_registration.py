@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flashmesh.dev.registration import read, source_purpose
+from flashmesh.dev.session.registration import read, source_purpose
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.functions.errors import UntrustedPayload
 from flashmesh.wire.signature import Signer

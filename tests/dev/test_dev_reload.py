@@ -1,6 +1,6 @@
 """Only what a change can reach is replaced."""
 
-from flashmesh.dev.reload import Changes, Snapshot, compare, in_words
+from flashmesh.dev.session.reload import Changes, Snapshot, compare, in_words
 
 BEFORE = Snapshot({"a": "1", "b": "1", "c": "1"}, "server")
 

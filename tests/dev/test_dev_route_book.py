@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmesh.dev import options
-from flashmesh.dev.lb_packages import explain_missing, import_name
-from flashmesh.dev.requests import body_media, wanted_media
-from flashmesh.dev.route_book import (
+from flashmesh.dev.server import options
+from flashmesh.dev.server.lb_packages import explain_missing, import_name
+from flashmesh.dev.server.requests import body_media, wanted_media
+from flashmesh.dev.server.route_book import (
     CallMatch,
     ChoiceMatch,
     HttpMatch,

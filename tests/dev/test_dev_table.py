@@ -2,7 +2,7 @@
 
 from dev_fixtures import function, queue_routes, seed_project
 
-from flashmesh.dev.table import missing_lines, problem_lines, start_table, width
+from flashmesh.dev.session.table import missing_lines, problem_lines, start_table, width
 from flashmesh.project.model import Problem
 
 SEED = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flashmesh.dev.watch import changes, relevant
+from flashmesh.dev.session.watch import changes, relevant
 
 
 def watch(root: Path, act: Callable[[], object], *, until: Callable[[set[str]], bool]) -> set[str]:

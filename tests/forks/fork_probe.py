@@ -18,7 +18,7 @@ LIMIT_S = 10.0
 
 
 def main(settings: dict[str, str]) -> None:
-    from flashmesh.worker import gate, numeric
+    from flashmesh.worker.template import gate, numeric
 
     before = numeric.limit(os.environ)
     gc.disable()
@@ -51,7 +51,7 @@ def main(settings: dict[str, str]) -> None:
 
 def child(code: str, space: dict[str, object], before: dict[str, str | None], setters: list) -> tuple[str, int]:
     """Fork one, let it use the package, and say how that ended and how much memory it had for itself."""
-    from flashmesh.worker import hygiene, numeric
+    from flashmesh.worker.template import hygiene, numeric
 
     done_read, done_write = os.pipe()
     go_read, go_write = os.pipe()

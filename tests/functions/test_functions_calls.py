@@ -92,7 +92,7 @@ def test_imports_nest() -> None:
 
 
 def test_a_script_s_caller_is_made_at_the_first_call(no_caller: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = types.ModuleType("flashmesh.dev.script")
+    script = types.ModuleType("flashmesh.dev.script.assemble")
     made = []
 
     def assemble() -> FakeCaller:
@@ -100,7 +100,7 @@ def test_a_script_s_caller_is_made_at_the_first_call(no_caller: None, monkeypatc
         return made[-1]
 
     script.assemble = assemble  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flashmesh.dev.script", script)
+    monkeypatch.setitem(sys.modules, "flashmesh.dev.script.assemble", script)
     assert made == []
     assert hello.call() == "answered"
     assert hello.call() == "answered"

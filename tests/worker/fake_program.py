@@ -1,6 +1,6 @@
 """A program for templates under test: its functions are a few lines, its import does what the environment says.
 
-Run as `python fake_program.py template|spawned JSON`, in the place of `python -m flashmesh.worker.template`.
+Run as `python fake_program.py template|spawned JSON`, in the place of `python -m flashmesh.worker.template.supervisor`.
 """
 
 import os
@@ -16,9 +16,10 @@ from typing import Any, ClassVar, NoReturn
 
 from flashmesh.wire.connection import BlockingLink
 from flashmesh.wire.frames import PROTOCOL_VERSION, Drain, Error, Hello, Invoke, Ready, Result
-from flashmesh.worker import spawned, template
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.spec import WorkerSpec
+from flashmesh.worker.template import spawned
+from flashmesh.worker.template import supervisor as template
 
 
 class Broken(Exception):

@@ -29,7 +29,7 @@ from flashmesh.wire.frames import (
     Update,
     WorkerGone,
 )
-from flashmesh.worker.keeper_client import EndpointSockets, Keeper, KeeperEvent
+from flashmesh.worker.keeper.client import EndpointSockets, Keeper, KeeperEvent
 from flashmesh.worker.spec import WorkerSpec
 
 TEMPLATE = [sys.executable, "-P", "-u", str(Path(__file__).with_name("fake_program.py")), "template"]

@@ -24,8 +24,8 @@ from worker_fixtures import (
 from flashmesh.wire import values
 from flashmesh.wire.arguments import encode_arguments
 from flashmesh.wire.frames import MSGPACK, Credit, Error
-from flashmesh.worker.answers import ITEMS
-from flashmesh.worker.exchange import RecordReader
+from flashmesh.worker.calls.exchange import RecordReader
+from flashmesh.worker.face.answers import ITEMS
 
 SOURCE = """
     import asyncio, os, pathlib, time

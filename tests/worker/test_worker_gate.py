@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from flashmesh.worker import gate, numeric
-from flashmesh.worker.gate import Forkable, NotForkable, Observation, observe, verdict
+from flashmesh.worker.template import gate, numeric
+from flashmesh.worker.template.gate import Forkable, NotForkable, Observation, observe, verdict
 
 
 def test_a_quiet_process_is_forkable():
@@ -134,7 +134,7 @@ def test_a_loaded_blas_is_told_its_thread_count_again():
     """NumPy imported under the limit multiplies with one thread; a restored worker may use all CPUs."""
     code = """
 import os
-from flashmesh.worker import numeric
+from flashmesh.worker.template import numeric
 before = numeric.limit(os.environ)
 import numpy
 threads = lambda: len(os.listdir("/proc/self/task"))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from flashmesh.functions.errors import SettingsError
 from flashmesh.worker.callables import Callables
 from flashmesh.worker.context import WorkerContext
-from flashmesh.worker.face import About, Face, Limits
-from flashmesh.worker.http import RequestReader, answer, max_body_bytes
+from flashmesh.worker.face.face import About, Face, Limits
+from flashmesh.worker.face.http import RequestReader, answer, max_body_bytes
 from flashmesh.worker.records import RecordTable
 from flashmesh.worker.runner import Runner
 

@@ -13,8 +13,8 @@ import pytest
 from mini_session import MiniSession, run
 
 from flashmesh.functions.errors import EndpointUnavailable
-from flashmesh.worker.keeper import backoff_s
-from flashmesh.worker.keeper_client import KeeperLost, TemplateExited, TemplateWanted
+from flashmesh.worker.keeper.client import KeeperLost, TemplateExited, TemplateWanted
+from flashmesh.worker.keeper.keeper import backoff_s
 from flashmesh.worker.spec import WorkerSpec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -224,7 +224,7 @@ def test_a_spec_survives_its_journey():
 
 def test_the_keeper_imports_little():
     """It is there for as long as the session: no asyncio, no typing, no user code, nothing from outside the library."""
-    code = "import sys, flashmesh.worker.keeper; print('\\n'.join(sys.modules))"
+    code = "import sys, flashmesh.worker.keeper.keeper; print('\\n'.join(sys.modules))"
     loaded = set(
         subprocess.run([sys.executable, "-S", "-c", code], env={"PYTHONPATH": "src"}, **CAPTURE).stdout.split()
     )

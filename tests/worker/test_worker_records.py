@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmesh.worker.deadlines import next_check_ns, overdue
 from flashmesh.worker.groups import GroupTable, Places
 from flashmesh.worker.records import EXECUTION_BYTES, FUNCTION_BYTES, RecordTable, Running, State
+from flashmesh.worker.template.deadlines import next_check_ns, overdue
 
 names = st.text(min_size=1, max_size=20)
 

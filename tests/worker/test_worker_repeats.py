@@ -4,8 +4,8 @@ import pytest
 
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.functions.errors import NotEncodable, QueueFull, RemoteError, TimedOut, ValidationError, WorkerLost
-from flashmesh.worker.exchange import NotReached
-from flashmesh.worker.repeats import Repeats, may_repeat
+from flashmesh.worker.calls.exchange import NotReached
+from flashmesh.worker.calls.repeats import Repeats, may_repeat
 
 
 def config(**changes: object) -> ResourceConfig:

@@ -13,10 +13,10 @@ from flashmesh.functions.config import ResourceConfig
 from flashmesh.wire import failures, values
 from flashmesh.wire.arguments import encode_arguments
 from flashmesh.wire.frames import MSGPACK, Error, Invoke, Result
-from flashmesh.worker.exchange import exchange
+from flashmesh.worker.calls.exchange import exchange
 from flashmesh.worker.spec import ModuleSpec, WorkerSpec
 
-TEMPLATE = [sys.executable, "-P", "-u", "-m", "flashmesh.worker.template"]
+TEMPLATE = [sys.executable, "-P", "-u", "-m", "flashmesh.worker.template.supervisor"]
 
 SOURCE = """
     import asyncio, os, pathlib, time

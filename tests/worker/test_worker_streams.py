@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from flashmesh.functions.errors import PayloadTooLarge
 from flashmesh.wire.frames import JSON, MSGPACK
-from flashmesh.worker.answers import record
-from flashmesh.worker.exchange import RecordReader
+from flashmesh.worker.calls.exchange import RecordReader
+from flashmesh.worker.face.answers import record
 from flashmesh.worker.streams import WINDOW_BYTES, WINDOW_ITEMS, ItemList, Window
 
 

@@ -4,9 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmesh.wire.frames import Log
-from flashmesh.worker.demand import PATIENCE_S, Crew, Limits, crew_of, forks_wanted, settle_s, start_pause_s, watches
-from flashmesh.worker.output import BURST, KEPT_LINES, LINE_BYTES, Lines, LogOutlet, attribute
 from flashmesh.worker.records import Head, Running, State
+from flashmesh.worker.template.demand import (
+    PATIENCE_S,
+    Crew,
+    Limits,
+    crew_of,
+    forks_wanted,
+    settle_s,
+    start_pause_s,
+    watches,
+)
+from flashmesh.worker.template.output import BURST, KEPT_LINES, LINE_BYTES, Lines, LogOutlet, attribute
 
 counts = st.integers(0, 10)
 crews = st.builds(Crew, live=counts, starting=counts, free=counts, fresh=counts)

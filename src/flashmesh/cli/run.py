@@ -61,8 +61,8 @@ def run(
     if prepare and no_install:
         raise click.UsageError("--prepare and --no-install exclude each other.")
     set_up_logging(verbose)
-    from flashmesh.dev.run import serve
-    from flashmesh.dev.run_options import RunOptions
+    from flashmesh.dev.session.run import serve
+    from flashmesh.dev.session.run_options import RunOptions
 
     options = RunOptions(
         root=directory.resolve(),

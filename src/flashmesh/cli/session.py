@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flashmesh.dev.files import SessionFile, find_session
+from flashmesh.dev.session.files import SessionFile, find_session
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.wire.client import BlockingClient
 

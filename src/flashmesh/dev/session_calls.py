@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, Literal
 
-from flashmesh.dev.main_module import main_name
+from flashmesh.dev.script.main_module import main_name
 from flashmesh.functions.calls import Call
 from flashmesh.functions.declarations import Declaration
 from flashmesh.functions.errors import ValidationError

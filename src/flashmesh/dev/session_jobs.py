@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
-from flashmesh.dev.main_module import main_name
+from flashmesh.dev.script.main_module import main_name
 from flashmesh.dev.session_calls import decoded, function_id, returned_type
 from flashmesh.functions.calls import Call
 from flashmesh.functions.errors import WaitTimedOut

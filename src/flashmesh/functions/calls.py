@@ -82,7 +82,7 @@ def installed() -> Caller:
     if caller is None:
         from importlib import import_module  # the script's road is only loaded when a script first calls
 
-        caller = import_module("flashmesh.dev.script").assemble()
+        caller = import_module("flashmesh.dev.script.assemble").assemble()
         process.caller = caller
     return caller
 

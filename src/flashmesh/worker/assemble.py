@@ -16,10 +16,10 @@ from flashmesh.kit.ids import EndpointName
 from flashmesh.routing.registry import ServiceRegistry
 from flashmesh.wire.signature import Signer
 from flashmesh.worker.callables import Callables, outside_loop
-from flashmesh.worker.caller import WorkerCaller
+from flashmesh.worker.calls.caller import WorkerCaller
 from flashmesh.worker.context import WorkerContext
-from flashmesh.worker.face import About, Face, Limits
-from flashmesh.worker.http import max_body_bytes
+from flashmesh.worker.face.face import About, Face, Limits
+from flashmesh.worker.face.http import max_body_bytes
 from flashmesh.worker.loader import Loaded, load
 from flashmesh.worker.runner import Runner
 from flashmesh.worker.spec import WorkerSpec

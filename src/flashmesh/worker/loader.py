@@ -14,9 +14,9 @@ from flashmesh.functions.errors import ImportFailed
 from flashmesh.functions.hooks import worker_start_hooks
 from flashmesh.worker.callables import Callables, Served
 from flashmesh.worker.imports import ProjectImports
-from flashmesh.worker.program import ImportTooLong
 from flashmesh.worker.spec import WorkerSpec
 from flashmesh.worker.stubs import CrossImports
+from flashmesh.worker.template.program import ImportTooLong
 
 _OUR_FOLDER: Final = str(Path(__file__).resolve().parent.parent)
 

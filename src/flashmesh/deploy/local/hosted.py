@@ -9,7 +9,7 @@ from flashmesh.deploy.local.plans import requirements_of
 from flashmesh.kit.ids import BuildId, EndpointName
 from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.queueing.ports import WorkerPort
-from flashmesh.worker.keeper_client import EndpointSockets
+from flashmesh.worker.keeper.client import EndpointSockets
 from flashmesh.worker.spec import WorkerSpec
 
 Stage = Literal["", "building", "starting", "warm"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flashmesh.functions.config import ResourceConfig
-from flashmesh.worker.keeper_client import EndpointSockets, KeeperEvent
+from flashmesh.worker.keeper.client import EndpointSockets, KeeperEvent
 from flashmesh.worker.spec import WorkerSpec
 
 

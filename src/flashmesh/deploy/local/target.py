@@ -30,7 +30,7 @@ from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import EventLog, WorkerPort
 from flashmesh.wire.frames import Cancel, Hello, Scale, Update
-from flashmesh.worker.keeper_client import EndpointSockets, KeeperEvent, KeeperLost, TemplateExited, TemplateWanted
+from flashmesh.worker.keeper.client import EndpointSockets, KeeperEvent, KeeperLost, TemplateExited, TemplateWanted
 from flashmesh.worker.spec import WorkerSpec
 
 

@@ -1,0 +1,1 @@
+"""The dev server: the process that answers HTTP, and the template it is forked from."""

@@ -1,0 +1,1 @@
+"""The session of `flash run`: what is scanned, started, watched and printed."""

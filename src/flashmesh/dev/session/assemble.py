@@ -1,0 +1,90 @@
+"""Builds the graph of one session: the local target and what it uses."""
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from flashmesh.deploy.local import gpus
+from flashmesh.deploy.local.environments import Environments
+from flashmesh.deploy.local.target import LocalTarget
+from flashmesh.deploy.local.volumes import Volumes
+from flashmesh.dev.session.place import SessionPlace
+from flashmesh.executions.memory import MemoryStore
+from flashmesh.kit.ids import EndpointName, ExecutionId
+from flashmesh.queueing.dispatcher import Dispatcher
+from flashmesh.queueing.ports import EventLog, LoopClock, WorkerPort
+from flashmesh.wire.frames import Hello
+from flashmesh.worker.keeper.client import Keeper, KeeperEvent
+
+
+def flash_home() -> Path:
+    """`$FLASH_HOME`, default `~/.flashmesh`: caches and volumes."""
+    return Path(os.environ.get("FLASH_HOME") or Path.home() / ".flashmesh")
+
+
+class NoWorkers:
+    """The dispatcher's source of workers until the target is made, which needs the dispatcher."""
+
+    def ensure(self, endpoint: EndpointName) -> None: ...
+
+    def scale(self, endpoint: EndpointName, workers: int) -> None: ...
+
+    def template_linked(self, endpoint: EndpointName, hello: Hello, port: WorkerPort) -> None: ...
+
+    def template_unlinked(self, endpoint: EndpointName, port: WorkerPort) -> None: ...
+
+    def cancel(self, endpoint: EndpointName, execution: ExecutionId) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LocalParts:
+    """What a session runs functions with."""
+
+    dispatcher: Dispatcher
+    target: LocalTarget
+    environments: Environments
+    volumes: Volumes
+
+
+def local_parts(
+    *,
+    place: SessionPlace,
+    project_root: Path,
+    install: bool,
+    notice: Callable[[str, str], None],
+    log: EventLog,
+) -> LocalParts:
+    """Queues, target, environments and volumes of one session. Starts no process.
+
+    Args:
+        install: whether missing packages may be installed.
+        notice: told an endpoint's name and a line for people to read.
+    """
+    home = flash_home()
+    dispatcher = Dispatcher(
+        store=MemoryStore(), clock=LoopClock(asyncio.get_running_loop()), source=NoWorkers(), log=log
+    )
+    environments = Environments(home, on_progress=notice, allow_install=install, project_root=project_root)
+    volumes = Volumes(home, on_note=lambda line: notice("", line))
+
+    async def start_keeper(on_event: Callable[[KeeperEvent], None]) -> Keeper:
+        return await Keeper.start(place.pipe_fd, place.directory, on_event)
+
+    target = LocalTarget(
+        runtime_dir=place.directory,
+        start_keeper=start_keeper,
+        dispatcher=dispatcher,
+        link_path=place.link,
+        manifest_path=place.manifest,
+        environments=environments,
+        volumes=volumes,
+        gpus=gpus.detect,
+        notice=notice,
+        log=log,
+        key_file=place.key_file,
+        install=install,
+    )
+    dispatcher.source = target
+    return LocalParts(dispatcher, target, environments, volumes)

@@ -1,0 +1,1 @@
+"""Calls that user code in a worker makes: to itself, to peers, over HTTP, for later."""

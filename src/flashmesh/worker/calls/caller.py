@@ -1,0 +1,220 @@
+"""How user code in a worker calls decorated functions: here, at a peer, or over HTTP.
+
+A function of this endpoint runs in this process. One of another queue-based resource goes to that endpoint's Unix
+socket, one connection per call; a load-balanced one to its HTTP route. What no address is known for runs here when its
+code and the hardware it wants are here (with a warning that says why), else it is an error. The session takes no part
+in it, except in `spawn`.
+
+A direct call runs at most once, unless its function declares `retries=`: else it is repeated only when nobody accepted
+the connection, after one fresh look at the manifest, or when the answer says that it was not run (repeats.py).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Final
+
+from flashmesh.functions.blocking import iterate_blocking, run_blocking
+from flashmesh.functions.caller import Call
+from flashmesh.functions.config import ResourceConfig
+from flashmesh.functions.declarations import Declaration
+from flashmesh.functions.errors import EndpointUnresolved
+from flashmesh.functions.jobs import Job
+from flashmesh.functions.streams import as_async
+from flashmesh.kit.ids import FunctionId
+from flashmesh.routing.registry import ServiceRegistry
+from flashmesh.routing.route import Local, Remote, Route, Unresolved
+from flashmesh.wire.arguments import Binder
+from flashmesh.wire.signature import Signer
+from flashmesh.worker.calls.exchange import exchange, exchange_blocking, pieces, pieces_blocking
+from flashmesh.worker.calls.lb_call import LbCall
+from flashmesh.worker.calls.peer_call import PeerCall
+from flashmesh.worker.calls.repeats import Repeats
+from flashmesh.worker.calls.spawning import Spawning
+from flashmesh.worker.stubs import is_stub
+
+log = logging.getLogger(__name__)
+
+FALLBACK: Final = "FLASH_LOCAL_FALLBACK"
+
+
+class WorkerCaller:
+    """The Caller of a worker process.
+
+    Args:
+        config: this endpoint's own, to know which hardware is here.
+        declared: function and class ids of this endpoint, as written.
+        written_name: the dotted path of a module as the project writes it.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        config: ResourceConfig,
+        declared: frozenset[str],
+        registry: ServiceRegistry,
+        written_name: Callable[[str], str],
+        signer: Signer | None,
+        link: str,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._endpoint = endpoint
+        self._config = config
+        self._declared = declared
+        self._registry = registry
+        self._written_name = written_name
+        self._signer = signer
+        self._environ = environ
+        self._binders: dict[tuple[Declaration, str | None], Binder] = {}
+        self._spawning = Spawning(link, signer=signer)
+
+    # --- the port ---
+
+    def is_local(self, declaration: Declaration) -> bool:
+        """Whether the function is this endpoint's own."""
+        if self._id(declaration) not in self._declared:
+            return False
+        log.debug("Executing '%s' locally", declaration.name)
+        return True
+
+    async def call(self, call: Call) -> Any:
+        repeats = self._repeats(call)
+        while True:
+            plan = self._plan(call)
+            if plan is None:
+                result = self._run_here(call)
+                return await result if hasattr(type(result), "__await__") else result
+            try:
+                return plan.value(*await exchange(plan.address, plan.request(stream=False), seconds=plan.wait_s))
+            except Exception as error:
+                pause_s = repeats.pause_s(error)
+            await asyncio.sleep(pause_s)
+
+    def call_blocking(self, call: Call) -> Any:
+        repeats = self._repeats(call)
+        while True:
+            plan = self._plan(call)
+            if plan is None:
+                result = self._run_here(call)
+                return run_blocking(result) if hasattr(type(result), "__await__") else result
+            try:
+                return plan.value(*exchange_blocking(plan.address, plan.request(stream=False), seconds=plan.wait_s))
+            except Exception as error:
+                pause_s = repeats.pause_s(error)
+            time.sleep(pause_s)
+
+    async def stream(self, call: Call) -> AsyncIterator[Any]:
+        repeats, began = self._repeats(call), False
+        while True:
+            plan = self._plan(call)
+            if plan is None:
+                items = self._run_here(call)
+                async for item in items if hasattr(type(items), "__anext__") else as_async(items):
+                    yield item
+                return
+            reader = plan.items()
+            parts = pieces(plan.address, plan.request(stream=True), seconds=plan.wait_s)
+            try:
+                async for response, data in parts:
+                    for item in reader.feed(response, data):
+                        began = True
+                        yield item
+                reader.end()
+                return
+            except Exception as error:
+                if began:
+                    raise
+                pause_s = repeats.pause_s(error)
+            finally:
+                await parts.aclose()
+            await asyncio.sleep(pause_s)
+
+    def stream_blocking(self, call: Call) -> Iterator[Any]:
+        repeats, began = self._repeats(call), False
+        while True:
+            plan = self._plan(call)
+            if plan is None:
+                items = self._run_here(call)
+                yield from iterate_blocking(items) if hasattr(type(items), "__anext__") else items
+                return
+            reader = plan.items()
+            try:
+                for response, data in pieces_blocking(plan.address, plan.request(stream=True), seconds=plan.wait_s):
+                    for item in reader.feed(response, data):
+                        began = True
+                        yield item
+                reader.end()
+                return
+            except Exception as error:
+                if began:
+                    raise
+                pause_s = repeats.pause_s(error)
+            time.sleep(pause_s)
+
+    def spawn(self, call: Call) -> Job:
+        return self._spawning.spawn(call, self._callable_id(call))
+
+    # --- deciding ---
+
+    def _repeats(self, call: Call) -> Repeats:
+        return Repeats(lambda: call.declaration.config, self._registry.forget)
+
+    def _plan(self, call: Call) -> PeerCall | LbCall | None:
+        """What to send where; None = run it here. Raises EndpointUnresolved, CallCycle, NotEncodable."""
+        route: Route = self._registry.route(FunctionId(self._id(call.declaration)))
+        match route:
+            case Local():
+                self._check_fallback(call, "it belongs to this endpoint, which does not serve it (yet)")
+                return None
+            case Unresolved(reason=reason):
+                self._check_fallback(call, reason)
+                return None
+            case Remote():
+                binder = self._binder_of(call)
+                log.debug("Routing '%s' to %s", call.declaration.name, route.url)
+                if route.http_method is not None:
+                    return LbCall(route, call, binder=binder, token=self._environ.get("FLASH_TOKEN", ""))
+                function = self._callable_id(call)
+                return PeerCall(route, call, function=function, binder=binder, own=self._endpoint, signer=self._signer)
+
+    def _check_fallback(self, call: Call, reason: str) -> None:
+        """Returns when the body may run here instead; raises EndpointUnresolved when not."""
+        name = call.declaration.name
+        obstacle = ""
+        if self._environ.get(FALLBACK, "1") == "0":
+            obstacle = f"{FALLBACK}=0 forbids to run it here"
+        elif is_stub(call.declaration):
+            obstacle = "its code cannot be imported here"
+        elif call.declaration.config.gpus and not self._config.gpus:
+            obstacle = "it wants a GPU, which this endpoint does not have"
+        if obstacle:
+            raise EndpointUnresolved(
+                f"{name!r} has no address: {reason}; and {obstacle}. `flash status` shows what is up."
+            )
+        log.warning("Function lookup failed: %s. Executing '%s' locally", reason, name)
+
+    def _run_here(self, call: Call) -> Any:
+        declaration = call.declaration
+        function = declaration.target
+        if call.method is not None:
+            function = getattr(declaration.instances.get(*(call.init or ((), {}))), call.method)
+        return function(*call.args, **call.kwargs)
+
+    def _binder_of(self, call: Call) -> Binder:
+        """What turns results into the types the function declares; made once for each callee."""
+        key = (call.declaration, call.method)
+        binder = self._binders.get(key)
+        if binder is None:
+            target: Any = call.declaration.target
+            binder = Binder(target if call.method is None else getattr(target, call.method))
+            self._binders[key] = binder
+        return binder
+
+    def _id(self, declaration: Declaration) -> str:
+        return f"{self._written_name(declaration.module)}.{declaration.qualname}"
+
+    def _callable_id(self, call: Call) -> str:
+        function = self._id(call.declaration)
+        return function if call.method is None else f"{function}.{call.method}"

@@ -1,0 +1,1 @@
+"""HTTP on the endpoint's own socket, as one worker serves it."""

@@ -1,0 +1,192 @@
+"""The session's side of the keeper: starts it, asks it for sockets and templates, hears what happens to them."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flashmesh.functions.errors import EndpointUnavailable
+from flashmesh.worker.spec import WorkerSpec, reentrant_path
+
+TEMPLATE_COMMAND = (sys.executable, "-P", "-u", "-m", "flashmesh.worker.template.supervisor")
+KEEPER_COMMAND = (sys.executable, "-P", "-m", "flashmesh.worker.keeper.keeper")
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSockets:
+    """Where peers reach an endpoint, and where calls go that come back to it."""
+
+    socket_path: Path
+    reentrant_path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateExited:
+    """A template ended. `status` 0 = it had nothing to do; negative = signal.
+
+    `reason` is empty for an end that was asked for or needs no explanation; `failures` counts unexpected ends in a row.
+    """
+
+    endpoint: str
+    pid: int
+    status: int
+    failures: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateWanted:
+    """A peer connected while no template ran. `started`: the keeper started it, on the last spec it was given."""
+
+    endpoint: str
+    started: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperLost:
+    """The keeper is gone, its templates are draining. Start another one; sockets must be opened anew."""
+
+
+KeeperEvent = TemplateExited | TemplateWanted | KeeperLost
+
+
+class Keeper:
+    """A running keeper. All methods raise EndpointUnavailable when it is gone or cannot do what is asked."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", on_event: Callable[[KeeperEvent], None]) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._on_event = on_event
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        self._listening: asyncio.Task[None]
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._last_id = 0
+        self._paths: dict[str, str] = {}
+        self._closing = False
+        self.lost = False
+
+    @classmethod
+    async def start(
+        cls,
+        session_pipe_fd: int,
+        runtime_dir: Path,
+        on_event: Callable[[KeeperEvent], None],
+        *,
+        template_command: Sequence[str] = TEMPLATE_COMMAND,
+    ) -> "Keeper":
+        """Start one as a child of this process, which must be its session.
+
+        Call it from the main thread. `session_pipe_fd` is the read end of the session pipe, whose write end only the
+        session holds. `on_event` is called from the event loop.
+        """
+        ours, theirs = socket.socketpair()
+        settings = {"control": theirs.fileno(), "session": session_pipe_fd, "template": list(template_command)}
+        process = subprocess.Popen(  # noqa: ASYNC220 - a fork and exec; asyncio's variant would add a thread to wait for it
+            [*KEEPER_COMMAND, json.dumps(settings)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(), session_pipe_fd),
+            cwd=runtime_dir,
+            process_group=0,  # Ctrl-C in the terminal is for the session alone
+        )
+        theirs.close()
+        keeper = cls(process, on_event)
+        ours.setblocking(False)
+        keeper._reader, keeper._writer = await asyncio.open_unix_connection(sock=ours)
+        keeper._listening = asyncio.create_task(keeper._listen(), name="keeper")
+        return keeper
+
+    async def open(self, endpoint: str, socket_dir: Path, *, queue_size: int = 1000) -> EndpointSockets:
+        """Make the endpoint's two listening sockets. Asking again gives the same ones."""
+        path = str(socket_dir / f"{_file_name(endpoint)}.sock")
+        await self._ask(
+            "open", endpoint=endpoint, path=path, again_path=reentrant_path(path), backlog=max(1, queue_size)
+        )
+        self._paths[endpoint] = path
+        return EndpointSockets(Path(path), Path(reentrant_path(path)))
+
+    async def remember(self, spec: WorkerSpec) -> None:
+        """Start this from now on when a peer connects; does not touch a running template."""
+        await self._ask("remember", endpoint=spec.endpoint, spec=spec.to_dict())
+
+    async def start_template(self, spec: WorkerSpec) -> int:
+        """Start the endpoint's template if none runs; returns its pid. Waits out the pause after repeated deaths."""
+        answer = await self._ask("start", endpoint=spec.endpoint, spec=spec.to_dict())
+        return int(answer["pid"])
+
+    async def stop_template(self, endpoint: str, *, drain_s: float = 30) -> None:
+        """Let it finish what runs, at most `drain_s`, and wait for its end. Peers that connect later start it again."""
+        await self._ask("stop", endpoint=endpoint, drain_s=drain_s)
+
+    async def close_endpoint(self, endpoint: str, *, drain_s: float = 30) -> None:
+        """The same, and remove its sockets."""
+        await self._ask("close", endpoint=endpoint, drain_s=drain_s)
+        self._paths.pop(endpoint, None)
+
+    async def close(self, *, drain_s: float = 30) -> None:
+        """Stop every template, at most `drain_s` for what runs, then the keeper; returns when all are gone."""
+        self._closing = True
+        if not self.lost:
+            try:
+                await self._ask("end", drain_s=drain_s)
+            except EndpointUnavailable:
+                pass  # gone already, which is what we want
+        await self._listening
+
+    async def _ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        if self.lost:
+            raise EndpointUnavailable("The keeper is gone; the next call starts another one.")
+        self._last_id += 1
+        number = self._last_id
+        future = self._answers[number] = asyncio.get_running_loop().create_future()
+        self._writer.write(json.dumps({"id": number, "op": operation, **arguments}).encode() + b"\n")
+        try:
+            answer: dict[str, Any] = await future
+        finally:
+            self._answers.pop(number, None)
+        if "error" in answer:
+            raise EndpointUnavailable(
+                f"The keeper could not {operation} {arguments.get('endpoint', '')}: {answer['error']}"
+            )
+        return answer
+
+    async def _listen(self) -> None:
+        """Until the keeper closes its end. Then it is reaped, and whoever waits for an answer is told."""
+        try:
+            while line := await self._reader.readline():
+                self._hear(json.loads(line))
+        except ConnectionError:
+            pass
+        self.lost = True
+        self._writer.close()
+        for future in self._answers.values():
+            if not future.done():
+                future.set_result({"error": "it is gone; the next call starts another one"})
+        await asyncio.to_thread(self._process.wait)  # it has closed its socket: its end is a matter of microseconds
+        if not self._closing:
+            self._on_event(KeeperLost())
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "id" in message:
+            future = self._answers.get(message["id"])
+            if future is not None and not future.done():
+                future.set_result(message)
+            return
+        kind = message.pop("event")
+        self._on_event(TemplateExited(**message) if kind == "template_exited" else TemplateWanted(**message))
+
+
+def _file_name(endpoint: str) -> str:
+    """A short, plain name for the socket: Unix allows 107 bytes for the whole path."""
+    plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "_" for letter in endpoint)
+    if plain == endpoint and len(plain) <= 40:
+        return plain
+    from zlib import crc32
+
+    return f"{plain[:31]}-{crc32(os.fsencode(endpoint)):08x}"
