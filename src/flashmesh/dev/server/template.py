@@ -1,12 +1,11 @@
 """The dev template: keeps uvicorn and our modules imported, owns the TCP port, forks a dev server child per change.
 
-Run as `python -P -m flashmesh.dev.server.template` by the session (`server_process.py` says with which environment and
-which lines they exchange). It never runs user code and has no event loop, so it stays cheap and safe to fork; a child that
-crashes is replaced, and connections wait in the port's backlog meanwhile.
-
-A change is served like this: fork a child, which loads the new `.flash/server.py` (loaded); tell the old child to
-stop listening and to hand its idle connections over (left); tell the new one to listen (serving); tell the session
-(ready). From then on no request is answered by old code, and none was refused or lost.
+Run as `python -P -m flashmesh.dev.server.template` by the session (`server_process.py` says with which environment
+and which lines they exchange). It never runs user code and has no event loop, so it stays cheap and safe to fork; a
+child that crashes is replaced, and connections wait in the port's backlog meanwhile.  A change is served like this:
+fork a child, which loads the new `.flash/server.py` (loaded); tell the old child to stop listening and to hand its
+idle connections over (left); tell the new one to listen (serving); tell the session (ready). From then on no request
+is answered by old code, and none was refused or lost.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """A session without a server of its own: for scripts, and for `.flash/server.py` under somebody else's uvicorn.
 
-Run as `python -P -m flashmesh.dev.session.headless SETTINGS` by `launch`. It ends when its parent's pipe closes, however
-the parent died, and takes its workers along.
+Run as `python -P -m flashmesh.dev.session.headless SETTINGS` by `launch`. It ends when its parent's pipe closes,
+however the parent died, and takes its workers along.
 """
 
 import contextlib
