@@ -94,6 +94,21 @@ def test_a_link_left_by_a_killed_session_is_taken_over(tmp_path: Path, mount: Pa
     newer.close()
 
 
+def test_a_link_that_a_killed_session_with_another_home_left_is_taken_over(tmp_path: Path, mount: Path) -> None:
+    other = Volumes(tmp_path / "other", mount=mount)
+    other.arrange(config("models"))
+    mine = Volumes(tmp_path / "home", mount=mount)
+    mine.arrange(config("models"))
+    assert mount.readlink() == tmp_path / "other" / "volumes" / "models", "the other session still lives"
+    left_to = mount.readlink()
+    other.close()
+    mount.symlink_to(left_to)
+    again = Volumes(tmp_path / "home", mount=mount)
+    again.arrange(config("models"))
+    assert mount.readlink() == tmp_path / "home" / "volumes" / "models"
+    again.close()
+
+
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "..", ".hidden", "my vol", "größe"])
 def test_no_name_leads_out_of_the_folder_of_volumes(tmp_path: Path, mount: Path, name: str) -> None:
     volumes = Volumes(tmp_path, mount=mount)

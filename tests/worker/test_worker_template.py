@@ -247,6 +247,46 @@ def test_in_job_mode_every_call_has_a_process_of_its_own_and_a_spare_one_waits()
     run(scenario)
 
 
+def test_after_the_first_worker_the_next_one_is_forked_ahead_and_takes_the_next_start():
+    """Nobody's worker until it is wanted: not announced, not counted, and gone with its endpoint."""
+
+    async def scenario() -> None:
+        async with MiniSession() as session:
+            template = await session.start(session.spec(workers_max=2))
+            (zygote,) = children(template)
+            first, ahead = sorted(await session.until(lambda: len(children(zygote)) == 2 and children(zygote)))
+            assert [pid_of(worker) for worker in session.workers] == [first]
+            await session.scale(2)
+            await session.until(lambda: len(session.ready()) == 2)
+            assert sorted(pid_of(worker) for worker in session.workers) == [first, ahead]
+            assert (
+                await session.call("echo", "hi", worker=next(w for w in session.workers if pid_of(w) == ahead)) == "hi"
+            )
+
+    run(scenario)
+
+
+def test_a_worker_forked_ahead_that_was_killed_is_replaced_by_a_fork_on_demand():
+    """Its death is nobody's: no worker is reported gone, and the next start works."""
+
+    async def scenario() -> None:
+        async with MiniSession() as session:
+            template = await session.start(session.spec(workers_max=2))
+            (zygote,) = children(template)
+            _, ahead = sorted(await session.until(lambda: len(children(zygote)) == 2 and children(zygote)))
+            os.kill(ahead, signal.SIGKILL)
+            await session.until(lambda: ahead not in children(zygote))
+            await session.scale(2)
+            await session.until(lambda: len(session.ready()) == 2)
+            assert not session.gone
+
+    run(scenario)
+
+
+def pid_of(worker: str) -> int:
+    return int(worker.rpartition("-")[2])
+
+
 def test_idle_workers_leave_but_the_minimum_stays():
     """Workers beyond min go by themselves and are not forked again until somebody wants them."""
 

@@ -16,6 +16,8 @@ from flashmesh.project.naming import short_hash
 
 MOUNT = Path("/runpod-volume")
 VARIABLES = ("FLASH_VOLUME_PATH", "RUNPOD_VOLUME_PATH")
+LOCK = ".mount.lock"
+"""In the folder of volumes; held, shared, by every session whose workers reach one of them at `MOUNT`."""
 _NOT_FOLDER_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -78,11 +80,11 @@ class Volumes:
         """Make `mount` lead to `place`. Returns why it does not, or None."""
         if self._linked is not None:
             return None if self._linked == place else f"is the volume {self._linked.name} already"
-        if (self._mount.is_symlink() or self._mount.exists()) and not self._is_ours():
+        if (self._mount.is_symlink() or self._mount.exists()) and not (self._is_ours() or self._is_left_over()):
             return "exists already"
         if not os.access(self._mount.parent, os.W_OK):
             return "cannot be made here"
-        descriptor = os.open(self._folder / ".mount.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             refusal = self._take(descriptor, place)
         except OSError as error:
@@ -110,6 +112,23 @@ class Volumes:
     def _is_ours(self) -> bool:
         target = self._target()
         return target is not None and target.parent == self._folder
+
+    def _is_left_over(self) -> bool:
+        """Whether a session with another home made the link and was killed before it could take it away."""
+        target = self._target()
+        if target is None:
+            return False
+        try:
+            descriptor = os.open(target.parent / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
 
     def _target(self) -> Path | None:
         return self._mount.readlink() if self._mount.is_symlink() else None
