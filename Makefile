@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXAMPLE ?= examples/quickstart
 COVERAGE ?= on
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fork quality-check format bench clean
@@ -30,10 +31,10 @@ run: $(VENV)/.stamp ## Install into .venv and serve the example project
 test: $(VENV)/.stamp-dev ## Install into .venv and run the tests (records coverage)
 ifeq ($(COVERAGE),on)
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile
 	@$(BIN)/coverage combine --quiet
 else
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 endif
 
 test-fork: ## Fork workers with the packages people import and rewrite docs/fork.md (large downloads)

@@ -24,15 +24,17 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from uvicorn.config import Config
 from uvicorn.lifespan.on import LifespanOn
 
 from flashmesh.dev.server import options as dev_options
+from flashmesh.dev.server import route_log
 from flashmesh.dev.server.handover import ChildState, DevConnection, Receiver
 from flashmesh.dev.server.lines import Lines, Message
 from flashmesh.dev.server.options import DevOptions
+from flashmesh.dev.session.logs import LogPrinter
 from flashmesh.worker import parent
 
 CHILD_VARIABLE = "FLASH_DEV_CHILD"
@@ -240,6 +242,7 @@ def run_child(
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     if not options.inline:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session hears Ctrl-C and decides
+        keep_route_log()
     make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     gc.set_threshold(*_GC_THRESHOLDS)
     with contextlib.suppress(ImportError):
@@ -252,6 +255,13 @@ def run_child(
         return await child.run()
 
     return asyncio.Runner(loop_factory=make_loop).run(serve())
+
+
+def keep_route_log() -> None:
+    """Name the function before each line that the bodies of HTTP routes print."""
+    log = route_log.RouteLog(LogPrinter(), stdout=sys.stdout, stderr=sys.stderr)
+    route_log.install(log)
+    sys.stdout, sys.stderr = cast(TextIO, log.stdout), cast(TextIO, log.stderr)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from flashmesh.dev.server import answers
+from flashmesh.dev.server import answers, route_log
 from flashmesh.dev.server.lb_body import BodyReader
 from flashmesh.dev.server.lb_packages import explain_missing
 from flashmesh.dev.server.lb_signature import REQUEST_NAME, RouteSignature, fastapi_signature, is_upload, split
@@ -148,6 +148,13 @@ class Endpoint:
         return endpoint
 
     async def _answer(self, given: dict[str, Any]) -> Response:
+        with route_log.request(self._route) as fields:
+            response = await self._respond_to(given)
+            if response.status_code >= 400:
+                fields["outcome"] = "error"
+            return response
+
+    async def _respond_to(self, given: dict[str, Any]) -> Response:
         own = self._parts.request_name
         request: Request = given.pop(REQUEST_NAME) if own is None else given[own]
         base = given.get(self._parts.response_name) if self._parts.response_name else None

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from flashmesh import __version__
 from flashmesh.dev.server.route_book import HttpRoute, QueueRoute, RouteBook, Unavailable
 
 _TYPES: Final[Mapping[str, dict[str, Any]]] = {
@@ -66,7 +67,7 @@ def document(
         tags.setdefault(f"{fault.file} [unavailable]", _fault_text(fault))
     ours: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": "dev", "description": _about(book.unavailable)},
+        "info": {"title": title, "version": __version__, "description": _about(book.unavailable)},
         "paths": {path: paths[path] for path in paths} | _health(),
         "tags": [{"name": name, "description": text} for name, text in tags.items()]
         + [{"name": "health", "description": "Whether the server is up."}],

@@ -1,0 +1,55 @@
+"""What the bodies of HTTP routes print is shown under their names, and each request ends in one line."""
+
+import asyncio
+import io
+import json
+
+import pytest
+
+from flashmesh.dev.server.route_book import HttpRoute
+from flashmesh.dev.server.route_log import RouteLog
+from flashmesh.dev.session.logs import LogPrinter
+
+
+def route(name: str) -> HttpRoute:
+    return HttpRoute(method="GET", path=f"/{name}", function=f"api.{name}", resource="api", file="api.py")
+
+
+def logs() -> tuple[RouteLog, io.StringIO, io.StringIO]:
+    out, err = io.StringIO(), io.StringIO()
+    return RouteLog(LogPrinter(out=out, err=err, pretty=False), stdout=out, stderr=err), out, err
+
+
+def test_lines_of_two_bodies_that_take_turns_stay_whole_and_carry_their_names() -> None:
+    log, out, _ = logs()
+
+    async def body(name: str, turn: asyncio.Event, other: asyncio.Event) -> None:
+        with log.request(route(name)):
+            log.stdout.write(f"{name} begins, ")
+            turn.set()
+            await other.wait()
+            log.stdout.write("and ends")
+
+    async def both() -> None:
+        first, second = asyncio.Event(), asyncio.Event()
+        await asyncio.gather(body("a", first, second), body("b", second, first))
+
+    asyncio.run(both())
+    assert sorted(out.getvalue().splitlines()) == ["[a] a begins, and ends", "[b] b begins, and ends"]
+
+
+def test_what_the_server_itself_writes_passes_as_it_is() -> None:
+    log, out, _ = logs()
+    log.stdout.write("no newline")
+    assert out.getvalue() == "no newline"
+
+
+def test_each_request_ends_in_one_line_with_its_outcome() -> None:
+    log, _, err = logs()
+    with log.request(route("fine")):
+        pass
+    with pytest.raises(ZeroDivisionError), log.request(route("bad")):
+        raise ZeroDivisionError
+    lines = [json.loads(line) for line in err.getvalue().splitlines()]
+    assert [(line["function"], line["outcome"]) for line in lines] == [("api.fine", "success"), ("api.bad", "error")]
+    assert all(line["run_ms"] >= 0 for line in lines)
