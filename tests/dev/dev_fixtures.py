@@ -29,7 +29,7 @@ def resource(name: str, *functions: FunctionSpec, lb: bool = False, **config: ob
     )
 
 
-def seed_project(*problems: Problem) -> tuple[Project, list[Route]]:
+def sample_project(*problems: Problem) -> tuple[Project, list[Route]]:
     """Two queue-based files, a class and an HTTP file, with the routes they have."""
     process = function(
         "gpu_worker", "process", doc="Says it.", parameters=(ParameterSpec(name="data", annotation="dict"),)

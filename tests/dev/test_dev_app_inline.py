@@ -146,7 +146,7 @@ app = server.app
 
 @contextmanager
 def uvicorn(root: Path, *, stdin: int = subprocess.DEVNULL, stdout: Any = None, **environment: str) -> Iterator[int]:
-    """The seed's own command: `uvicorn server:app --app-dir .flash/`."""
+    """Flash's own command: `uvicorn server:app --app-dir .flash/`."""
     (root / ".flash").mkdir()
     (root / ".flash" / "server.py").write_text(SERVER)
     port = free_port()

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from dev_fixtures import seed_project
+from dev_fixtures import sample_project
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,7 +56,7 @@ def ask(state: ProjectState, name: str) -> dict[str, object]:
 
 
 def test_http_functions_are_not_calls_of_workers_and_an_unknown_name_gets_the_nearest() -> None:
-    state = ProjectState(seed_project()[0])
+    state = ProjectState(sample_project()[0])
     assert ask(state, "process")["function"] == "gpu_worker.process"
     with pytest.raises(FunctionNotFound):
         ask(state, "first_pass")
@@ -65,7 +65,7 @@ def test_http_functions_are_not_calls_of_workers_and_an_unknown_name_gets_the_ne
 
 
 def test_an_ambiguous_name_lists_the_ids() -> None:
-    state = ProjectState(seed_project()[0])
+    state = ProjectState(sample_project()[0])
     state.callables = lambda: CALLABLES  # type: ignore[method-assign]
     with pytest.raises(AmbiguousFunction, match=r"stages\.one\.run, stages\.two\.run"):
         ask(state, "run")
@@ -74,12 +74,12 @@ def test_an_ambiguous_name_lists_the_ids() -> None:
 def test_a_name_that_may_be_in_a_broken_file_says_so() -> None:
     broken = Problem(file="broken.py", line=3, reason="invalid syntax", prefix="/broken")
     with pytest.raises(FunctionNotFound, match=r"broken\.py:3: invalid syntax"):
-        ask(ProjectState(seed_project(broken)[0]), "anything")
+        ask(ProjectState(sample_project(broken)[0]), "anything")
 
 
 def test_who_follows_the_project_hears_every_state_once_it_is_known() -> None:
     async def main() -> list[str]:
-        state = ProjectState(seed_project()[0])
+        state = ProjectState(sample_project()[0])
         heard: list[str] = []
 
         def send(body: dict, more: bool) -> None:
@@ -100,13 +100,13 @@ def test_who_follows_the_project_hears_every_state_once_it_is_known() -> None:
 
 def test_waiting_for_an_import_ends_when_it_is_known_or_its_resource_gone() -> None:
     async def main() -> None:
-        state = ProjectState(seed_project()[0])
+        state = ProjectState(sample_project()[0])
         waits = [asyncio.create_task(state.imported(name)) for name in ("gpu_worker", "counter")]
         await asyncio.sleep(0)
         state.learn("gpu_worker", {"state": "import_failed"})
         await waits[0]
         assert not waits[1].done()
-        state.replace(seed_project()[0].__class__(root=state.project.root, name="p", resources=()))
+        state.replace(sample_project()[0].__class__(root=state.project.root, name="p", resources=()))
         async with asyncio.timeout(5):
             await waits[1]
 

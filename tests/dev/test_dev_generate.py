@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from dev_fixtures import function, queue_routes, resource, seed_project
+from dev_fixtures import function, queue_routes, resource, sample_project
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +33,7 @@ def run(text: str) -> Recorder:
 
 
 def test_every_queue_callable_has_one_line_and_every_http_route_its_own() -> None:
-    calls = run(server_text(*seed_project())).calls
+    calls = run(server_text(*sample_project())).calls
     assert [(kind, *args) for kind, args, _ in calls] == [
         ("queue", "/counter", "counter.Counter.inc"),
         ("queue", "/gpu_worker", "gpu_worker.process"),
@@ -43,7 +43,7 @@ def test_every_queue_callable_has_one_line_and_every_http_route_its_own() -> Non
 
 
 def test_a_line_tells_where_the_function_stands_and_what_it_takes() -> None:
-    calls = {args[-1]: keywords for _, args, keywords in run(server_text(*seed_project())).calls}
+    calls = {args[-1]: keywords for _, args, keywords in run(server_text(*sample_project())).calls}
     assert calls["gpu_worker.process"] == {
         "resource": "gpu_worker",
         "file": "gpu_worker.py",
@@ -59,14 +59,14 @@ def test_a_line_tells_where_the_function_stands_and_what_it_takes() -> None:
 def test_a_broken_file_is_served_as_unavailable_and_a_warning_is_not() -> None:
     broken = Problem(file="sub/broken.py", line=3, reason="invalid syntax", prefix="/sub/broken")
     warned = Problem(file="odd.py", line=None, reason="looks odd", severity="warning")
-    calls = run(server_text(*seed_project(broken, warned))).calls
+    calls = run(server_text(*sample_project(broken, warned))).calls
     assert [call for call in calls if call[0] == "unavailable"] == [
         ("unavailable", ("/sub/broken",), {"file": "sub/broken.py", "line": 3, "reason": "invalid syntax"})
     ]
 
 
 def test_the_same_project_gives_the_same_text() -> None:
-    assert server_text(*seed_project()) == server_text(*seed_project())
+    assert server_text(*sample_project()) == server_text(*sample_project())
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.text(st.characters(exclude_categories=["Cs"])))

@@ -1,11 +1,11 @@
 """The start-up table and notices: aligned, complete, and ending in what to do."""
 
-from dev_fixtures import function, queue_routes, seed_project
+from dev_fixtures import function, queue_routes, sample_project
 
 from flashmesh.dev.session.table import missing_lines, problem_lines, start_table, width
 from flashmesh.project.model import Problem
 
-SEED = """\
+EXPECTED = """\
 Flash Dev Server  http://localhost:8888
 
   Local path                            Resource               Type
@@ -18,15 +18,15 @@ Flash Dev Server  http://localhost:8888
 
 
 def test_the_table_looks_as_the_product_page_shows_it() -> None:
-    _, routes = seed_project()
+    _, routes = sample_project()
     wanted = [route for route in routes if route.resource != "counter" and route.path != "/longruns/stage1/run_sync"]
     table = start_table("http://localhost:8888", wanted)
-    assert table.startswith(SEED)
+    assert table.startswith(EXPECTED)
     assert table.endswith("  Visit http://localhost:8888/docs for Swagger UI\n")
 
 
 def test_columns_stay_aligned_with_wide_characters_and_long_methods() -> None:
-    _, routes = seed_project()
+    _, routes = sample_project()
     wide = queue_routes("/模型/推理", function("模型.推理", "f"), "模型_推理")
     lines = [
         line

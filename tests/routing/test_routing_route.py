@@ -123,6 +123,6 @@ def test_forgetting_reads_the_file_even_if_its_time_stands_still(tmp_path: Path)
 
 
 def test_an_unknown_function_has_no_endpoint(tmp_path: Path) -> None:
-    """The seed's lookup raises with the reason."""
+    """The lookup by name raises with the reason."""
     with pytest.raises(KeyError, match="no manifest"):
         ServiceRegistry(tmp_path / "absent.json", own=OWN).get_endpoint_for_function("f")

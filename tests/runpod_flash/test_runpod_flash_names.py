@@ -129,7 +129,7 @@ def test_a_folder_mixed_with_the_other_distribution_s_says_how_to_repair_it(tmp_
 
 
 def test_a_flash_project_s_file_declares_the_same_here(tmp_path: Path) -> None:
-    """The seed's smallest worker and Flash's own data-centre example, as written."""
+    """The smallest worker and Flash's own data-centre example, as written."""
     (tmp_path / "gpu_worker.py").write_text(
         """
 from runpod_flash import DataCenter, Endpoint, GpuGroup, LiveServerless, remote
