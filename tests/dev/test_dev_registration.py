@@ -65,6 +65,7 @@ def test_signed_source_is_written_into_the_sessions_directory(tmp_path: Path) ->
         Signer(b"x" * 32, "dev").seal(b"def f(): pass", source_purpose("f")),
         SIGNER.seal(b"def f(): pass", source_purpose("another")),
     ],
+    ids=["unsigned", "another session's", "another function's"],
 )
 def test_source_without_this_sessions_signature_is_refused_and_nothing_written(tmp_path: Path, sealed: bytes) -> None:
     sources = tmp_path / "sources"
