@@ -1,6 +1,7 @@
 """A real `flash run` for tests: started as a subprocess, asked over HTTP, and gone afterwards with all it started."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -69,7 +70,7 @@ class Served:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.loads(error.read() or b"null")
-        except (OSError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             return 0, str(error)
 
     def save(self, file: str, text: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from session_fixtures import FLASH, Served, serving, until, write_project
@@ -67,11 +68,9 @@ def victim(served: Served, role: str) -> int:
     keeper = only(child_of(session, "flashmesh.worker.keeper.keeper"))
     if role == "keeper":
         return keeper
-    template = only(child_of(keeper, "flashmesh.worker.template.supervisor"))
     if role == "template":
-        return template
-    zygote = only(child_of(template, "flashmesh.worker.template.supervisor"))
-    return only(child_of(zygote, "flashmesh.worker.template.supervisor"))
+        return only(child_of(keeper, "flashmesh.worker.template.supervisor"))
+    return only([worker["pid"] for worker in ask(served, "status")["endpoints"]["work"]["processes"]])
 
 
 @pytest.mark.parametrize("state", ["idle", "in call", "with a subprocess"])
@@ -80,7 +79,7 @@ def victim(served: Served, role: str) -> int:
 def test_nothing_is_left_or_the_endpoint_answers(tmp_path: Path, role: str, number: signal.Signals, state: str) -> None:
     with serving(write_project(tmp_path / "p", work=WORK)) as served:
         assert served.post("/work/run_sync")[0] == 200
-        with calling(served, state, seconds=1000 if number == signal.SIGKILL else 3):
+        with calling(served, state, seconds=1000 if number == signal.SIGKILL else 1.5):
             os.kill(victim(served, role), number)
             if role == "session":
                 limit = 1.0 if number == signal.SIGKILL else DRAIN_LIMIT_S + 1.0
@@ -119,10 +118,15 @@ def calling(served: Served, state: str, *, seconds: float) -> Iterator[None]:
 
 def executions(served: Served) -> list[str]:
     """The ids of the calls that run."""
+    return [str(record["id"]) for record in ask(served, "executions", status="RUNNING")["executions"]]
+
+
+def ask(served: Served, question: str, **arguments: str) -> Any:
+    """The session's answer over its link, as another terminal's commands ask."""
     found = find_session(served.root)
     assert found is not None
     with BlockingClient.connect(found[1].link) as client:
-        return [str(record["id"]) for record in client.query("executions", status="RUNNING")["executions"]]
+        return client.query(question, **arguments)
 
 
 def within(seconds: float, condition: Callable[[], bool], served: Served) -> None:

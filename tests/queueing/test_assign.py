@@ -17,8 +17,11 @@ class Port:
     def close(self) -> None: ...
 
 
-def worker(name: str, free: int = 1, *, build: str = "b1", used: float = 0.0) -> Worker:
-    return Worker(WorkerId(name), build=BuildId(build), pid=1, port=Port(), free=free, now=used)
+def worker(name: str, free: int = 1, *, build: str = "b1", used: float | None = None) -> Worker:
+    made = Worker(WorkerId(name), build=BuildId(build), pid=1, port=Port(), free=free, now=100.0)
+    if used is not None:
+        made.last_used = used
+    return made
 
 
 def slots(*workers: Worker, build: str = "b1") -> Slots:
@@ -56,6 +59,11 @@ def test_of_equally_free_workers_the_one_used_last_gets_the_call() -> None:
     """The others may go idle and leave."""
     held = slots(worker("old", used=1.0), worker("recent", used=2.0))
     assert pairs({A: queue("c1")}, {A: held}) == ["c1>recent"]
+
+
+def test_a_worker_that_became_ready_since_does_not_come_before_the_one_used_last() -> None:
+    """Else the second of two calls to a class would find another instance than the first."""
+    assert pairs({A: queue("c1")}, {A: slots(worker("used", used=1.0), worker("new"))}) == ["c1>used"]
 
 
 def test_endpoints_take_turns() -> None:

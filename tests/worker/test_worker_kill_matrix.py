@@ -33,7 +33,7 @@ async def kill_one(target: str, number: int, situation: str) -> None:
     async with MiniSession() as session:
         template = await session.start(session.spec(drain_limit_s=DRAIN_S))
         (zygote,) = children(template)
-        (worker,) = children(zygote)
+        (worker,) = session.pids.values()
         users: list[int] = []
         if situation != "idle":
             session.send("child" if "subprocess" in situation else "sleep", "600")
@@ -102,7 +102,7 @@ asyncio.run(main())
     assert process.stdout is not None
     mark, folder = process.stdout.readline().split()
     process.stdout.close()
-    assert len(marked(mark)) == 5, "keeper, template, zygote, worker and the user's subprocess"
+    assert len(marked(mark)) >= 5, "keeper, template, zygote, worker (soon the next one too) and the user's subprocess"
     process.kill()
     process.wait()
     end = time.monotonic() + LIMIT_S + SLACK_S

@@ -5,6 +5,8 @@ on their way to it. So what may be sent is the last report, minus the calls sent
 moves one from "on its way" to "in use" and leaves the difference as it was.
 """
 
+from math import inf
+
 from flashmesh.kit.ids import BuildId, ExecutionId, WorkerId
 from flashmesh.queueing.calls import Call
 from flashmesh.queueing.ports import WorkerPort
@@ -40,7 +42,8 @@ class Worker:
         """Executions it had begun and overran; another attempt of them does not go to the same process."""
         self.draining = False
         self.ready_at = now
-        self.last_used = now
+        self.last_used = -inf
+        """One that was never used comes after all that were: a class's instance stays where the last call found it."""
 
     @property
     def free(self) -> int:
