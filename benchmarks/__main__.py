@@ -23,7 +23,7 @@ def rows(folder: Path) -> Iterator[Row]:
         yield from running.edit_to_served(session)
         yield from running.cold_start(session)
         yield from running.extra_workers(session)
-        yield running.job_per_call(session)
+        yield from running.job_per_call(session)
         yield from running.calls_through_the_server(session)
         yield running.peer_calls(session)
 

@@ -108,12 +108,13 @@ def many_at_once(port: int, request: bytes, seconds: float, connections: int) ->
         return runner.run(run())
 
 
-def some(port: int, request: bytes, count: int) -> Latencies:
-    """Latencies in seconds of `count` requests, one after the other on one connection."""
+def some(port: int, request: bytes, count: int, *, pause_s: float = 0.0) -> Latencies:
+    """Latencies in seconds of `count` requests, one after the other on one connection, `pause_s` apart."""
     latencies: Latencies = []
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(count):
+            time.sleep(pause_s)
             begin = time.perf_counter()
             connection.sendall(request)
             _read_answer(connection)
