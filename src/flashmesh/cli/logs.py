@@ -21,7 +21,7 @@ def logs(function: str | None, follow: bool, lines: int, verbose: bool) -> None:
     """Print what FUNCTION (default: all) wrote to stdout and stderr under the `flash run` of this directory."""
     set_up_logging(verbose)
     from flashmesh.cli.session import connect
-    from flashmesh.dev.session.logs import LogPrinter
+    from flashmesh.deploy.local.printer import LogPrinter
     from flashmesh.functions.errors import LinkLost
 
     client, _ = connect()

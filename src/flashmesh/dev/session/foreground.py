@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flashmesh import __version__
+from flashmesh.deploy.local.place import SessionPlace, sweep
+from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.session import files, table
 from flashmesh.dev.session.front import ForkingServer, Server
-from flashmesh.dev.session.logs import LogPrinter
-from flashmesh.dev.session.place import SessionPlace, sweep
 from flashmesh.dev.session.plain_server import PlainServer
 from flashmesh.dev.session.ports import Listener
 from flashmesh.dev.session.prestart import prestart

@@ -8,9 +8,9 @@ import os
 import secrets
 from typing import Any
 
+from flashmesh.deploy.local.place import SessionPlace
 from flashmesh.dev.server.descriptors import raise_limit
 from flashmesh.dev.session.files import live_session
-from flashmesh.dev.session.place import SessionPlace
 from flashmesh.dev.session.ports import Listener, listen
 from flashmesh.dev.session.run_options import RunOptions
 from flashmesh.dev.session.server_process import ServerProcess

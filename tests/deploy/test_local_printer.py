@@ -3,7 +3,7 @@
 import io
 import json
 
-from flashmesh.dev.session.logs import LogPrinter, short_name
+from flashmesh.deploy.local.printer import LogPrinter, short_name
 
 
 def printer(*, pretty: bool, quiet: bool = False) -> tuple[LogPrinter, io.StringIO, io.StringIO]:

@@ -1,27 +1,22 @@
-"""Builds the graph of one session: the local target and what it uses."""
+"""Builds what runs functions on this machine: queues, the local target, environments and volumes."""
 
 import asyncio
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from flashmesh.deploy.local import gpus
 from flashmesh.deploy.local.environments import Environments
+from flashmesh.deploy.local.place import SessionPlace
 from flashmesh.deploy.local.target import LocalTarget
 from flashmesh.deploy.local.volumes import Volumes
-from flashmesh.dev.session.place import SessionPlace
-from flashmesh.executions.memory import MemoryStore
+from flashmesh.executions.store import Store
+from flashmesh.kit.home import flash_home
 from flashmesh.kit.ids import EndpointName, ExecutionId
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import EventLog, LoopClock, WorkerPort
 from flashmesh.wire.frames import Hello
 from flashmesh.worker.keeper.client import Keeper, KeeperEvent
-
-
-def flash_home() -> Path:
-    """`$FLASH_HOME`, default `~/.flashmesh`: caches and volumes."""
-    return Path(os.environ.get("FLASH_HOME") or Path.home() / ".flashmesh")
 
 
 class NoWorkers:
@@ -40,7 +35,7 @@ class NoWorkers:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LocalParts:
-    """What a session runs functions with."""
+    """What a program runs functions with."""
 
     dispatcher: Dispatcher
     target: LocalTarget
@@ -50,22 +45,24 @@ class LocalParts:
 
 def local_parts(
     *,
+    store: Store,
     place: SessionPlace,
-    project_root: Path,
+    project_root: Path | None,
     install: bool,
     notice: Callable[[str, str], None],
     log: EventLog,
+    home: Path | None = None,
 ) -> LocalParts:
-    """Queues, target, environments and volumes of one session. Starts no process.
+    """Queues, target, environments and volumes of one program. Starts no process.
 
     Args:
+        project_root: whose own requirements count; None where no project is served.
         install: whether missing packages may be installed.
         notice: told an endpoint's name and a line for people to read.
+        home: default `$FLASH_HOME`.
     """
-    home = flash_home()
-    dispatcher = Dispatcher(
-        store=MemoryStore(), clock=LoopClock(asyncio.get_running_loop()), source=NoWorkers(), log=log
-    )
+    home = home or flash_home()
+    dispatcher = Dispatcher(store=store, clock=LoopClock(asyncio.get_running_loop()), source=NoWorkers(), log=log)
     environments = Environments(home, on_progress=notice, allow_install=install, project_root=project_root)
     volumes = Volumes(home, on_note=lambda line: notice("", line))
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flashmesh.dev.session.files import write_atomically
+from flashmesh.kit.files import write_atomically
 from flashmesh.project.closure import Closures
 from flashmesh.project.manifest import EndpointAddress, build_manifest
 from flashmesh.project.model import Project, ResourceSpec

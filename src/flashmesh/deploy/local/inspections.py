@@ -10,6 +10,7 @@ from flashmesh.project.inspect import Inspection, inspect_file
 from flashmesh.project.merge import merge_all
 from flashmesh.project.model import Problem, Project
 from flashmesh.project.naming import prefix_of
+from flashmesh.project.resources import setting_problems
 
 IMPORT_LIMIT_S: Final = 60.0
 _AT_ONCE: Final = 2
@@ -33,6 +34,11 @@ class Inspections:
         project = merge_all(project, found) if found else project
         waiting = [_unknown(file) for file in project.needs_import]
         return dataclasses.replace(project, problems=(*project.problems, *waiting)) if waiting else project
+
+    def complete(self, project: Project) -> Project:
+        """The same, and with it what is wrong with its resources' settings."""
+        project = self.merged(project)
+        return dataclasses.replace(project, problems=(*project.problems, *setting_problems(project)))
 
     def missing(self, project: Project) -> list[str]:
         """Files that have to be imported to know what they declare."""

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flashmesh.dev.session.place import SessionPlace, sweep
+from flashmesh.deploy.local.place import SessionPlace, sweep
 
 
 def test_directory_and_key_are_for_this_user_alone(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_closing_it_ends_whoever_watches_the_pipe(tmp_path: Path) -> None:
 
 def test_the_directory_of_a_killed_session_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:
     program = (
-        "import os, sys, pathlib; from flashmesh.dev.session.place import SessionPlace;"
+        "import os, sys, pathlib; from flashmesh.deploy.local.place import SessionPlace;"
         "print(SessionPlace.create(pathlib.Path(sys.argv[1])).directory, flush=True); os.kill(os.getpid(), 9)"
     )
     dead = Path(subprocess.run([sys.executable, "-c", program, str(tmp_path)], stdout=-1, text=True).stdout.strip())
