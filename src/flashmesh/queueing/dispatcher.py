@@ -87,8 +87,8 @@ class Dispatcher:
         lane.ensured = False
         self._pump(lane)
 
-    def withdraw(self, endpoint: EndpointName) -> None:
-        """Stop serving an endpoint: what waits fails, what runs finishes."""
+    def withdraw(self, endpoint: EndpointName, error: FlashmeshError | None = None) -> None:
+        """Stop serving an endpoint: what waits fails with `error`, what runs finishes."""
         lane = self._lanes.get(endpoint)
         if lane is None:
             return
@@ -96,7 +96,9 @@ class Dispatcher:
         for function in lane.plan.functions:
             if self._functions.get(function) is lane:
                 del self._functions[function]
-        gone = EndpointUnavailable(f"{endpoint} is no longer part of the project. `flash status` lists what is served")
+        gone = error or EndpointUnavailable(
+            f"{endpoint} is no longer part of the project. `flash status` lists what is served"
+        )
         for call in lane.queue.drain():
             self._settlement.raise_into(call, gone, ran=False)
         self._forget_if_empty(lane)

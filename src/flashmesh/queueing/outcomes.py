@@ -21,6 +21,10 @@ BACKSTOP_S: Final = 5.0
 """The template enforces run-time limits; a call that outlives its limit by this much is ended here."""
 LAST_WORDS_S: Final = 0.25
 """How long a call of a lost worker waits for the template to say how that worker ended."""
+TEMPORARY: Final = frozenset({"WORKER_LOST", "ENDPOINT_UNREACHABLE", "EXTERNAL_BUSY"})
+"""Codes by which the far end of an external function says that the same call may well succeed a little later."""
+LONGEST_ASKED_S: Final = 300.0
+"""An external function's Retry-After beyond this is cut to it."""
 
 
 class Outcomes:
@@ -152,7 +156,9 @@ class Outcomes:
             self._settlement.raise_into(call, Cancelled(), ran=True)
         elif frame.code == "TIMEOUT":
             self._timed_out(lane, call, frame)
-        elif frame.code == "USER_ERROR" and plan.retries and not call.cancel:
+        elif frame.code in TEMPORARY and plan.mode == "EXTERNAL":
+            self._temporary(lane, call, frame)
+        elif frame.code in ("USER_ERROR", "EXTERNAL_ERROR") and plan.retries and not call.cancel:
             info = unpack(frame.payload)
             name = f"{info.module}.{info.qualname}" if info.qualname else info.type
             if after_exception(plan, name, attempt=attempt, yielded=yielded):
@@ -178,11 +184,22 @@ class Outcomes:
             error = TimedOut(f"{call.execution.function} ran longer than its limit of {limit} and was stopped")
             self._settlement.raise_into(call, error, ran=True)
 
-    def _again(self, lane: Lane, call: Call) -> None:
-        """Another attempt, after a back-off."""
+    def _temporary(self, lane: Lane, call: Call, frame: Error) -> None:
+        execution = call.execution
+        keyed = execution.idempotency_key is not None
+        plan, yielded = lane.plan.of(execution.function), call.yielded > 0
+        if not call.cancel and after_lost_worker(
+            plan, call.kind, attempt=execution.attempt, keyed=keyed, yielded=yielded
+        ):
+            self._again(lane, call, min(LONGEST_ASKED_S, unpack(frame.payload).retry_after or 0.0))
+        else:
+            self._settlement.fail(call, frame)
+
+    def _again(self, lane: Lane, call: Call, not_before_s: float = 0.0) -> None:
+        """Another attempt, after a back-off and not before `not_before_s` seconds from now."""
         execution, now = call.execution, self._clock.now()
         call.stop_timer()
-        delay = backoff_s(execution.attempt)
+        delay = max(not_before_s, backoff_s(execution.attempt))
         self._store.requeue(execution, execution.attempt)
         call.worker = call.started_at = None
         call.enqueued_at = now + delay
