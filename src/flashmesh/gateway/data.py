@@ -60,7 +60,7 @@ class ServerFile:
 
 def server_directory(home: Path) -> Path:
     """Where the server of this machine keeps its data unless it is told otherwise."""
-    return home / "hosts" / machine_id() / "server"
+    return home / "hosts" / machine_id(home) / "server"
 
 
 class DataDirectory:

@@ -10,11 +10,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 _COLOURS = (36, 35, 34, 33, 32, 96, 95, 94)
 _RED, _GREEN, _YELLOW, _DIM = 31, 32, 33, 2
 _OUTCOME_COLOURS = {"SUCCESS": _GREEN, "CANCELLED": _YELLOW}
+
+
+class Output(Protocol):
+    """What lines are written to: a text file, or what looks like one."""
+
+    def isatty(self) -> bool: ...
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> None: ...
 
 
 class LogPrinter:
@@ -29,8 +39,8 @@ class LogPrinter:
     def __init__(
         self,
         *,
-        out: TextIO | None = None,
-        err: TextIO | None = None,
+        out: Output | None = None,
+        err: Output | None = None,
         pretty: bool | None = None,
         quiet: bool = False,
     ) -> None:
@@ -98,7 +108,7 @@ class LogPrinter:
     def _colour(self, label: str) -> int:
         return self._colour_of.setdefault(label, _COLOURS[len(self._colour_of) % len(_COLOURS)])
 
-    def _write(self, target: TextIO, text: str) -> None:
+    def _write(self, target: Output, text: str) -> None:
         with self._lock:
             try:
                 target.write(text)
