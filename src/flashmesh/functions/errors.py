@@ -135,14 +135,19 @@ class ItemsGone(FlashmeshError):
 
 
 class QueueFull(FlashmeshError):
-    """The queue of this function is full. Try again after `retry_after` seconds, or raise `queue_size`."""
+    """The queue of this function is full. Try again after `retry_after` seconds, or raise `queue_size`.
+
+    Attributes:
+        reason: what is full: `depth` (calls) or `bytes`.
+    """
 
     code = "QUEUE_FULL"
     status = 429
 
-    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
+    def __init__(self, message: str | None = None, *, retry_after: float = 1.0, reason: str = "depth") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class ImportFailed(FlashmeshError):

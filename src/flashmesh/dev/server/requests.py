@@ -6,20 +6,12 @@ from weakref import WeakKeyDictionary
 
 from flashmesh.dev.server.access import Receive, Scope
 from flashmesh.functions.errors import FlashmeshError, MalformedRequest, PayloadTooLarge, ValidationError
-from flashmesh.wire.frames import BINARY, JSON, MSGPACK
+from flashmesh.gateway.media import EVENT_STREAM, UnsupportedMedia, body_media, wanted_media
 
-EVENT_STREAM: Final = "text/event-stream"
-_MEDIA: Final = {
-    "": JSON,
-    "application/json": JSON,
-    "text/json": JSON,
-    "text/plain": JSON,
-    "application/x-www-form-urlencoded": JSON,  # what `curl -d` says without -H
-    "application/x-msgpack": MSGPACK,
-    "application/msgpack": MSGPACK,
-    "application/vnd.msgpack": MSGPACK,
-    "application/octet-stream": BINARY,
-}
+__all__ = [
+    "EVENT_STREAM", "TIMEOUT_MS", "WAIT_MS", "BodyTooSlow", "ClientGone", "UnsupportedMedia", "body_media",
+    "check_length", "header", "limited", "not_json", "read_body", "too_large", "wait_ms", "wanted_media",
+]  # fmt: skip
 WAIT_MS: Final = range(1000, 300_001)
 TIMEOUT_MS: Final = range(1, 300_001)
 
@@ -35,54 +27,12 @@ class BodyTooSlow(FlashmeshError):
     status = 408
 
 
-class UnsupportedMedia(FlashmeshError):
-    """The body has a form that cannot be read. Send JSON, MessagePack or application/octet-stream."""
-
-    code = "UNSUPPORTED_MEDIA"
-    status = 415
-
-
 def header(scope: Scope, name: bytes) -> str | None:
     """The first header of that (lower-case) name."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value.decode("latin-1"))
     return None
-
-
-def body_media(content_type: str | None, encoding: str | None = None) -> str:
-    """JSON, MSGPACK or BINARY. Raises UnsupportedMedia."""
-    if encoding and encoding.lower() != "identity":
-        raise UnsupportedMedia(f"Bodies with Content-Encoding {encoding} are not read. Send it uncompressed.")
-    kind = (content_type or "").split(";", 1)[0].strip().lower()
-    media = _MEDIA.get(kind)
-    if media is not None:
-        return media
-    if kind.endswith("+json"):
-        return JSON
-    raise UnsupportedMedia(f"A body of type {kind} is not read here. Send application/json, or {BINARY} for bytes.")
-
-
-def wanted_media(accept: str | None) -> str:
-    """The form of the result the client likes best: JSON, MSGPACK, BINARY or EVENT_STREAM. JSON unless it says more."""
-    if not accept or accept == "*/*":
-        return JSON
-    best, best_quality = JSON, 0.0
-    for part in accept.split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        media = EVENT_STREAM if kind == EVENT_STREAM else _MEDIA.get(kind) if "/" in kind else None
-        if media is None:
-            continue
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
-        if quality > best_quality:
-            best, best_quality = media, quality
-    return best
 
 
 def wait_ms(query: bytes, timeout_header: str | None, default: int) -> int:
