@@ -137,7 +137,7 @@ def main() -> int:
     import asyncio
 
     from flashmesh.deploy.local.place import SessionPlace
-    from flashmesh.dev.server.descriptors import raise_limit
+    from flashmesh.kit.descriptors import raise_limit
 
     raise_limit()
     place = SessionPlace.create()
