@@ -5,8 +5,10 @@ set for a known moment fires. Each event changes state and then asks `assign` wh
 call and no polling. The payload bytes a client sent are spliced into the worker's INVOKE, and the worker's into the
 client's RESULT. Time, connections and processes are ports, so that tests run it in virtual time.
 
-What belongs to whom: queues.py and slots.py hold state, assign.py, scaling.py, admission.py and retry.py decide,
-outcomes.py acts on what workers say, settlement.py ends calls; here they meet.
+An async call joins its queue when its record is durable, and its caller is told then; until that moment it only counts.
+
+What belongs to whom: queues.py and slots.py hold state, assign.py, scaling.py, admission.py, recall.py and retry.py
+decide, outcomes.py acts on what workers say, resuming.py on who comes back, settlement.py ends calls; here they meet.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from flashmesh.executions.record import Execution, Kind
-from flashmesh.executions.store import Store
+from flashmesh.executions.store import Store, StoreUnavailable
 from flashmesh.functions.errors import (
     Cancelled,
     EndpointUnavailable,
@@ -26,19 +28,23 @@ from flashmesh.functions.errors import (
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId, WorkerId
 from flashmesh.queueing.admission import admit
 from flashmesh.queueing.assign import assign
-from flashmesh.queueing.calls import Call
+from flashmesh.queueing.calls import Accepted, Call
 from flashmesh.queueing.lane import Lane
 from flashmesh.queueing.outcomes import Outcomes
 from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import Clock, EventLog, Reply, WorkerPort, WorkerSource
+from flashmesh.queueing.recall import next_look_s, recall
+from flashmesh.queueing.resuming import Resumption
 from flashmesh.queueing.retry import after_failed_start, backoff_s
 from flashmesh.queueing.scaling import wanted_workers
-from flashmesh.queueing.settlement import Settlement, answer_from_record
+from flashmesh.queueing.settlement import Settlement, answer_from_record, error_frame, peer_fields
 from flashmesh.queueing.slots import Worker
-from flashmesh.wire.frames import AnyFrame, Cancel, Credit, Hello, Invoke
+from flashmesh.wire.frames import AnyFrame, Cancel, Credit, Hello, Invoke, Summary
 
 CANCEL_GRACE_S: Final = 5.0
 """How long after a cancel the record waits for the worker's word; a backstop, as the template kills after 2 s."""
+EXTERNAL: Final = "EXTERNAL"
+"""Mode of an endpoint whose workers are an adapter of this process."""
 FAILED_STARTS: Final = 3
 """Workers in a row that end before they are ready; then the endpoint has failed."""
 
@@ -54,9 +60,30 @@ class Dispatcher:
         self._lanes: dict[EndpointName, Lane] = {}
         self._functions: dict[FunctionId, Lane] = {}
         self._calls: dict[ExecutionId, Call] = {}
-        self._settlement = Settlement(store=store, clock=clock, log=self._ended)
+        self.on_ended: list[Callable[[Execution], None]] = []
+        """Called after an execution has ended and its callers were answered."""
+        self.on_summary: list[Callable[[EndpointName, WorkerId, Summary], None]] = []
+        """Called with what a worker says of calls that it took from peers."""
+        self._settlement = Settlement(store=store, clock=clock, log=log, ended=self._ended)
         self._outcomes = Outcomes(
-            store=store, clock=clock, settlement=self._settlement, pump=self._pump, stop=self._stop_by_force
+            store=store,
+            clock=clock,
+            settlement=self._settlement,
+            pump=self._pump,
+            stop=self._stop_by_force,
+            summarize=self._summarize,
+        )
+        self._resumption = Resumption(
+            store=store,
+            clock=clock,
+            settlement=self._settlement,
+            outcomes=self._outcomes,
+            lanes=self._lanes,
+            calls=self._calls,
+            limit_ms=lambda lane, execution: effective_limit_ms(
+                execution.deadline_ms, lane.plan.limit_ms(execution.function)
+            ),
+            pump=self._pump,
         )
 
     # Endpoints
@@ -96,12 +123,13 @@ class Dispatcher:
         for function in lane.plan.functions:
             if self._functions.get(function) is lane:
                 del self._functions[function]
-        gone = error or EndpointUnavailable(
-            f"{endpoint} is no longer part of the project. `flash status` lists what is served"
-        )
+        gone = error or self._gone(endpoint)
         for call in lane.queue.drain():
             self._settlement.raise_into(call, gone, ran=False)
         self._forget_if_empty(lane)
+
+    def _gone(self, endpoint: EndpointName) -> EndpointUnavailable:
+        return EndpointUnavailable(f"{endpoint} is no longer part of the project. `flash status` lists what is served")
 
     def fail_endpoint(self, endpoint: EndpointName, error: FlashmeshError) -> None:
         """The endpoint cannot run calls: those that wait fail with `error`.
@@ -120,7 +148,8 @@ class Dispatcher:
         for call in lane.queue.drain():
             call.start_failures += 1
             again = isinstance(error, EndpointUnavailable) and not lane.withdrawn
-            if again and after_failed_start(lane.plan, call.kind, failures=call.start_failures):
+            if again and after_failed_start(lane.plan, call.kind, failures=call.start_failures, own=call.max_retries):
+                lane.retried += 1
                 lane.queue.push_later(call, now + backoff_s(call.start_failures))
             else:
                 self._settlement.raise_into(call, error, ran=False)
@@ -178,14 +207,22 @@ class Dispatcher:
 
     # Calls
 
-    def submit(self, frame: Invoke, reply: Reply | None, *, kind: Kind = "sync") -> Execution:
+    def submit(
+        self, frame: Invoke, reply: Reply | None, *, kind: Kind = "sync", accepted: Accepted | None = None
+    ) -> Execution:
         """Accept a call. `reply` gets its answers under the frame's execution id.
 
         The same idempotency key with the same body attaches `reply` to the first call, whose execution is returned.
 
+        Args:
+            accepted: told None once the call is accepted for good: an async one when its record is durable (before
+                this returns where the store has no disk), a sync one at once. Told StoreUnavailable when the record
+                could not be written: nothing was accepted then, and the execution is forgotten. Without it `reply`
+                gets that error.
+
         Raises:
-            FunctionNotFound, QueueFull, DuplicateExecution, IdempotencyConflict, or why the endpoint cannot run calls.
-            Nothing was accepted then.
+            FunctionNotFound, QueueFull, DuplicateExecution, IdempotencyConflict, StoreUnavailable, or why the endpoint
+            cannot run calls. Nothing was accepted then.
         """
         function = FunctionId(frame.function)
         lane = self._functions.get(function)
@@ -194,7 +231,7 @@ class Dispatcher:
         if lane.failure is not None:
             raise lane.failure
         now = self._clock.now()
-        if not lane.slots.has_room():
+        if not lane.slots.has_room() or (kind == "async" and lane.queue.waiting_async):
             admit(
                 lane.plan,
                 lane.queue,
@@ -214,27 +251,104 @@ class Dispatcher:
             frame.meta,
             frame.meta.get("idempotency_key"),
         )
+        if frame.deadline_ms:
+            execution.deadline_ms = frame.deadline_ms
+        if "retried_from" in frame.meta:
+            execution.retried_from = frame.meta["retried_from"]
         known = self.store.create(execution)
         if known is not execution:
-            self._attach(known, execution.id, reply)
+            self._attach(known, execution.id, reply, accepted)
             return known
         call = Call(execution, frame, reply, kind, now)
         call.limit_ms = effective_limit_ms(frame.deadline_ms, lane.plan.limit_ms(function))
         if (lane.fresh and function in lane.fresh) or (frame.build and frame.build == lane.plan.build):
             call.build = lane.plan.build
         self._calls[execution.id] = call
-        lane.queue.push(call)
-        self._pump(lane)
+        if kind == "async":
+            self._commit(lane, call, accepted)
+        else:
+            lane.queue.push(call)
+            self._pump(lane)
+            if accepted is not None:
+                accepted(None)
         return execution
 
-    def _attach(self, known: Execution, under: ExecutionId, reply: Reply | None) -> None:
+    def _commit(self, lane: Lane, call: Call, accepted: Accepted | None) -> None:
+        """Let it join its queue when its record is durable."""
+        call.uncommitted = True
+        if accepted is not None:
+            call.accepted[call.execution.id] = accepted
+        self.store.when_durable(lambda error: self._committed(lane, call, error))
+        if call.uncommitted:
+            lane.queue.reserve(call)
+            call.reserved = True
+
+    def _committed(self, lane: Lane, call: Call, error: StoreUnavailable | None) -> None:
+        call.uncommitted = False
+        if call.reserved:
+            lane.queue.release(call)
+        if error is not None:
+            self._undo(call, error)
+        elif not call.execution.ended:
+            wrong = self._gone(lane.plan.name) if lane.withdrawn else lane.failure
+            if wrong is not None:
+                self._settlement.raise_into(call, wrong, ran=False)
+            else:
+                call.enqueued_at = self._clock.now()
+                lane.queue.push(call)
+                self._pump(lane)
+        if call.accepted:
+            for accepted in call.accepted.values():
+                accepted(error)
+            call.accepted = {}
+
+    def _undo(self, call: Call, error: StoreUnavailable) -> None:
+        """The store has forgotten it: so does everything here."""
+        self._calls.pop(call.execution.id, None)
+        if call.execution.id not in call.accepted:
+            call.answer(error_frame(call.frame.execution, error))
+        for reply, execution in call.waiters or ():
+            if execution not in call.accepted:
+                reply.send(error_frame(execution, error))
+        if call.watchers:
+            call.tell_watchers()
+
+    def _attach(self, known: Execution, under: ExecutionId, reply: Reply | None, accepted: Accepted | None) -> None:
+        call = self._calls.get(known.id)
+        if accepted is not None:
+            if call is not None and call.uncommitted:
+                call.accepted[under] = accepted
+            else:
+                self.store.when_durable(accepted)
         if reply is None:
             return
-        call = self._calls.get(known.id)
         if call is None or known.ended:
             answer_from_record(reply, under, known)
         else:
             call.waiters = [*(call.waiters or ()), (reply, under)]
+
+    def is_accepted(self, execution: ExecutionId) -> bool:
+        """Whether a known execution is accepted for good. False while its record waits to become durable."""
+        call = self._calls.get(execution)
+        return call is None or not call.uncommitted
+
+    def restore(self, executions: Iterable[Execution]) -> None:
+        """At boot, after every endpoint was declared: go on with what the store has as unfinished, oldest first.
+
+        QUEUED ones queue again. RUNNING ones wait RESUME_S for a worker that says that it runs them, or holds their
+        outcome; then they run again as the next attempt. Those of endpoints that are not served any more: ERROR.
+        """
+        self._resumption.restore(executions)
+
+    def purge(self, endpoint: EndpointName) -> int:
+        """Cancel everything that waits for a worker of an endpoint. How many calls that were."""
+        lane = self._lanes.get(endpoint)
+        if lane is None:
+            return 0
+        purged = lane.queue.drain()
+        for call in purged:
+            self._settlement.raise_into(call, Cancelled("the queue was purged before the call ran"), ran=False)
+        return len(purged)
 
     def _not_found(self, function: FunctionId) -> FunctionNotFound:
         near = get_close_matches(function, self._functions, n=1)
@@ -249,8 +363,9 @@ class Dispatcher:
         call = self._calls.get(execution)
         if call is None:
             return self.store.get(execution)
-        if call.queued:
-            self._lanes[call.execution.endpoint].queue.remove(call)
+        if call.queued or call.uncommitted:
+            if call.queued:
+                self._lanes[call.execution.endpoint].queue.remove(call)
             self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
         elif not call.cancel:
             call.cancel = "cancel"
@@ -289,11 +404,18 @@ class Dispatcher:
 
     # Workers
 
-    def worker_ready(self, hello: Hello, free: int, port: WorkerPort) -> Worker | None:
-        """A worker has said HELLO and READY. None: its endpoint is not served, so the link should be closed."""
+    def worker_ready(self, hello: Hello, free: int, port: WorkerPort, *, remote: bool = False) -> Worker | None:
+        """A worker has said HELLO and READY. None: its endpoint is not served, so the link should be closed.
+
+        `remote`: it is on another machine, where a link may break under a worker that lives.
+        """
         lane = self._lanes.get(EndpointName(hello.endpoint))
         if lane is None or lane.withdrawn:
             return None
+        before = lane.slots.workers.get(WorkerId(hello.worker))
+        if before is not None:  # its new connection came before the end of the old one was seen
+            self._outcomes.lose(before)
+            before.port.close()
         worker = Worker(
             WorkerId(hello.worker),
             build=BuildId(hello.build),
@@ -301,6 +423,9 @@ class Dispatcher:
             port=port,
             free=free,
             now=self._clock.now(),
+            slots=hello.free + len(hello.running) if hello.free else len(hello.running),
+            remote=remote,
+            external=lane.plan.mode == EXTERNAL,
         )
         lane.slots.add(worker)
         lane.seen.add(worker.id)
@@ -309,6 +434,8 @@ class Dispatcher:
             lane.fresh = frozenset()
             lane.problem = None
         self._outcomes.adopt(worker, lane)
+        if hello.running or hello.held or lane.lost:
+            self._resumption.welcome(lane, worker, hello)
         self._pump(lane)
         return worker
 
@@ -368,12 +495,33 @@ class Dispatcher:
             call.worker = worker
             call.execution.build = worker.build
             worker.port.send(call.invoke(worker.build))
+            if lane.recall is None and len(worker.calls) > worker.slots:
+                self._watch_waiting(lane, now)
         if queue.size:
             self._scale(lane, now)
             self._arm(lane, now)
 
+    def _watch_waiting(self, lane: Lane, now: float) -> None:
+        """See to it that no call waits long at a worker."""
+        look_s = next_look_s(lane, now)
+        if look_s is not None:
+            lane.recall = self._clock.call_later(look_s, lambda: self._recall(lane))
+
+    def _recall(self, lane: Lane) -> None:
+        lane.recall = None
+        now = self._clock.now()
+        for call in reversed(recall(lane, now)):
+            if call.cancel:
+                self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
+            else:
+                lane.queue.push_front(call)
+        self._watch_waiting(lane, now)
+        self._pump(lane)
+
     def _scale(self, lane: Lane, now: float) -> None:
         """Ask for the workers that the load calls for."""
+        if lane.plan.mode == EXTERNAL:
+            return  # its slots are its adapter's
         if lane.ensured and max(lane.asked, len(lane.slots.serving())) >= lane.plan.workers_max:
             return
         demand = lane.demand(now)
@@ -402,9 +550,26 @@ class Dispatcher:
         lane.due = None
         self._pump(lane)
 
-    def _ended(self, event: str, fields: Mapping[str, Any]) -> None:
-        self._calls.pop(fields["execution"], None)
-        self._log(event, fields)
+    def _ended(self, call: Call) -> None:
+        execution = call.execution
+        self._calls.pop(execution.id, None)
+        self._resumption.forget(call)
+        lane = self._lanes.get(execution.endpoint)
+        if lane is not None:
+            lane.count(execution.status)
+        for told in self.on_ended:
+            told(execution)
+
+    def _summarize(self, lane: Lane, worker: Worker, summary: Summary) -> None:
+        """Calls of peers: a closing line each, and they count for scaling."""
+        for peer_call in summary.calls:
+            lane.peer_calls += 1
+            lane.ran(peer_call.run_us)
+            self._log("invocation", peer_fields(lane.plan.name, worker.id, peer_call))
+        if summary.dropped:
+            self._log("summary_dropped", {"endpoint": lane.plan.name, "worker": worker.id, "calls": summary.dropped})
+        for told in self.on_summary:
+            told(lane.plan.name, worker.id, summary)
 
     def _forget_if_empty(self, lane: Lane) -> None:
         if lane.withdrawn and not lane.slots.workers and not lane.lost:
@@ -433,6 +598,25 @@ class Dispatcher:
         """Endpoints with their queues and workers, as plain values."""
         lanes = sorted(self._lanes.values(), key=lambda lane: lane.plan.name)
         return {"endpoints": [lane.status() for lane in lanes if not lane.withdrawn]}
+
+    @property
+    def in_flight(self) -> int:
+        """Executions that have not ended: waiting, running, or about to be accepted."""
+        return len(self._calls)
+
+    def running_of(self, endpoint: EndpointName) -> int:
+        """Calls of an endpoint that its workers run now; 0 when it is not served."""
+        lane = self._lanes.get(endpoint)
+        return 0 if lane is None else lane.health()["jobs"]["inProgress"]
+
+    def health(self, endpoint: EndpointName) -> dict[str, dict[str, int]]:
+        """Its jobs and workers by state, in RunPod's words. Raises FunctionNotFound.
+
+        `{"jobs": {completed, failed, inProgress, inQueue, retried}, "workers": {idle, initializing, ready, running,
+        throttled, unhealthy}}`; jobs that ended count from the start of this process.
+        """
+        self.plan(endpoint)
+        return self._lanes[endpoint].health()
 
     def plan(self, endpoint: EndpointName) -> EndpointPlan:
         """The endpoint's plan as declared last. Raises FunctionNotFound."""

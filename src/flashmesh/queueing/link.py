@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -268,16 +269,36 @@ class _ClientEnd:
         meta = frame.meta
         kind = "async" if meta.get("mode") == "async" else "sync"
         try:
-            execution = self._server.dispatcher.submit(frame, self, kind="async" if kind == "async" else "sync")
+            if kind == "async":
+                told = partial(self._stored, frame.execution)
+                execution = self._server.dispatcher.submit(frame, self, kind="async", accepted=told)
+            else:
+                execution = self._server.dispatcher.submit(frame, self)
         except FlashmeshError as error:
-            self._remember(frame.execution, error)
-            self._link.send(error_frame(frame.execution, error))
+            self._refuse(frame.execution, error)
+            return
+        if execution.id != frame.execution:
+            self._remember(frame.execution, execution)
+        elif kind == "sync" and meta.get("stream") and not execution.ended:
+            self._streams.add(frame.execution)
+        if kind == "sync" or self._server.dispatcher.is_accepted(execution.id):
+            self._settle(frame.execution)
+
+    def _stored(self, execution: str, error: FlashmeshError | None) -> None:
+        if error is not None:
+            self._verdicts.pop(execution, None)
+            self._refuse(execution, error)
         else:
-            if execution.id != frame.execution:
-                self._remember(frame.execution, execution)
-            elif kind == "sync" and meta.get("stream") and not execution.ended:
-                self._streams.add(frame.execution)
-        if self._expected and (waiting := self._expected.pop(frame.execution, None)) is not None:
+            self._settle(execution)
+
+    def _refuse(self, execution: str, error: FlashmeshError) -> None:
+        self._remember(execution, error)
+        self._link.send(error_frame(execution, error))
+        self._settle(execution)
+
+    def _settle(self, execution: str) -> None:
+        """Whoever asked whether this call was accepted can be answered."""
+        if self._expected and (waiting := self._expected.pop(execution, None)) is not None and not waiting.done():
             waiting.set_result(None)
 
     def _remember(self, execution: str, verdict: Execution | FlashmeshError) -> None:
@@ -334,13 +355,16 @@ class _ClientEnd:
         return {"id": verdict.id, "status": str(verdict.status)}
 
     def _verdict(self, asked: str) -> Execution | FlashmeshError | None:
-        known = self._verdicts.get(asked)
-        if known is not None:
-            return known
+        """None: not here yet, or not stored yet."""
+        found = self._verdicts.get(asked)
+        if isinstance(found, FlashmeshError):
+            return found
+        dispatcher = self._server.dispatcher
         try:
-            return self._server.dispatcher.execution(ExecutionId(asked))
+            found = found or dispatcher.execution(ExecutionId(asked))
         except ExecutionNotFound:
             return None
+        return found if dispatcher.is_accepted(found.id) else None
 
     def lost(self, link: Link) -> None:
         for task in list(self._questions.values()):

@@ -8,6 +8,7 @@ from flashmesh.executions.states import Status
 from flashmesh.executions.store import Store
 from flashmesh.functions.errors import Cancelled, PayloadTooLarge, TimedOut, WorkerLost
 from flashmesh.kit.ids import ExecutionId, WorkerId
+from flashmesh.queueing.acknowledging import Acknowledgements
 from flashmesh.queueing.calls import GRANT_BYTES, GRANT_ITEMS, Call
 from flashmesh.queueing.lane import Lane, Lost
 from flashmesh.queueing.ports import Clock
@@ -15,12 +16,16 @@ from flashmesh.queueing.retry import after_exception, after_lost_worker, after_t
 from flashmesh.queueing.settlement import Settlement
 from flashmesh.queueing.slots import Worker
 from flashmesh.wire.failures import unpack
-from flashmesh.wire.frames import AnyFrame, Chunk, Credit, Drain, Error, Result, Started
+from flashmesh.wire.frames import AnyFrame, Cancel, Chunk, Credit, Drain, Error, Result, Started, Summary
 
+BUSY: Final = "BUSY"
+"""A worker's answer to a call that it has no place for: certainly not run."""
 BACKSTOP_S: Final = 5.0
 """The template enforces run-time limits; a call that outlives its limit by this much is ended here."""
 LAST_WORDS_S: Final = 0.25
 """How long a call of a lost worker waits for the template to say how that worker ended."""
+RESUME_S: Final = 2.0
+"""How long it waits for a worker that may well live: on another machine, or started by a server before this one."""
 TEMPORARY: Final = frozenset({"WORKER_LOST", "ENDPOINT_UNREACHABLE", "EXTERNAL_BUSY"})
 """Codes by which the far end of an external function says that the same call may well succeed a little later."""
 LONGEST_ASKED_S: Final = 300.0
@@ -38,12 +43,15 @@ class Outcomes:
         settlement: Settlement,
         pump: Callable[[Lane], None],
         stop: Callable[[Call, str], None],
+        summarize: Callable[[Lane, Worker, Summary], None],
     ) -> None:
         self._store = store
         self._clock = clock
         self._settlement = settlement
         self._pump = pump
         self._stop = stop
+        self._summarize = summarize
+        self._acknowledgements = Acknowledgements(store=store, clock=clock)
         self._lanes: dict[Worker, Lane] = {}
 
     def adopt(self, worker: Worker, lane: Lane) -> None:
@@ -65,40 +73,56 @@ class Outcomes:
             self._error(lane, worker, frame)
         elif isinstance(frame, Credit):
             worker.reported = frame.free
+            if worker.external:  # it may get more slots, or fewer
+                worker.slots = frame.free + len(worker.calls) - worker.unstarted
             self._pump(lane)
         elif isinstance(frame, Drain):
             self.drain(lane, worker)
+        elif isinstance(frame, Summary):
+            self._summarize(lane, worker, frame)
 
     # One call's life
 
     def _started(self, lane: Lane, worker: Worker, frame: Started) -> None:
         call = worker.calls.get(ExecutionId(frame.execution))
-        if call is None or call.worker is not worker or call.started_at is not None:
+        if call is None or frame.attempt != call.attempt:
+            worker.reported -= 1  # taken back a moment too late: it takes a slot all the same
+            worker.port.send(Cancel(frame.execution))
+            return
+        if call.worker is not worker or call.started_at is not None:
             return
         worker.unstarted -= 1
         worker.reported -= 1
+        worker.slots = max(worker.slots, len(worker.calls) - worker.unstarted)
+        now = worker.moved_at = self._clock.now()
         if call.execution.ended:
-            call.started_at = self._clock.now()
+            call.started_at = now
             return
-        self._begin(lane, call, worker)
+        self.begin(lane, call, worker, now)
         call.answer(Started(call.frame.execution, call.execution.attempt, worker.id, call.execution.cold_us > 0))
 
-    def _begin(self, lane: Lane, call: Call, worker: Worker) -> None:
-        execution, now = call.execution, self._clock.now()
+    def begin(self, lane: Lane, call: Call, worker: Worker, now: float) -> None:
+        """The body of a queued call runs from here on."""
+        execution = call.execution
         call.started_at = now
         waited_us = int((now - call.submitted_at) * 1e6)
         cold_us = max(0, min(waited_us, int((worker.ready_at - call.enqueued_at) * 1e6)))
         execution.cold_us, execution.queue_us = cold_us, waited_us - cold_us
         self._store.start(execution, execution.attempt, at=self._clock.wall(), worker=worker.id, build=worker.build)
+        self.limit(lane, call, 0.0)
+
+    def limit(self, lane: Lane, call: Call, run_s: float) -> None:
+        """End a call that has run for `run_s` seconds already if it outlives its limit by far."""
         if call.limit_ms and not call.cancel:
-            call.timer = self._clock.call_later(call.limit_ms / 1000 + BACKSTOP_S, lambda: self._overdue(lane, call))
+            left_s = max(0.0, call.limit_ms / 1000 - run_s) + BACKSTOP_S
+            call.timer = self._clock.call_later(left_s, lambda: self._overdue(lane, call))
 
     def _overdue(self, lane: Lane, call: Call) -> None:
         call.cancel = "timeout"
         self._stop(call, "timeout")
         worker = call.worker
         if worker is not None:  # whatever it still says of this call comes too late
-            del worker.calls[call.id]
+            worker.calls.pop(call.id, None)
             worker.given_up.add(call.id)
             call.worker = None
         self._timed_out(lane, call, None)
@@ -106,15 +130,20 @@ class Outcomes:
     def _answered(self, lane: Lane, worker: Worker, frame: Result | Error) -> Call | None:
         """Book the slot of a call that a worker has answered. None: it is not its to answer, or has ended since."""
         worker.reported = frame.free
-        call = worker.calls.pop(ExecutionId(frame.execution), None)
-        if call is None:
-            worker.given_up.discard(ExecutionId(frame.execution))
+        worker.stuck = False
+        id = ExecutionId(frame.execution)
+        call = worker.calls.get(id)
+        if call is None or frame.attempt != call.attempt:
+            worker.given_up.discard(id)
+            self._acknowledgements.at_once(worker, id)
             return None
+        del worker.calls[id]
         if call.started_at is None:
             worker.unstarted -= 1
         if worker.draining and not worker.calls:
             worker.port.close()
         if call.execution.ended or call.worker is not worker:
+            self._acknowledgements.at_once(worker, id)
             return None
         call.worker = None
         return call
@@ -122,28 +151,34 @@ class Outcomes:
     def _result(self, lane: Lane, worker: Worker, frame: Result) -> None:
         call = self._answered(lane, worker, frame)
         if call is not None:
+            now = worker.moved_at = self._clock.now()
             if call.started_at is None:
-                self._begin(lane, call, worker)
+                self.begin(lane, call, worker, now)
             lane.ran(frame.run_us)
             self._settlement.succeed(call, frame)
+            if call.kept:
+                self._acknowledgements.when_durable(worker, call.id)
         self._pump(lane)
 
     def _error(self, lane: Lane, worker: Worker, frame: Error) -> None:
         call = self._answered(lane, worker, frame)
         if call is not None:
+            now = worker.moved_at = self._clock.now()
             if not frame.ran and call.started_at is None:
                 self._not_run(lane, call, frame)
             else:
                 if call.started_at is None:
-                    self._begin(lane, call, worker)
+                    self.begin(lane, call, worker, now)
                 lane.ran(frame.run_us)
                 self._failed(lane, call, frame)
+            if call.kept and frame.code != BUSY:
+                self._acknowledgements.when_durable(worker, call.id)
         self._pump(lane)
 
     def _not_run(self, lane: Lane, call: Call, frame: Error) -> None:
         if call.cancel:
             self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
-        elif frame.code == "BUSY":
+        elif frame.code == BUSY:
             lane.queue.push_front(call)
         else:
             self._settlement.fail(call, frame)
@@ -189,7 +224,7 @@ class Outcomes:
         keyed = execution.idempotency_key is not None
         plan, yielded = lane.plan.of(execution.function), call.yielded > 0
         if not call.cancel and after_lost_worker(
-            plan, call.kind, attempt=execution.attempt, keyed=keyed, yielded=yielded
+            plan, call.kind, attempt=execution.attempt, keyed=keyed, yielded=yielded, own=call.max_retries
         ):
             self._again(lane, call, min(LONGEST_ASKED_S, unpack(frame.payload).retry_after or 0.0))
         else:
@@ -201,6 +236,7 @@ class Outcomes:
         call.stop_timer()
         delay = max(not_before_s, backoff_s(execution.attempt))
         self._store.requeue(execution, execution.attempt)
+        lane.retried += 1
         call.worker = call.started_at = None
         call.enqueued_at = now + delay
         lane.queue.push_later(call, call.enqueued_at)
@@ -210,6 +246,8 @@ class Outcomes:
     def _chunk(self, worker: Worker, frame: Chunk) -> None:
         call = worker.calls.get(ExecutionId(frame.execution))
         if call is None or call.worker is not worker or call.execution.ended or not frame.item:
+            return
+        if frame.attempt != call.attempt:
             return
         call.yielded += 1
         if call.stream:
@@ -271,10 +309,11 @@ class Outcomes:
                     lane.queue.push_front(call)
         begun = [call for call in calls if call.started_at is not None]
         if begun and worker.id in lane.seen:
-            timer = self._clock.call_later(LAST_WORDS_S, lambda: self._bury(lane, worker.id, "its connection ended"))
+            patience = RESUME_S if worker.remote else LAST_WORDS_S
+            timer = self._clock.call_later(patience, lambda: self._bury(lane, worker.id, "its connection ended"))
             lane.lost[worker.id] = Lost(worker, begun, timer)
         elif begun:
-            self._attempted(lane, worker, begun, "its process ended")
+            self.attempted(lane, worker, begun, "its process ended")
         self._pump(lane)
 
     def gone(self, lane: Lane, worker: WorkerId, status: int, reason: str) -> None:
@@ -289,15 +328,15 @@ class Outcomes:
         lost = lane.lost.pop(worker, None)
         if lost is not None:
             lost.timer.cancel()
-            self._attempted(lane, lost.worker, lost.calls, how)
+            self.attempted(lane, lost.worker, lost.calls, how)
             self._pump(lane)
 
-    def _attempted(self, lane: Lane, worker: Worker, calls: list[Call], how: str) -> None:
+    def attempted(self, lane: Lane, worker: Worker, calls: list[Call], how: str) -> None:
         """Calls that had begun on a worker that is gone: this attempt is over."""
         now = self._clock.now()
         for call in calls:
             execution = call.execution
-            if execution.ended or execution.status is not Status.RUNNING:
+            if execution.ended or execution.status is not Status.RUNNING or call.worker is not worker:
                 continue
             call.worker = None
             if call.cancel == "list":
@@ -312,6 +351,7 @@ class Outcomes:
                 attempt=execution.attempt,
                 keyed=execution.idempotency_key is not None,
                 yielded=call.yielded > 0,
+                own=call.max_retries,
             ):
                 self._again(lane, call)
             else:

@@ -50,8 +50,9 @@ class _Piece(msgspec.Struct, array_like=True, frozen=True, tag=5):
 
 _PAYLOAD_KINDS: Final = (Invoke, Result, Error)
 _WHOLE = (
-    frames.Hello | frames.Ready | Invoke | frames.Started | Result | Error | frames.Credit | frames.Cancel | frames.Log
-    | frames.Drain | frames.Scale | frames.Update | frames.WorkerGone | frames.Query | frames.Answer
+    frames.Hello | frames.Ready | Invoke | frames.Started | Result | Error | frames.Ack | frames.Credit | frames.Discard
+    | frames.Cancel | frames.Log | frames.Summary | frames.Drain | frames.Scale | frames.Update | frames.WorkerGone
+    | frames.Query | frames.Answer
 )  # fmt: skip
 
 _length_at = struct.Struct(">I").unpack_from
