@@ -24,6 +24,7 @@ from flashmesh.functions.errors import (
     FlashmeshError,
     FunctionNotFound,
     ImportFailed,
+    QueueFull,
 )
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId, WorkerId
 from flashmesh.queueing.admission import admit
@@ -62,6 +63,8 @@ class Dispatcher:
         self._calls: dict[ExecutionId, Call] = {}
         self.on_ended: list[Callable[[Execution], None]] = []
         """Called after an execution has ended and its callers were answered."""
+        self.on_refused: list[Callable[[FunctionId], None]] = []
+        """Told of each call that found its queue full."""
         self.on_summary: list[Callable[[EndpointName, WorkerId, Summary], None]] = []
         """Called with what a worker says of calls that it took from peers."""
         self._settlement = Settlement(store=store, clock=clock, log=log, ended=self._ended)
@@ -232,13 +235,18 @@ class Dispatcher:
             raise lane.failure
         now = self._clock.now()
         if not lane.slots.has_room() or (kind == "async" and lane.queue.waiting_async):
-            admit(
-                lane.plan,
-                lane.queue,
-                sync=kind == "sync",
-                size_bytes=len(frame.payload),
-                mean_run_s=lane.mean_run_s,
-            )
+            try:
+                admit(
+                    lane.plan,
+                    lane.queue,
+                    sync=kind == "sync",
+                    size_bytes=len(frame.payload),
+                    mean_run_s=lane.mean_run_s,
+                )
+            except QueueFull:
+                for told in self.on_refused:
+                    told(function)
+                raise
         execution = Execution(
             ExecutionId(frame.execution),
             function,
@@ -598,6 +606,10 @@ class Dispatcher:
         """Endpoints with their queues and workers, as plain values."""
         lanes = sorted(self._lanes.values(), key=lambda lane: lane.plan.name)
         return {"endpoints": [lane.status() for lane in lanes if not lane.withdrawn]}
+
+    def unfinished(self) -> list[Execution]:
+        """Executions that wait or run now, in the order they came."""
+        return [call.execution for call in self._calls.values()]
 
     @property
     def in_flight(self) -> int:
