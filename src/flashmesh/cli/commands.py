@@ -18,6 +18,8 @@ _COMMANDS = {
     "call": "flashmesh.cli.call:call",
     "logs": "flashmesh.cli.logs:logs",
     "status": "flashmesh.cli.status:status",
+    "token": "flashmesh.cli.token:token",
+    "login": "flashmesh.cli.login:login",
     "ls": "flashmesh.cli.status:status",
 }
 _HIDDEN = frozenset({"dev", "ls"})

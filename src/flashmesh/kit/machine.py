@@ -35,10 +35,12 @@ def machine_id(
     return hashlib.sha256(b"flashmesh machine " + found.encode()).hexdigest()[:_NAME_LENGTH]
 
 
-def host_folder(home: Path, *, environ: Mapping[str, str] = os.environ) -> Path:
-    """`home/hosts/<machine id>`, made if need be; only this user may look into it."""
+def host_folder(home: Path, *, environ: Mapping[str, str] = os.environ, make: bool = True) -> Path:
+    """`home/hosts/<machine id>`, made if need be (`make`); only this user may look into it."""
     folder = home / "hosts" / machine_id(home, environ=environ)
-    for part in (home, folder.parent, folder):  # `parents=True` would make those above with the umask's mode
+    for part in (
+        (home, folder.parent, folder) if make else ()
+    ):  # `parents=True` would make those above with the umask's mode
         part.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 

@@ -7,7 +7,7 @@ before: those cost a few dictionary lookups. Everything else is decided by `deci
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from flashmesh.gateway.access import pages
@@ -15,10 +15,11 @@ from flashmesh.gateway.access.pages import Header, PageRules, Preflight, Refused
 from flashmesh.gateway.access.scopes import WITHOUT_TOKEN, permits, required_scope
 from flashmesh.gateway.access.tokens import Grant, Tokens
 from flashmesh.gateway.http import JSON_TYPE, Answer
-from flashmesh.wire.tokens import Scope, TokenRefused, is_token
+from flashmesh.wire.tokens import SCOPES, Scope, TokenRefused, is_token
 
 COOKIE: Final = "flash_server_token"
 """Not the dev server's: browsers send cookies of a host to all its ports."""
+_Table = dict[tuple[bytes | str, bytes | str], bool]
 _MOST_HOSTS: Final = 64
 _MOST_PATHS: Final = 4096
 _HINT: Final = (
@@ -66,10 +67,11 @@ def decide(
         return Entered("")
     grant = _shown(rules, tokens, headers)
     host = pages.host_of(headers)
-    refused = pages.refuse_host(rules, host) if not isinstance(grant, Grant) else None
+    proven = isinstance(grant, Grant)  # no page of another site can make a browser send a token in that header
+    refused = None if proven else pages.refuse_host(rules, host)
     if refused is not None:
         return TurnedAway(refused)
-    page = pages.judge_page(rules, method=method, host=host, headers=headers, websocket=websocket)
+    page = pages.judge_page(rules, method=method, host=host, headers=headers, websocket=websocket, origin_only=proven)
     if isinstance(page, Refused):
         return TurnedAway(page)
     if isinstance(page, Preflight):
@@ -99,7 +101,7 @@ def _shown(rules: PageRules, tokens: Tokens, headers: Mapping[bytes, bytes]) -> 
     if not is_token(token) and rules.loopback_only:
         return None
     try:
-        return tokens.verify(token)
+        return tokens.verify(token, shown=headers[b"authorization"])
     except TokenRefused as error:
         return Refused(401, str(error))
 
@@ -113,7 +115,7 @@ def _sign_in(tokens: Tokens, method: str, path: str, query: str, headers: Mappin
         return None
     for token in pages.tokens_in(query):
         try:
-            tokens.verify(token.encode())
+            tokens.verify(token.encode("utf-8", "replace"))
         except TokenRefused:
             continue
         return SignIn(pages.without_token(path, query), token=token)
@@ -179,9 +181,11 @@ class AccessGate:
         self.rules = rules
         self.tokens = tokens
         self._good_hosts: set[bytes] = set()
-        """Host headers that were let in before."""
-        self._allowed: dict[Scope | Literal[""], dict[tuple[bytes | str, bytes | str], bool]] = {}
-        """By scope (empty: no token), for the requests seen lately: whether they may be made."""
+        """Host headers that were let in without a token; empty for a server that listens beyond the loopback."""
+        self._allowed: dict[Scope, _Table] = {scope: {} for scope in SCOPES}
+        """By scope, for the requests seen lately: whether they may be made."""
+        self._open: _Table = {}
+        """The same for requests without a token."""
 
     def check(self, method: bytes, path: bytes, query: bytes, headers: Mapping[bytes, bytes]) -> Answer | str:
         """The refusal to send, or the name of the caller (empty: loopback without a token).
@@ -205,25 +209,30 @@ class AccessGate:
 
         A `path` of bytes is percent-encoded, one of text is decoded.
         """
-        if (
-            headers.get(b"host") not in self._good_hosts
-            or b"origin" in headers
-            or b"sec-fetch-site" in headers
-            or b"cookie" in headers
-            or b"token=" in query
-        ):
-            return None
         shown = headers.get(b"authorization")
-        if shown is None:
-            return "" if self.rules.loopback_only and self._may("", method, path) else None
-        if not shown.startswith(b"Bearer "):
+        if b"origin" in headers:
             return None
-        grant = self.tokens.known(shown[7:])
-        if grant is None or not self._may(grant.scope, method, path):
-            return None
-        if grant.limited and (query or b"x-flash-app" in headers or b"x-flash-environment" in headers):
-            return None
-        return grant.name
+        if shown is not None:
+            grant = self.tokens.known(shown)
+            if grant is None:
+                return None
+            if grant.limited and (query or b"x-flash-app" in headers or b"x-flash-environment" in headers):
+                return None
+            name, scope = grant.name, grant.scope
+            table = self._allowed[scope]
+        else:
+            if (
+                headers.get(b"host") not in self._good_hosts
+                or b"sec-fetch-site" in headers
+                or b"cookie" in headers
+                or b"token=" in query
+            ):
+                return None
+            name, scope, table = "", None, self._open
+        may = table.get((method, path))
+        if may is None:
+            may = _learn(table, scope, method, path)
+        return name if may else None
 
     def decide(
         self, *, method: str, path: str, query: str, headers: Mapping[bytes, bytes], websocket: bool = False
@@ -241,33 +250,26 @@ class AccessGate:
         return self.tokens.grant(principal) if principal else None
 
     def _remember(self, headers: Mapping[bytes, bytes]) -> None:
-        host = headers.get(b"host", b"")
-        known = pages.refuse_host(self.rules, pages.host_of(headers)) is None  # else its token made up for it
-        if known and len(self._good_hosts) < _MOST_HOSTS:
-            self._good_hosts.add(host)
-
-    def _may(self, scope: Scope | Literal[""], method: bytes | str, path: bytes | str) -> bool:
-        table = self._allowed.get(scope)
-        if table is None:
-            table = self._allowed[scope] = {}
-        found = table.get((method, path))
-        if found is None:
-            found = _look_up(
-                scope,
-                method if isinstance(method, str) else method.decode("latin-1"),
-                path if isinstance(path, str) else unquote(path.decode("latin-1")),
-            )
-            if len(table) >= _MOST_PATHS:
-                table.clear()
-            table[(method, path)] = found
-        return found
+        """Only the loopback without a token asks for the name; one that a token made up for is not good by itself."""
+        if len(self._good_hosts) >= _MOST_HOSTS or not self.rules.loopback_only:
+            return
+        if pages.refuse_host(self.rules, pages.host_of(headers)) is None:
+            self._good_hosts.add(headers.get(b"host", b""))
 
 
-def _look_up(scope: Scope | Literal[""], method: str, path: str) -> bool:
-    if scope:
-        return permits(scope, method, path)
-    needed = required_scope(method, path)
-    return needed is None or needed in WITHOUT_TOKEN
+def _learn(table: _Table, scope: Scope | None, method: bytes | str, path: bytes | str) -> bool:
+    """Whether such a request may be made; kept in `table`, which forgets all when it is full."""
+    verb = method if isinstance(method, str) else method.decode("latin-1")
+    place = path if isinstance(path, str) else unquote(path.decode("latin-1"))
+    if scope is None:
+        needed = required_scope(verb, place)
+        may = needed is None or needed in WITHOUT_TOKEN
+    else:
+        may = permits(scope, verb, place)
+    if len(table) >= _MOST_PATHS:
+        table.clear()
+    table[(method, path)] = may
+    return may
 
 
 def answer(

@@ -101,14 +101,24 @@ def refuse_host(rules: PageRules, host: str) -> Refused | None:
 
 
 def judge_page(
-    rules: PageRules, *, method: str, host: str, headers: Mapping[bytes, bytes], websocket: bool = False
+    rules: PageRules,
+    *,
+    method: str,
+    host: str,
+    headers: Mapping[bytes, bytes],
+    websocket: bool = False,
+    origin_only: bool = False,
 ) -> Allowed | Preflight | Refused:
-    """Whether the page that makes the request, if one does, may make it."""
+    """Whether the page that makes the request, if one does, may make it.
+
+    Args:
+        origin_only: the request bears what another site's page cannot know; only a declared Origin counts.
+    """
     origin = headers.get(b"origin", b"").decode("latin-1").rstrip("/").lower()
     foreign = bool(origin) and not _is_own(origin, host)
     if foreign and not ("*" in rules.origins or origin in rules.origins):
         return Refused(403, f"Pages of {origin} may not call this server. Allow it with `--allow-origin {origin}`.")
-    if not origin and _is_cross_site(headers, method, websocket):
+    if not origin and not origin_only and _is_cross_site(headers, method, websocket):
         return Refused(
             403, "Requests that another site's page makes are refused. Allow that site with `--allow-origin ORIGIN`."
         )

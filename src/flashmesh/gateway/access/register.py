@@ -115,7 +115,7 @@ class Register:
         """Differs whenever the file was written since."""
         try:
             found = os.stat(self.path)  # noqa: PTH116 - on the way of requests: no Path work
-        except FileNotFoundError:
+        except OSError:
             return (0, 0, 0)
         return (found.st_ino, found.st_mtime_ns, found.st_size)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from flashmesh.gateway.access.keys import TokenKeys, admin_token
+from flashmesh.gateway.access.keys import KeyUnusable, TokenKeys, admin_token
 from flashmesh.gateway.access.register import Register, RegisterDamaged
 from flashmesh.wire.tokens import Audience, Claims, Scope, TokenRefused, TokenVerifier
 
@@ -35,13 +35,10 @@ class Grant:
     """The only environment it counts for; empty: any."""
     endpoint: str = ""
     build: str = ""
+    limited: bool = False
+    """Whether it counts for one app or environment only."""
     expires: float = float("inf")
     """Seconds since the epoch from when it is refused."""
-
-    @property
-    def limited(self) -> bool:
-        """Whether it counts for some apps or environments only."""
-        return bool(self.app or self.environment)
 
     @classmethod
     def of(cls, claims: Claims) -> "Grant":
@@ -53,6 +50,7 @@ class Grant:
             environment=claims.env,
             endpoint=claims.endpoint,
             build=claims.build,
+            limited=bool(claims.app or claims.env),
             expires=float(claims.exp) if claims.exp else float("inf"),
         )
 
@@ -67,7 +65,6 @@ class Tokens:
         folder: this machine's, `$FLASH_HOME/hosts/<machine id>` (see `host_folder`). Key and admin token are made there
             if they are missing.
         clock: seconds since the epoch.
-        monotonic: seconds that only grow.
     Raises:
         KeyUnusable, RegisterDamaged: what is there cannot be trusted.
     """
@@ -77,13 +74,11 @@ class Tokens:
         folder: Path,
         *,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
         most_cached: int = _MOST_CACHED,
     ) -> None:
         self.keys = TokenKeys.open(folder, clock=clock)
         self._folder = folder
         self._clock = clock
-        self._monotonic = monotonic
         self._most_cached = most_cached
         self._register = Register(folder, clock=clock)
         self._verifiers: dict[Audience, TokenVerifier] = {}
@@ -91,7 +86,8 @@ class Tokens:
         self._by_name: dict[str, Grant] = {}
         self._own: dict[bytes, Grant] = {}
         """The admin token of this machine's commands: always known, so that it needs no cryptography."""
-        self._look_at = monotonic() + LOOK_S
+        self._looked = clock()
+        self._look_at = self._looked + LOOK_S
         self._mark = self._register.mark()
         self._revoked = self._register.revoked()
         self._read_own()
@@ -102,30 +98,39 @@ class Tokens:
         return admin_token(self._folder, self.keys)[0]
 
     def known(self, shown: bytes) -> Grant | None:
-        """What is remembered of a token, for the way of every request; None: it has to be verified."""
-        if self._monotonic() >= self._look_at:
+        """What is remembered of the token in an Authorization header's value; None: it has to be verified.
+
+        On the way of every request.
+        """
+        now = self._clock()
+        if not self._looked <= now < self._look_at:
             self._look()
         key = _sha256(shown).digest()
         grant = self._cache.get(key)
         if grant is None:
             return self._own.get(key)
-        if self._clock() >= grant.expires:
+        if now >= grant.expires:
             del self._cache[key]
             return None
         self._cache.move_to_end(key)
         return grant
 
-    def verify(self, token: bytes) -> Grant:
-        """What a token allows here. Raises TokenRefused."""
-        grant = self.known(token)
+    def verify(self, token: bytes, *, shown: bytes | None = None) -> Grant:
+        """What a token allows here. Raises TokenRefused.
+
+        Args:
+            shown: the Authorization header's value it came in, by which it is remembered. None: as if it had come in
+                one.
+        """
+        shown = b"Bearer " + token if shown is None else shown
+        grant = self.known(shown)
         if grant is None:
-            grant = Grant.of(self.claims(token, "server"))
-            self._cache[_sha256(token).digest()] = grant
+            own = self._own.get(_sha256(b"Bearer " + token).digest())
+            grant = own or Grant.of(self.claims(token, "server"))
+            self._cache[_sha256(shown).digest()] = grant
             self._by_name[grant.name] = grant
-            while len(self._cache) > self._most_cached:
-                _, oldest = self._cache.popitem(last=False)
-                if self._by_name.get(oldest.name) is oldest:
-                    del self._by_name[oldest.name]
+            if len(self._cache) > self._most_cached:
+                self._forget_oldest()
         return grant
 
     def claims(self, token: bytes, audience: Audience) -> Claims:
@@ -134,7 +139,7 @@ class Tokens:
         Raises:
             TokenRefused: not ours, changed, for somebody else, expired or revoked.
         """
-        if self._monotonic() >= self._look_at:
+        if not self._looked <= self._clock() < self._look_at:
             self._look()
         verifier = self._verifiers.get(audience)
         if verifier is None:
@@ -150,29 +155,32 @@ class Tokens:
         """What the token of that name allows, as last verified; None for an unknown one and for no token at all."""
         return self._by_name.get(name)
 
+    def _forget_oldest(self) -> None:
+        _, oldest = self._cache.popitem(last=False)
+        if self._by_name.get(oldest.name) is oldest:
+            del self._by_name[oldest.name]
+
     def _look(self) -> None:
-        """Whether tokens were revoked meanwhile."""
-        self._look_at = self._monotonic() + LOOK_S
+        """Whether tokens were revoked meanwhile. A clock that was set back makes us look too."""
+        self._looked = self._clock()
+        self._look_at = self._looked + LOOK_S
         mark = self._register.mark()
         if mark == self._mark:
             return
+        self._mark = mark
         try:
-            revoked = self._register.revoked()
-        except RegisterDamaged as error:
+            self._revoked |= self._register.revoked()  # a file that was put back or emptied revives nothing
+            self._cache.clear()
+            self._by_name.clear()
+            self._own.clear()
+            self._read_own()
+        except (RegisterDamaged, KeyUnusable, OSError) as error:
             log.error("%s What was revoked before stays revoked.", error)
-            return
-        finally:
-            self._mark = mark
-        self._revoked |= revoked  # a file that was put back or emptied revives nothing
-        self._cache.clear()
-        self._by_name.clear()
-        self._own.clear()
-        self._read_own()
 
     def _read_own(self) -> None:
         token, claims = admin_token(self._folder, self.keys)
         if claims.jti in self._revoked:
             return
         grant = Grant.of(claims)
-        self._own[_sha256(token.encode()).digest()] = grant
+        self._own = {_sha256(b"Bearer " + token.encode()).digest(): grant}
         self._by_name[grant.name] = grant
