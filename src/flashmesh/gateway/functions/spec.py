@@ -306,14 +306,8 @@ class ProjectPatch(Struct, rename="camel", forbid_unknown_fields=True):
     workers_max: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
 
 
-class Replicas(Struct, forbid_unknown_fields=True):
-    """The body of `PUT /v1/functions/{name}/replicas`."""
-
-    replicas: Annotated[int, Meta(ge=0, le=1000)]
-
-
-def parse_patch(body: bytes, kind: type[T]) -> T:
-    """A Patch, ProjectPatch or Replicas. Raises MalformedRequest, ValidationError naming the field."""
+def parse_body(body: bytes, kind: type[T]) -> T:
+    """A Patch, ProjectPatch or another struct. Raises MalformedRequest, ValidationError naming the field."""
     return _decode(body, kind)
 
 
@@ -329,10 +323,12 @@ _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
 
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
+        if not body.isascii():
+            body.decode()  # Raw fields are not looked into
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _naming_the_field(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest(f"The body is not JSON: {error}.") from error
 
 

@@ -84,6 +84,8 @@ class FarEnd:
         self.flights: dict[str, Flight] = {}
         """By execution."""
         self.loop = loop
+        self.succeeded = 0
+        self.last_used = loop.time()
         self._dispatcher = dispatcher
         self._build = build
         self._carrier = carrier
@@ -166,6 +168,7 @@ class FarEnd:
     def succeed(self, flight: Flight, content_type: str, payload: bytes) -> None:
         """The call's answer. No effect on one that was answered before."""
         if self._land(flight):
+            self.succeeded += 1
             frame = flight.invoke
             self.tell(
                 Result(frame.execution, frame.attempt, self.free, content_type, _since_us(flight), 0, 0, -1, 0, payload)
@@ -204,6 +207,7 @@ class FarEnd:
         if self.flights.get(flight.invoke.execution) is not flight:
             return False
         del self.flights[flight.invoke.execution]
+        self.last_used = self.loop.time()
         self._drop_timer(flight)
         if flight.answered:
             self.tell(Credit("", self.free))

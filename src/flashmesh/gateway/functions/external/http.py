@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 
-from flashmesh.functions.errors import FlashmeshError, ValidationError, WorkerLost
+from flashmesh.functions.errors import EndpointUnreachable, FlashmeshError, ValidationError, WorkerLost
 from flashmesh.gateway.functions.external.addresses import PlainHttp, Target
 from flashmesh.gateway.functions.external.answers import Later, Output, of_http
 from flashmesh.gateway.functions.external.client import MAX_ANSWER_BYTES, Client, Exchange
@@ -20,7 +20,8 @@ class HttpCarrier:
     """Carries calls to one address. Also how a command that listens on a port is spoken to.
 
     Args:
-        on_broken: told instead of the far end when a connection ended without an answer; it then fails the flight.
+        on_broken: told instead of the far end when there was no connection, or it ended without an answer; it then
+            fails the flight.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class HttpCarrier:
         callback_url: str | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
-        on_broken: Callable[[FarEnd, Flight, FlashmeshError], None] | None = None,
+        on_broken: Callable[[FarEnd, Flight, FlashmeshError, bool], None] | None = None,
     ) -> None:
         self.client = Client(target, loop=loop, plain_http=plain_http, tls=tls, max_answer_bytes=max_answer_bytes)
         self._loop = loop
@@ -59,8 +60,8 @@ class HttpCarrier:
 
         def broken(error: FlashmeshError, ran: bool) -> None:
             flight.handle = None
-            if self._on_broken is not None and isinstance(error, WorkerLost):
-                self._on_broken(far_end, flight, error)
+            if self._on_broken is not None and isinstance(error, WorkerLost | EndpointUnreachable):
+                self._on_broken(far_end, flight, error, ran)
             else:
                 far_end.fail(flight, error, ran=ran)
 
