@@ -122,8 +122,8 @@ def revoke(name: str, as_json: bool, verbose: bool) -> None:
     keys = TokenKeys.open(folder)
     _, own = admin_token(folder, keys)
     if name in (ADMIN_NAME, own.jti):
-        renew_admin_token(folder, keys)
         issued = register.revoke_claims(own)
+        renew_admin_token(folder, keys)
     else:
         issued = register.revoke(name)
     if as_json:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from flashmesh.gateway.access.keys import KeyUnusable, TokenKeys, admin_token
+from flashmesh.gateway.access.keys import KeyUnusable, TokenKeys, admin_token, renew_admin_token
 from flashmesh.gateway.access.register import Register, RegisterDamaged
 from flashmesh.wire.tokens import Audience, Claims, Scope, TokenRefused, TokenVerifier
 
@@ -90,6 +90,8 @@ class Tokens:
         self._look_at = self._looked + LOOK_S
         self._mark = self._register.mark()
         self._revoked = self._register.revoked()
+        if admin_token(folder, self.keys)[1].jti in self._revoked:  # whoever revoked it could not write the next
+            renew_admin_token(folder, self.keys)
         self._read_own()
 
     @property
