@@ -40,7 +40,7 @@ class NotRetried(ValidationError):
 class Waiting:
     """A client that waits for a call's end: the dispatcher's `Reply` for it. A face subclasses it."""
 
-    __slots__ = ("execution", "since", "_early", "_line", "_timer")
+    __slots__ = ("_early", "_line", "_timer", "execution", "since")
 
     execution: Execution
     since: float
@@ -87,7 +87,7 @@ class Waiting:
 class Accepting:
     """A client that waits until its call is durably accepted. A face subclasses it."""
 
-    __slots__ = ("execution", "_early", "_refusal")
+    __slots__ = ("_early", "_refusal", "execution")
 
     execution: Execution
 

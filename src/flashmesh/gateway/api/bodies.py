@@ -142,9 +142,9 @@ def read_job(body: bytes) -> Job:
     if envelope.webhook is unset and envelope.policy is unset and envelope.metadata is unset:
         return _NOTHING
     return Job(
-        webhook=None if envelope.webhook is unset else _webhook(envelope.webhook),  # type: ignore[arg-type]
-        policy=None if envelope.policy is unset else _policy(envelope.policy),  # type: ignore[arg-type]
-        metadata=None if envelope.metadata is unset else _metadata(envelope.metadata),  # type: ignore[arg-type]
+        webhook=None if envelope.webhook is unset else _webhook(envelope.webhook),
+        policy=None if envelope.policy is unset else _policy(envelope.policy),
+        metadata=None if envelope.metadata is unset else _metadata(envelope.metadata),
     )
 
 

@@ -75,7 +75,7 @@ class ExecutionHandlers:
         self._or_refuse(run, respond)
 
     def list(self, request: Request, respond: Respond) -> None:
-        """GET `/v1/executions?function=&status=&after=&limit=`: newest first; `next` is the following page's `after`."""
+        """GET `/v1/executions?function=&status=&after=&limit=`: newest first; `next` is the next page's `after`."""
         self._or_refuse(lambda: respond(self._list(request.query)), respond)
 
     def _or_refuse(self, action: Callable[[], None], respond: Respond) -> None:

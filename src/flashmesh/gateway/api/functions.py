@@ -48,6 +48,7 @@ class InvokeHandler:
     """`:invoke` of one function."""
 
     __slots__ = ("_callee", "_calls", "_default_ms")
+    face: Final = "functions"
 
     def __init__(self, calls: Calls, callee: Callee) -> None:
         self._calls = calls
@@ -62,6 +63,13 @@ class InvokeHandler:
             self._calls.wait_for(frame, _Invocation(self._calls, respond, wishes.echoed), wait_s)
         except FlashmeshError as error:
             respond(failure(error, face="functions"))
+
+    def streamed(self, request: Request) -> tuple[Invoke, list[Header]]:
+        """The call with its items as they come, and what its answer repeats. Raises as `frame_of`."""
+        wishes = Wishes(request)
+        frame = frame_of(self._callee, request, wishes, "sync")
+        frame.meta["stream"] = True
+        return frame, wishes.echoed
 
 
 class _Invocation(Waiting):

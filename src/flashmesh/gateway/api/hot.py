@@ -8,8 +8,8 @@ from flashmesh.gateway.api.executions import PREFIX as EXECUTIONS
 from flashmesh.gateway.api.executions import ExecutionHandlers
 from flashmesh.gateway.api.functions import EnqueueHandler, InvokeHandler
 from flashmesh.gateway.api.queue import QueueHandlers, QueueTarget, RunHandler, RunSyncHandler
-from flashmesh.gateway.api.queue_paths import PREFIX as QUEUE
 from flashmesh.gateway.api.queue_paths import CALL_VERBS, parse
+from flashmesh.gateway.api.queue_paths import PREFIX as QUEUE
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.directory import Directory
 from flashmesh.gateway.http import Handler

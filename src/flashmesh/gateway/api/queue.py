@@ -19,7 +19,7 @@ from flashmesh.gateway.api.failures import error_fields, failure, queue_word
 from flashmesh.gateway.api.queue_paths import QueuePath, parse
 from flashmesh.gateway.api.records import job_body, job_fields
 from flashmesh.gateway.api.timing import timing_headers
-from flashmesh.gateway.api.wishes import MAX_WAIT_MS, WAIT_MS, Wishes, milliseconds, query_value
+from flashmesh.gateway.api.wishes import MAX_WAIT_MS, NORMAL_PRIORITY, WAIT_MS, Wishes, milliseconds, query_value
 from flashmesh.gateway.api.words import QUEUE_WORDS, as_json, dump
 from flashmesh.gateway.calls import Accepting, Calls, Waiting
 from flashmesh.gateway.directory import Callee, Directory
@@ -35,7 +35,6 @@ STREAM_WAIT_MS: Final = 5_000
 """How long `/stream` waits for something new: RunPod's client asks again at once, and gives up after 10 s."""
 STREAM_BYTES: Final = 4 * 1024 * 1024
 """Items of one `/stream` answer stop after this many bytes."""
-HIGH_PRIORITY: Final = 1
 
 
 class QueueTarget:
@@ -137,7 +136,7 @@ def _put(meta: dict[str, Any], job: Job) -> int:
         if (value := getattr(policy, name)) is not None
     }
     if policy.lowPriority:
-        meta["priority"] = -HIGH_PRIORITY
+        meta["priority"] = NORMAL_PRIORITY
     return policy.executionTimeout or 0
 
 
@@ -186,6 +185,7 @@ class RunSyncHandler:
     """POST `/runsync` and `/run_sync`: the job's end, or after the wait where it stands."""
 
     __slots__ = ("_calls", "_target")
+    face: Final = "queue"
 
     def __init__(self, calls: Calls, target: QueueTarget) -> None:
         self._calls = calls
@@ -199,6 +199,13 @@ class RunSyncHandler:
             self._calls.wait_for(frame, _Job(self._calls, respond, wishes.echoed), wait_s)
         except FlashmeshError as error:
             respond(failure(error, face="queue"))
+
+    def streamed(self, request: Request) -> tuple[Invoke, list[Header]]:
+        """The call with its items as they come, and what its answer repeats. Raises as `frame_of`."""
+        wishes = Wishes(request)
+        frame = frame_of(self._target, "runsync", request, wishes)
+        frame.meta["stream"] = True
+        return frame, wishes.echoed
 
 
 def wait_of(request: Request, wishes: Wishes) -> float:
@@ -266,7 +273,7 @@ class QueueHandlers:
         self._calls = calls
         self._directory = directory
 
-    def _job(self, request: Request) -> tuple[QueueTarget, Execution]:
+    def job(self, request: Request) -> tuple[QueueTarget, Execution]:
         """Raises FunctionNotFound, AmbiguousFunction; ExecutionNotFound: no such job at this endpoint."""
         path = parse(request.path)
         if path is None:
@@ -287,7 +294,7 @@ class QueueHandlers:
 
     def status(self, request: Request, respond: Respond) -> None:
         """`/status/{id}`: the job as it stands, with its output."""
-        self._or_refuse(lambda: respond(_shown(self._job(request)[1])), respond)
+        self._or_refuse(lambda: respond(_shown(self.job(request)[1])), respond)
 
     def cancel(self, request: Request, respond: Respond) -> None:
         """`/cancel/{id}`: answers when it has stopped, or where it stands when that takes long."""
@@ -295,17 +302,17 @@ class QueueHandlers:
         def told(execution: Execution) -> None:
             respond(_shown(execution, payload=False))
 
-        self._or_refuse(lambda: self._calls.cancel(self._job(request)[1].id, told), respond)
+        self._or_refuse(lambda: self._calls.cancel(self.job(request)[1].id, told), respond)
 
     def retry(self, request: Request, respond: Respond) -> None:
         """`/retry/{id}`: the same request as a new job, which names the old one."""
-        self._or_refuse(lambda: self._calls.retry(self._job(request)[1].id, _Queued(respond, "", [])), respond)
+        self._or_refuse(lambda: self._calls.retry(self.job(request)[1].id, _Queued(respond, "", [])), respond)
 
     def stream(self, request: Request, respond: Respond) -> None:
         """`/stream/{id}` as JSON: what it yielded since the last time, each item once; waits for something new."""
 
         def run() -> None:
-            _, execution = self._job(request)
+            _, execution = self.job(request)
             text = query_value(request.query, b"wait") if request.query else None
             wait_ms = STREAM_WAIT_MS if text is None else milliseconds(text, range(MAX_WAIT_MS + 1), "wait")
 

@@ -35,14 +35,13 @@ def execution_fields(execution: Execution) -> dict[str, Any]:
         "queueMs": round(execution.queue_us / 1000, 3),
         "runMs": round(execution.run_us / 1000, 3),
     }
-    for key, value in (
-        ("worker", execution.worker),
-        ("retriedFrom", retried_from(execution)),
-        ("traceId", execution.meta.get("trace")),
-        ("metadata", execution.meta.get("metadata")),
-    ):
-        if value:
-            fields[key] = value
+    more = {
+        "worker": execution.worker,
+        "retriedFrom": retried_from(execution),
+        "traceId": execution.meta.get("trace"),
+        "metadata": execution.meta.get("metadata"),
+    }
+    fields |= {key: value for key, value in more.items() if value}
     if execution.error_code:
         fields["error"] = error_object(error_of(execution))
     return fields

@@ -11,6 +11,9 @@ from flashmesh.wire.frames import JSON
 MAX_KEY_CHARACTERS: Final = 255
 MAX_WAIT_MS: Final = 300_000
 WAIT_MS: Final = range(1000, MAX_WAIT_MS + 1)
+HIGH_PRIORITY: Final = 1
+NORMAL_PRIORITY: Final = 0
+"""The dispatcher's two levels. Calls over HTTP are high, so that a job can ask to stand behind them (lowPriority)."""
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_ID: Final = re.compile(rb"[!-~]{1,128}")
 _KEY: Final = re.compile(rb"[ -~]+")
@@ -48,7 +51,7 @@ class Wishes:
 
     def meta(self, mode: str) -> dict[str, Any]:
         """The frame's meta as far as headers tell."""
-        meta: dict[str, Any] = {"mode": mode}
+        meta: dict[str, Any] = {"mode": mode, "priority": HIGH_PRIORITY}
         if self.trace:
             meta["trace"] = self.trace
         if self.idempotency_key is not None:
