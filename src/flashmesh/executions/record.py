@@ -57,7 +57,7 @@ class Execution:
     items: ItemBuffer | None = None
     """What a generator yielded; None for a plain function."""
     deadline_ms: int = 0
-    """The run-time limit that was asked for with the call; 0 = none. A restarted server gives it to the worker again."""
+    """The run-time limit that was asked for with the call; 0 = none. After a restart the worker is given it again."""
     retried_from: ExecutionId | None = None
     """The execution that a client has repeated by making this one."""
     row: int = 0

@@ -54,9 +54,9 @@ def unknown(execution: ExecutionId) -> ExecutionNotFound:
 class Store(Protocol):
     """Keeps executions. Synchronous: an implementation that waits for a disk commits in groups behind this port.
 
-    Each method is atomic: when it raises, nothing has changed. A change is seen by every later call at once, and durable
-    (as far as the implementation promises any durability) when `when_durable` says so. An ended execution never changes again, except that it may be
-    evicted, or lose its result, within the store's Retention.
+    Each method is atomic: when it raises, nothing has changed. Every later call sees a change at once; it is durable,
+    as far as the implementation promises that, when `when_durable` says so. An ended execution never changes again,
+    except that it may be evicted, or lose its result, within the store's Retention.
     """
 
     def create(self, execution: Execution) -> Execution:
@@ -114,10 +114,10 @@ class Store(Protocol):
         """Call `then(None)` once what was said to the store before is as durable as this store makes it.
 
         Ask right after the change that matters. An implementation without a disk calls before it returns, others on the
-        event loop, in the order they were asked; except that a change that carries many bytes is waited for by who asked
-        right after it, and not by those who say something small later.
+        event loop, in the order they were asked. Only a change that carries many bytes is waited for by who asked right
+        after it, and not by those who say something small later.
 
         `then(StoreUnavailable)`: it could not be written. Each async `create` among it is undone, as if it had never
-        been: its record and its idempotency key are gone. Other changes stay, and are written when that is possible again.
+        been: its record and its idempotency key are gone. Other changes stay, and are written when that is possible.
         """
         ...

@@ -1,0 +1,129 @@
+"""Ended executions that are on disk only, read back."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from flashmesh.executions.record import Execution
+from flashmesh.executions.sqlite.database import Database
+from flashmesh.executions.sqlite.files import Files
+from flashmesh.executions.sqlite.ledger import Ledger
+from flashmesh.executions.sqlite.rows import INSERT, SUMMARY, execution_of, unpack_items
+from flashmesh.executions.states import Status
+from flashmesh.kit.ids import ExecutionId
+
+_WHOLE: Final = f"SELECT {', '.join(INSERT)} FROM executions WHERE "
+_SUMMARY: Final = f"SELECT {', '.join(SUMMARY)} FROM executions WHERE "
+_KEPT: Final = 64
+"""Records that are asked for again soon: a client that reads a stream in pieces, or polls."""
+_KEPT_BYTES: Final = 16 * 1024 * 1024
+
+
+class Archive:
+    """Reads what the ledgers have not put out. A row may still be there a while after retention has taken it."""
+
+    def __init__(
+        self, database: Database, files: Files, *, plain: Ledger, keyed: Ledger, let_go: Callable[[Execution], None]
+    ) -> None:
+        """`let_go` is told of a record that leaves the few kept in memory."""
+        self._database = database
+        self._files = files
+        self._plain = plain
+        self._keyed = keyed
+        self._let_go = let_go
+        self._kept: OrderedDict[ExecutionId, tuple[Execution, int]] = OrderedDict()
+        self._kept_bytes = 0
+
+    def unfinished(self) -> Iterator[tuple[Execution, dict[str, Any]]]:
+        """Every execution that has not ended, oldest first, and its row (`payload` None: its file is lost)."""
+        for row in self._database.rows(_WHOLE + "ended_no IS NULL ORDER BY row"):
+            execution, named = execution_of(INSERT, row)
+            if named["payload_file"]:
+                named["payload"] = self._files.read(named["payload_file"])
+                execution.payload = named["payload"] or b""
+            yield execution, named
+
+    def has(self, execution: ExecutionId) -> bool:
+        return bool(self._database.rows("SELECT 1 FROM executions WHERE id = ?", (execution,)))
+
+    def by_key(self, function: str, key: str) -> tuple[int, ExecutionId, bytes, float] | None:
+        """Row, id, fingerprint and end of the execution that a key names."""
+        found = self._database.rows(
+            "SELECT row, id, fingerprint, ended_at FROM executions WHERE function = ? AND idempotency_key = ? "
+            "AND ended_no IS NOT NULL",
+            (function, key),
+        )
+        return found[0] if found else None
+
+    def get(self, execution: ExecutionId) -> Execution | None:
+        kept = self._kept.get(execution)
+        if kept is None:
+            rows = self._database.rows(_WHOLE + "id = ? AND ended_no IS NOT NULL", (execution,))
+            if not rows:
+                return None
+            record, named = execution_of(INSERT, rows[0])
+            self._fill(record, named)
+            kept = self._keep(record, named["ended_no"])
+        record, number = kept
+        if record.idempotency_key is None:
+            return record if number > self._plain.floor else None
+        if number <= self._keyed.floor and not record.result_evicted:
+            record.drop_result()
+        return record
+
+    def position(self, execution: ExecutionId) -> int | None:
+        """Its row number."""
+        found = self._database.rows(
+            "SELECT row, ended_no, idempotency_key FROM executions WHERE id = ? AND ended_no IS NOT NULL", (execution,)
+        )
+        if not found or (found[0][2] is None and found[0][1] <= self._plain.floor):
+            return None
+        return int(found[0][0])
+
+    def newest(
+        self, *, function: str | None, status: Status | None, before: int | None, page: int
+    ) -> Iterator[Execution]:
+        """Ended ones, newest first, without results and items. Reads `page` rows at a time."""
+        terms = ["ended_no IS NOT NULL", "row < ?"]
+        wanted: list[Any] = []
+        for column, value in (("function", function), ("status", status)):
+            if value is not None:
+                terms.append(f"{column} = ?")
+                wanted.append(str(value))
+        sql = f"{_SUMMARY}{' AND '.join(terms)} ORDER BY row DESC LIMIT ?"
+        position = before if before is not None else 1 << 62
+        while True:
+            rows = self._database.rows(sql, (position, *wanted, page))
+            for row in rows:
+                execution, named = execution_of(SUMMARY, row)
+                position = execution.row
+                if named["idempotency_key"] is not None or named["ended_no"] > self._plain.floor:
+                    if named["idempotency_key"] is not None and named["ended_no"] <= self._keyed.floor:
+                        execution.result_evicted = True
+                    yield execution
+            if len(rows) < page:
+                return
+
+    def _fill(self, record: Execution, named: dict[str, Any]) -> None:
+        """Read what is kept in files. A lost file is a result that is no more."""
+        for column in ("result", "items"):
+            name = named[f"{column}_file"]
+            if not name:
+                continue
+            content = self._files.read(name)
+            if content is None:
+                record.drop_result()
+                return
+            if column == "result":
+                record.result = content
+            else:
+                record.items = unpack_items(content, named["items_cursor"])
+
+    def _keep(self, record: Execution, number: int) -> tuple[Execution, int]:
+        kept = self._kept[record.id] = (record, number)
+        self._kept_bytes += record.size_bytes
+        while len(self._kept) > _KEPT or (self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1):
+            _, (leaving, _) = self._kept.popitem(last=False)
+            self._let_go(leaving)
+            self._kept_bytes = sum(one.size_bytes for one, _ in self._kept.values())
+        return kept
