@@ -15,6 +15,7 @@ _COMMANDS = {
     "init": "flashmesh.cli.init:init",
     "run": "flashmesh.cli.run:run",
     "dev": "flashmesh.cli.run:run",
+    "server": "flashmesh.cli.server:server",
     "call": "flashmesh.cli.call:call",
     "logs": "flashmesh.cli.logs:logs",
     "status": "flashmesh.cli.status:status",

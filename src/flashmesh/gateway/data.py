@@ -2,8 +2,8 @@
 
 lock            held by the server as long as it lives
 server.json     pid, start time and addresses of the server, while it answers
-executions.db   what was accepted, its results, functions made by POST
-blobs/          payloads and results too large for the database
+server.db       what was accepted, its results, functions made by POST
+server.db-files payloads and results too large for the database
 logs/           what endpoints print, one rotated file each; server.log of a detached server
 """
 
@@ -54,6 +54,8 @@ class ServerFile:
     link: str
     """Path of its link's Unix socket."""
     project: str | None
+    drain_s: float
+    """How long it lets running calls finish."""
     started_at: str
     version: str
 
@@ -68,7 +70,7 @@ class DataDirectory:
 
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
-        self.database = path / "executions.db"
+        self.database = path / "server.db"
         self.logs = path / "logs"
         self._lock_fd = lock_fd
 
@@ -100,7 +102,9 @@ class DataDirectory:
             raise DataDirectoryTaken(_taken(path)) from error
         return cls(path, lock_fd)
 
-    def announce(self, *, url: str, link: Path, project: Path | None, started_at: str, version: str) -> None:
+    def announce(
+        self, *, url: str, link: Path, project: Path | None, drain_s: float, started_at: str, version: str
+    ) -> None:
         """Tell commands of this machine where the server answers."""
         found = ServerFile(
             pid=os.getpid(),
@@ -108,6 +112,7 @@ class DataDirectory:
             url=url,
             link=str(link),
             project=None if project is None else str(project),
+            drain_s=drain_s,
             started_at=started_at,
             version=version,
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flashmesh.deploy.local.inspections import Inspections
@@ -48,13 +48,18 @@ class ServedProject:
         queued = tuple(resource for resource in project.resources if not resource.is_load_balanced)
         return cls(project, queued, Closures(project))
 
-    async def declare(self, target: LocalTarget, manifest: Path) -> None:
-        """Open every endpoint and write what workers route their calls by. Starts no template."""
-        builds = self.builds.builds()
-        await asyncio.gather(
-            *(target.declare(resource, self.project, builds[resource.name]) for resource in self.resources)
-        )
+    async def declare(self, target: LocalTarget, manifest: Path, resources: Iterable[ResourceSpec]) -> None:
+        """Open every endpoint and write what workers route their calls by. Starts no template.
+
+        Args:
+            resources: those of `resources`, with what was changed about them since they were written.
+        """
+        await asyncio.gather(*(self.update(target, resource) for resource in resources))
         write_manifest(manifest, [(self.project, self.builds)], sockets=target.sockets(), server_url=None)
+
+    async def update(self, target: LocalTarget, resource: ResourceSpec) -> None:
+        """Serve a resource, or go on serving it with other settings."""
+        await target.update(resource, self.project, self.builds.builds()[resource.name])
 
     def say_problems(self, say: Callable[[str, str], None]) -> None:
         """Tell, text and level, what is wrong with the project and what of it is not served."""

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.kit.home import flash_home
@@ -144,7 +144,7 @@ class ServerSettings:
     """Names besides loopback that requests without a token may be addressed to. Default none (DNS rebinding)."""
     allow_commands: bool = _setting(_flag, False)
     """Whether functions made by POST may start a `command` on this machine. Default no: it is code from the network."""
-    durability: str = _setting(_choice("full", "normal"), "full")
+    durability: Literal["full", "normal"] = _setting(_choice("full", "normal"), "full")
     """`full`: what was answered 202 survives a power cut. `normal`: it survives the end of the server, not always that
     of the machine, and costs no fsync per commit."""
     retention_count: int = _setting(_whole(1, 10**9), 100_000)
@@ -161,11 +161,13 @@ class ServerSettings:
     """How long its body may take. Default a minute: 64 MiB on a slow line."""
     max_connections: int = _setting(_whole(1, 10**6), 10_000)
     """Most HTTP connections at a time. Default 10 000: about 100 MB when all are idle."""
+    lean: bool = _setting(_flag, True)
+    """Whether calls take the short way through our own HTTP server. Default yes; no sends all through uvicorn."""
     drain_s: float = _setting(_seconds, 30.0, variable="FLASH_SERVER_DRAIN")
     """How long running calls may take to finish when the server is told to stop. Default 30 s, an invoke's wait."""
     install: bool = _setting(_flag, True)
     """Whether packages that functions declare may be installed at their first call. Default yes."""
-    log_format: str = _setting(_choice("auto", "json", "pretty"), "auto")
+    log_format: Literal["auto", "json", "pretty"] = _setting(_choice("auto", "json", "pretty"), "auto")
     """Form of what the server writes. `auto`: for people on a terminal, JSON lines elsewhere."""
     log_invocations: bool = _setting(_flag, True)
     """Whether every invocation ends with a line. Default yes; it is where to look first when something was slow."""

@@ -15,14 +15,18 @@ HOLDER = """
 import sys, pathlib
 from flashmesh.gateway.data import DataDirectory
 taken = DataDirectory.take(pathlib.Path(sys.argv[1]))
-taken.announce(url="http://127.0.0.1:7999", link=pathlib.Path("/tmp/x"), project=None, started_at="", version="1")
+taken.announce(
+    url="http://127.0.0.1:7999", link=pathlib.Path("/tmp/x"), project=None, drain_s=1, started_at="", version="1"
+)
 print("held", flush=True)
 sys.stdin.read()
 """
 
 
 def announce(taken: DataDirectory) -> None:
-    taken.announce(url="http://127.0.0.1:7470", link=Path("/l"), project=Path("/p"), started_at="now", version="1")
+    taken.announce(
+        url="http://127.0.0.1:7470", link=Path("/l"), project=Path("/p"), drain_s=1, started_at="now", version="1"
+    )
 
 
 def test_a_directory_is_made_private_and_announces_its_server(tmp_path: Path) -> None:
