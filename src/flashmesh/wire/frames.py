@@ -138,7 +138,8 @@ class Ack(Frame, frozen=True, tag=8):
 
 
 class Credit(Frame, frozen=True, tag=9):
-    """Worker: `free` calls may be sent now (execution empty): free slots, and what may wait behind the running ones. Reader of a stream: it can take `items` more of it."""
+    """Worker: `free` calls may be sent now (execution empty): free slots, and what may wait behind the running ones.
+    Reader of a stream: it can take `items` more of it."""
 
     execution: str = ""
     free: int = 0
