@@ -193,6 +193,7 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._complete = False
         self._surplus = False
+        self._keep = False
         self._status = 0
         self._keep_s = KEEP_S
         self._until = 0.0
@@ -242,7 +243,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is None:
             return
         if self._complete:
-            self._finish(keep=not self._surplus and self._parser.should_keep_alive())
+            self._finish(keep=self._keep and not self._surplus)
         elif not self._head_done and self._head_bytes > _HEAD_BYTES:
             self.fail(ExternalError(f"its answer's head is longer than {_HEAD_BYTES} bytes"), ran=True)
 
@@ -314,8 +315,11 @@ class Connection(asyncio.Protocol):
             self._body.append(body)
 
     def on_message_complete(self) -> None:
+        if self._surplus:
+            return
         if self._head_done:
             self._complete = True
+            self._keep = self._parser.should_keep_alive()  # afterwards the parser has forgotten
         else:
             self._headers.clear()  # 100 Continue and its like: the answer itself follows
 
