@@ -6,6 +6,7 @@ it was loaded still sends that name.
 """
 
 import dataclasses
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, urlencode
@@ -16,6 +17,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 _ALLOWED_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _EXPOSED = b"X-Execution-Id, X-Cold-Start, X-Queue-Reject-Reason, Server-Timing, Retry-After, traceparent"
+_HOST = re.compile(r"(?:\[([0-9a-f:.%]*)\]|([^:\[\]]*))(?::[0-9]*)?")
 TELLING = frozenset({b"origin", b"sec-fetch-site"})
 """Headers that say which page a request comes from."""
 
@@ -141,9 +143,9 @@ def cookie_counts(method: str, headers: Mapping[bytes, bytes], *, websocket: boo
 
 
 def without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].split("]")[0]
-    return host.rsplit(":", 1)[0] if host.count(":") == 1 else host
+    """The name in a Host header. One that has anything but a port behind it stays whole, so that no name is like it."""
+    found = _HOST.fullmatch(host)
+    return host if found is None else found[1] or found[2]
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str:
