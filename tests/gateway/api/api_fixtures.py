@@ -11,13 +11,15 @@ from urllib.parse import quote
 import httpx
 import msgspec
 import uvicorn
+from queueing_fixtures import FakeSource, FakeWorker, VirtualClock
+
 from flashmesh.executions.memory import MemoryStore
 from flashmesh.executions.record import Execution
 from flashmesh.functions.errors import AmbiguousFunction, FunctionNotFound, ValidationError
 from flashmesh.gateway import api
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.directory import Callee
-from flashmesh.gateway.functions.spec import FunctionSpec, Patch, parse_patch
+from flashmesh.gateway.functions.spec import FunctionSpec, Patch, parse, parse_body
 from flashmesh.gateway.http import Answer, Request
 from flashmesh.kit.ids import BuildId, EndpointName, FunctionId
 from flashmesh.queueing.dispatcher import Dispatcher
@@ -25,7 +27,6 @@ from flashmesh.queueing.logbook import LogBook
 from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import Clock, LoopClock
 from flashmesh.wire.frames import Invoke
-from queueing_fixtures import FakeSource, FakeWorker, VirtualClock
 
 JSON_HEADERS = {b"content-type": b"application/json"}
 
@@ -67,7 +68,9 @@ class Shelf:
     def describe(self, callee: Callee) -> Mapping[str, Any]:
         return {"name": callee.function, "executionMode": "EXTERNAL" if callee.external else "WARM"}
 
-    async def create(self, spec: FunctionSpec) -> Mapping[str, Any]:
+    async def create(self, spec: FunctionSpec | bytes) -> Mapping[str, Any]:
+        if isinstance(spec, bytes):
+            spec = parse(spec)
         if spec.name in self.specs:
             raise AlreadyExists(f"{spec.name} is served already. PATCH it, or DELETE it first", field="name")
         if spec.endpoint_url is None:
@@ -80,7 +83,7 @@ class Shelf:
 
     async def patch(self, name: str, body: bytes) -> Mapping[str, Any]:
         callee = self.function(name)
-        patch = parse_patch(body, Patch)
+        patch = parse_body(body, Patch)
         return {**self.describe(callee), **msgspec.to_builtins(patch)}
 
     async def delete(self, name: str) -> None:
@@ -143,10 +146,10 @@ class Faces:
         handler(Request(method.encode(), path.encode(), query.encode(), {**JSON_HEADERS, **lower}, data), asked)
         return asked
 
-    def invoke(self, name: str, input: Any = None, **options: Any) -> "Asked":  # noqa: A002 - the field's name
+    def invoke(self, name: str, input: Any = None, **options: Any) -> "Asked":
         return self.ask("POST", f"/v1/functions/{quote(name)}:invoke", {"input": input}, **options)
 
-    def enqueue(self, name: str, input: Any = None, **options: Any) -> "Asked":  # noqa: A002
+    def enqueue(self, name: str, input: Any = None, **options: Any) -> "Asked":
         return self.ask("POST", f"/v1/functions/{quote(name)}:enqueue", {"input": input}, **options)
 
     def execution(self, execution: str) -> Execution:
@@ -228,7 +231,7 @@ async def served(application: Any) -> AsyncIterator[httpx.AsyncClient]:
     server = uvicorn.Server(config)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(server._serve([listening]))
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn tells no other way
             await asyncio.sleep(0)
         host, port = listening.getsockname()
         try:
@@ -237,4 +240,4 @@ async def served(application: Any) -> AsyncIterator[httpx.AsyncClient]:
         finally:
             server.should_exit = True
             await task
-    listening.close()
+            listening.close()

@@ -3,12 +3,13 @@
 import msgspec
 import pytest
 from api_fixtures import Faces
+from queueing_fixtures import VirtualClock
+
 from flashmesh.executions.memory import MemoryStore
 from flashmesh.executions.store import Retention
 from flashmesh.functions.errors import ImportFailed
 from flashmesh.gateway.api.schemas import EnqueueResponse, InvocationResponse, Refusal
 from flashmesh.kit.ids import EndpointName
-from queueing_fixtures import VirtualClock
 
 PATH = "/v1/functions/m.f:invoke"
 

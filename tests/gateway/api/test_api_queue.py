@@ -5,10 +5,11 @@ import json
 import msgspec
 import pytest
 from api_fixtures import Faces
-from flashmesh.gateway.api.queue_paths import QueuePath, parse
-from flashmesh.gateway.api.schemas import Accepted, JobRefusal, JobStatus
 from hypothesis import given
 from hypothesis import strategies as st
+
+from flashmesh.gateway.api.queue_paths import QueuePath, parse
+from flashmesh.gateway.api.schemas import Accepted, JobRefusal, JobStatus
 
 
 def read(asked, kind):

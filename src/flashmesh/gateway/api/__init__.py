@@ -13,9 +13,9 @@ from flashmesh.gateway.directory import Directory
 from flashmesh.gateway.http import HotRoutes
 
 if TYPE_CHECKING:
-    from flashmesh.gateway.api.application import ApiLimits
     from flashmesh.gateway.api.asgi import ASGIApp
     from flashmesh.gateway.api.registry_port import Complete, Registry
+    from flashmesh.gateway.api.starlette_app import ApiLimits
     from flashmesh.queueing.logbook import LogBook
 
 __all__ = ["application", "hot_routes"]
@@ -36,8 +36,8 @@ def application(
     limits: "ApiLimits | None" = None,
     more: Iterable[Any] = (),
 ) -> "ASGIApp":
-    """Every route as an ASGI application; see `application.application`. Imports starlette."""
-    from flashmesh.gateway.api.application import application as make
+    """Every route as an ASGI application; see `starlette_app.application`. Imports starlette."""
+    from flashmesh.gateway.api.starlette_app import application as make
 
     return make(
         calls=calls, registry=registry, logbook=logbook, complete=complete, metrics=metrics, limits=limits, more=more

@@ -46,21 +46,6 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
     metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class CompletionError(msgspec.Struct):
-    """Why an external execution failed."""
-
-    code: str = "USER_ERROR"
-    message: str = ""
-
-
-class InvocationResult(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `:complete`: how an external function that answered 202 has ended."""
-
-    success: bool
-    output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    error: CompletionError | None = None
-
-
 class Replicas(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `PUT …/replicas`."""
 

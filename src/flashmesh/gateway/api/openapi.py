@@ -6,11 +6,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from flashmesh import __version__
-from flashmesh.gateway.api.bodies import InvocationRequest, InvocationResult, Policy
+from flashmesh.gateway.api.bodies import InvocationRequest, Policy, Replicas
 from flashmesh.gateway.api.operations import Operation
 from flashmesh.gateway.api.schemas import component_schemas
 from flashmesh.gateway.api.wishes import MAX_KEY_CHARACTERS, MAX_WAIT_MS, WAIT_MS
-from flashmesh.gateway.functions.spec import FunctionSpec, Patch, ProjectPatch, Replicas
+from flashmesh.gateway.functions.spec import FunctionSpec, Patch, ProjectPatch
 
 _TEXT: Final = {"type": "string"}
 _PARAMETERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
@@ -67,9 +67,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
-    schemas = component_schemas(
-        InvocationRequest, InvocationResult, Policy, FunctionSpec, Patch, ProjectPatch, Replicas
-    )
+    schemas = component_schemas(InvocationRequest, Policy, FunctionSpec, Patch, ProjectPatch, Replicas)
     schemas["FunctionPatch"] = {
         "anyOf": [{"$ref": "#/components/schemas/Patch"}, {"$ref": "#/components/schemas/ProjectPatch"}]
     }

@@ -10,8 +10,9 @@ from flashmesh.gateway.functions.spec import FunctionSpec
 class Registry(Directory, Protocol):
     """A directory that can be changed. Every method raises FunctionNotFound or AmbiguousFunction for unknown names."""
 
-    async def create(self, spec: FunctionSpec) -> Mapping[str, Any]:
-        """Serve it. FunctionResponse. Raises ValidationError naming the field, and with status 409: it exists."""
+    async def create(self, spec: FunctionSpec | bytes) -> Mapping[str, Any]:
+        """Serve it. FunctionResponse. Raises MalformedRequest, ValidationError naming the field; with status 409: it
+        exists; with 403: commands are not allowed."""
         ...
 
     async def patch(self, name: str, body: bytes) -> Mapping[str, Any]:

@@ -79,6 +79,21 @@ class ExecutionList(Struct, forbid_unknown_fields=True):
     next: str | None
 
 
+class CompletionError(Struct):
+    """Why an external function failed."""
+
+    code: str | None = None
+    message: str | None = None
+
+
+class InvocationResult(Struct, forbid_unknown_fields=True):
+    """How an external function that answered 202 has ended."""
+
+    success: bool
+    output: Any = None
+    error: CompletionError | None = None
+
+
 class FunctionResponse(Struct):
     """A function as it is served. A project's functions have no `image`."""
 
@@ -195,6 +210,7 @@ STRUCTS: tuple[type[Struct], ...] = (
     EnqueueResponse,
     ExecutionStatus,
     ExecutionList,
+    InvocationResult,
     FunctionResponse,
     JobRefusal,
     Accepted,

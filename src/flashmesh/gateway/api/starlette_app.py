@@ -45,7 +45,6 @@ from flashmesh.gateway.api.registry_port import Complete, Registry
 from flashmesh.gateway.api.streams import follow_execution, follow_logs, stream_call
 from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.calls import Calls
-from flashmesh.gateway.functions import spec as function_spec
 from flashmesh.gateway.http import JSON_TYPE, Answer, Handler, Request
 from flashmesh.gateway.media import EVENT_STREAM, wanted_media
 from flashmesh.queueing.logbook import LogBook, LogFilter
@@ -119,7 +118,10 @@ def of_handler(handler: Handler) -> Serve:
 
 def of_reply(reply: Reply) -> Serve:
     async def serve(request: Request, receive: Receive, send: Send) -> Answer | None:
-        return await reply(request)
+        try:
+            return await reply(request)
+        except ValidationError as error:
+            raise _as_invalid(error) from error
 
     return serve
 
@@ -167,22 +169,15 @@ class FunctionsApi:
         return _json(200, found)
 
     async def create(self, request: Request) -> Answer:
-        spec = _checked(lambda: function_spec.parse(request.body))
-        try:
-            made = await self._registry.create(spec)
-        except ValidationError as error:
-            raise _as_invalid(error) from error
-        location = (b"location", b"/v1/functions/" + spec.name.encode())
-        return Answer(201, [JSON_TYPE, location], dump(dict(made)))
+        made = dict(await self._registry.create(request.body))
+        location = (b"location", b"/v1/functions/" + str(made["name"]).encode())
+        return Answer(201, [JSON_TYPE, location], dump(made))
 
     async def get(self, request: Request) -> Answer:
         return _json(200, dict(self._registry.describe(self._registry.function(_name(request)))))
 
     async def patch(self, request: Request) -> Answer:
-        try:
-            return _json(200, dict(await self._registry.patch(_name(request), request.body)))
-        except ValidationError as error:
-            raise _as_invalid(error) from error
+        return _json(200, dict(await self._registry.patch(_name(request), request.body)))
 
     async def delete(self, request: Request) -> Answer:
         await self._registry.delete(_name(request))
@@ -195,10 +190,7 @@ class FunctionsApi:
         wanted: Replicas = read_object(request.body, Replicas)
         if not 0 <= wanted.replicas <= 1000:
             raise InvalidRequest("`replicas` is a number from 0 to 1000.", field="replicas")
-        try:
-            return _json(200, dict(await self._registry.set_replicas(_name(request, b"/replicas"), wanted.replicas)))
-        except ValidationError as error:
-            raise _as_invalid(error) from error
+        return _json(200, dict(await self._registry.set_replicas(_name(request, b"/replicas"), wanted.replicas)))
 
 
 class OtherPages:
@@ -234,10 +226,7 @@ class OtherPages:
                 raise InvalidRequest("`X-Dispatch-Attempt` is a number from 1.", field="X-Dispatch-Attempt")
             attempt = int(text)
         execution = execution_id(request.path, b"/v1/internal/executions/", b":complete")
-        try:
-            self._complete(execution, attempt, request.body)
-        except ValidationError as error:
-            raise _as_invalid(error) from error
+        self._complete(execution, attempt, request.body)
         return Answer(204, [], b"")
 
     async def root(self, request: Request) -> Answer:
@@ -386,13 +375,6 @@ def _json(status: int, value: Any) -> Answer:
 def _name(request: Request, suffix: bytes = b"") -> str:
     raw = request.path[len(b"/v1/functions/") : len(request.path) - len(suffix)]
     return unquote_to_bytes(raw).decode("utf-8", "replace")
-
-
-def _checked(action: Callable[[], Any]) -> Any:
-    try:
-        return action()
-    except ValidationError as error:
-        raise _as_invalid(error) from error
 
 
 def _as_invalid(error: ValidationError) -> FlashmeshError:
