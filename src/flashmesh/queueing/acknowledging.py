@@ -21,25 +21,28 @@ class Acknowledgements:
         self._due: dict[Worker, list[str]] = {}
 
     def when_durable(self, worker: Worker, execution: ExecutionId) -> None:
-        """Acknowledge an outcome once what was said of it to the store is durable."""
-        if not worker.external:
-            self._store.when_durable(lambda error: self._stored(worker, execution, error))
+        """Acknowledge an outcome once what was said of it to the store is durable.
 
-    def at_once(self, worker: Worker, execution: ExecutionId) -> None:
-        """Acknowledge an outcome that nobody wants: of an attempt that is over, or of a call that has ended."""
-        if worker.external:
+        One that nobody wants too, of an attempt that is over or of a call that has ended: what ended it must be stored.
+        """
+        if not worker.external:
+            worker.unacknowledged += 1
+            self._ask(worker, execution)
+
+    def _ask(self, worker: Worker, execution: ExecutionId) -> None:
+        self._store.when_durable(lambda error: self._stored(worker, execution, error))
+
+    def _stored(self, worker: Worker, execution: ExecutionId, error: StoreUnavailable | None) -> None:
+        if error is not None:
+            self._clock.call_later(AGAIN_S, lambda: self._ask(worker, execution))
             return
+        worker.unacknowledged -= 1
         if not self._due:
             self._clock.call_later(0, self._send)
         self._due.setdefault(worker, []).append(execution)
-
-    def _stored(self, worker: Worker, execution: ExecutionId, error: StoreUnavailable | None) -> None:
-        if error is None:
-            self.at_once(worker, execution)
-        else:
-            self._clock.call_later(AGAIN_S, lambda: self.when_durable(worker, execution))
 
     def _send(self) -> None:
         due, self._due = self._due, {}
         for worker, executions in due.items():
             worker.port.send(Ack(executions))
+            worker.close_if_done()

@@ -135,15 +135,13 @@ class Outcomes:
         call = worker.calls.get(id)
         if call is None or frame.attempt != call.attempt:
             worker.given_up.discard(id)
-            self._acknowledgements.at_once(worker, id)
+            self._acknowledgements.when_durable(worker, id)
             return None
         del worker.calls[id]
         if call.started_at is None:
             worker.unstarted -= 1
-        if worker.draining and not worker.calls:
-            worker.port.close()
         if call.execution.ended or call.worker is not worker:
-            self._acknowledgements.at_once(worker, id)
+            self._acknowledgements.when_durable(worker, id)
             return None
         call.worker = None
         return call
@@ -158,6 +156,7 @@ class Outcomes:
             self._settlement.succeed(call, frame)
             if call.kept:
                 self._acknowledgements.when_durable(worker, call.id)
+        worker.close_if_done()
         self._pump(lane)
 
     def _error(self, lane: Lane, worker: Worker, frame: Error) -> None:
@@ -173,6 +172,7 @@ class Outcomes:
                 self._failed(lane, call, frame)
             if call.kept and frame.code != BUSY:
                 self._acknowledgements.when_durable(worker, call.id)
+        worker.close_if_done()
         self._pump(lane)
 
     def _not_run(self, lane: Lane, call: Call, frame: Error) -> None:
@@ -286,8 +286,7 @@ class Outcomes:
             return
         lane.slots.drain(worker)
         lane.asked = max(len(lane.slots.serving()), lane.asked - 1)
-        if not worker.calls:
-            worker.port.close()
+        worker.close_if_done()
         self._pump(lane)
 
     def lose(self, worker: Worker) -> None:

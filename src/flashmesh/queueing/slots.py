@@ -31,6 +31,7 @@ class Worker:
         "reported",
         "slots",
         "stuck",
+        "unacknowledged",
         "unstarted",
     )
 
@@ -68,6 +69,8 @@ class Worker:
         self.external = external
         self.stuck = False
         """What waited behind its running calls was taken back; until one of them ends nothing is sent ahead."""
+        self.unacknowledged = 0
+        """Outcomes it keeps until they are stored."""
         self.moved_at = now
         """When it last began or ended a call."""
         self.ready_at = now
@@ -86,6 +89,11 @@ class Worker:
     def idle(self) -> int:
         """Slots without a call of ours. Negative: so many calls wait behind those that run."""
         return self.slots - len(self.calls)
+
+    def close_if_done(self) -> None:
+        """End the connection of a worker that leaves, once nothing of either side is missing."""
+        if self.draining and not self.calls and not self.unacknowledged:
+            self.port.close()
 
     def waiting(self) -> list[Call]:
         """Calls it has not begun and cannot begin before another one ends, oldest first."""
