@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import library, running
+from benchmarks import library, running, wire
 from benchmarks.measure import Row
 from benchmarks.product import running as session_of
 from benchmarks.product import write_project
@@ -16,6 +16,7 @@ from benchmarks.product import write_project
 def rows(folder: Path) -> Iterator[Row]:
     yield from library.import_rows()
     yield library.local_route()
+    yield wire.large_argument()
     yield running.stopping(folder)
     yield from running.start_to_first_200(folder)
     with session_of(folder) as session:
