@@ -1,22 +1,45 @@
 """Ended executions that are on disk only, read back."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Final
 
 from flashmesh.executions.record import Execution
 from flashmesh.executions.sqlite.database import Database
 from flashmesh.executions.sqlite.files import Files
 from flashmesh.executions.sqlite.ledger import Ledger
-from flashmesh.executions.sqlite.rows import INSERT, SUMMARY, execution_of, unpack_items
+from flashmesh.executions.sqlite.rows import SUMMARY, WHOLE, execution_of, unpack_items
 from flashmesh.executions.states import Status
 from flashmesh.kit.ids import ExecutionId
 
-_WHOLE: Final = f"SELECT {', '.join(INSERT)} FROM executions WHERE "
+_WHOLE: Final = f"SELECT {', '.join(WHOLE)} FROM executions WHERE "
 _SUMMARY: Final = f"SELECT {', '.join(SUMMARY)} FROM executions WHERE "
 _KEPT: Final = 64
 """Records that are asked for again soon: a client that reads a stream in pieces, or polls."""
 _KEPT_BYTES: Final = 16 * 1024 * 1024
+
+
+class Sieve:
+    """Which values were added, nearly: never misses one, and takes few others for one.
+
+    New ids and keys are unknown nearly always; asking the database each time would double the cost of accepting a call.
+    """
+
+    _BITS: Final = 1 << 23  # 1 MiB: one in 20 unknown values is asked for in vain after a million, none after 10 000
+
+    def __init__(self) -> None:
+        self._bits = bytearray(self._BITS >> 3)
+
+    def add(self, value: Hashable) -> None:
+        seed = hash(value)
+        first, second = seed & (self._BITS - 1), seed >> 24 & (self._BITS - 1)
+        self._bits[first >> 3] |= 1 << (first & 7)
+        self._bits[second >> 3] |= 1 << (second & 7)
+
+    def __contains__(self, value: Hashable) -> bool:
+        seed = hash(value)
+        first, second = seed & (self._BITS - 1), seed >> 24 & (self._BITS - 1)
+        return bool(self._bits[first >> 3] & 1 << (first & 7)) and bool(self._bits[second >> 3] & 1 << (second & 7))
 
 
 class Archive:
@@ -33,21 +56,36 @@ class Archive:
         self._let_go = let_go
         self._kept: OrderedDict[ExecutionId, tuple[Execution, int]] = OrderedDict()
         self._kept_bytes = 0
+        self._seen = Sieve()
+        for name, function, key in database.rows("SELECT id, function, idempotency_key FROM executions"):
+            self._seen.add(name)
+            if key is not None:
+                self._seen.add((function, key))
 
     def unfinished(self) -> Iterator[tuple[Execution, dict[str, Any]]]:
         """Every execution that has not ended, oldest first, and its row (`payload` None: its file is lost)."""
         for row in self._database.rows(_WHOLE + "ended_no IS NULL ORDER BY row"):
-            execution, named = execution_of(INSERT, row)
+            execution, named = execution_of(WHOLE, row)
             if named["payload_file"]:
                 named["payload"] = self._files.read(named["payload_file"])
                 execution.payload = named["payload"] or b""
             yield execution, named
 
+    def remember(self, execution: Execution) -> None:
+        """Its id and key may be asked for when it is no longer in memory."""
+        self._seen.add(execution.id)
+        if execution.idempotency_key is not None:
+            self._seen.add((execution.function, execution.idempotency_key))
+
     def has(self, execution: ExecutionId) -> bool:
-        return bool(self._database.rows("SELECT 1 FROM executions WHERE id = ?", (execution,)))
+        return execution in self._seen and bool(
+            self._database.rows("SELECT 1 FROM executions WHERE id = ?", (execution,))
+        )
 
     def by_key(self, function: str, key: str) -> tuple[int, ExecutionId, bytes, float] | None:
         """Row, id, fingerprint and end of the execution that a key names."""
+        if (function, key) not in self._seen:
+            return None
         found = self._database.rows(
             "SELECT row, id, fingerprint, ended_at FROM executions WHERE function = ? AND idempotency_key = ? "
             "AND ended_no IS NOT NULL",
@@ -61,7 +99,7 @@ class Archive:
             rows = self._database.rows(_WHOLE + "id = ? AND ended_no IS NOT NULL", (execution,))
             if not rows:
                 return None
-            record, named = execution_of(INSERT, rows[0])
+            record, named = execution_of(WHOLE, rows[0])
             self._fill(record, named)
             kept = self._keep(record, named["ended_no"])
         record, number = kept

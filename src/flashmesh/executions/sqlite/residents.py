@@ -67,11 +67,19 @@ class Residents:
         if number is not None:
             self._numbered[keyed].pop(number, None)
 
-    def retire(self, execution: Execution, number: int | None = None) -> None:
-        """It has ended, and may leave memory when there are others to keep. `number` as it was told before."""
+    def retire(self, execution: Execution, number: int | None = None) -> bool:
+        """It has ended, and may leave memory when there are others to keep. `number` as it was told before.
+
+        Returns whether it is time to ask what is `leaving`.
+        """
         size = execution.size_bytes
         self._window[execution.id] = (size, number)
         self._window_bytes += size
+        return (
+            len(self._window) > self._window_bounds.count
+            or self._window_bytes > self._window_bounds.bytes
+            or (execution.ended_at or 0.0) >= self._look_at
+        )
 
     def drop_result(self, execution: Execution) -> None:
         execution.drop_result()
@@ -80,17 +88,18 @@ class Residents:
             self._window_bytes -= size
             self._window[execution.id] = (0, number)
 
-    def leaving(self, oldest: float) -> list[Execution]:
-        """Take out of the window, and of memory, what is beyond its bounds or ended before `oldest`; oldest first."""
-        window, bounds, gone = self._window, self._window_bounds, []
-        full = len(window) > bounds.count or self._window_bytes > bounds.bytes
-        if not full and oldest < self._look_at:
-            return []
-        self._look_at = oldest + _LOOK_S
+    def leaving(self, now: float, age_s: float) -> list[Execution]:
+        """Take out of the window, and of memory, what is beyond its bounds or ended longer ago than `age_s`.
+
+        Oldest first. `now` is UTC seconds.
+        """
+        window, bounds = self._window, self._window_bounds
+        gone: list[Execution] = []
+        self._look_at = now + _LOOK_S
         while window:
             execution = self.by_id[next(iter(window))]
             fits = len(window) <= bounds.count and self._window_bytes <= bounds.bytes
-            if fits and (execution.ended_at is None or execution.ended_at >= oldest):
+            if fits and (execution.ended_at is None or execution.ended_at >= now - age_s):
                 break
             self.forget(execution)
             gone.append(execution)

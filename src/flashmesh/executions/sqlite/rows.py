@@ -1,13 +1,15 @@
 """Records as rows and back. Pure."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
 from flashmesh.executions.items import ItemBuffer
-from flashmesh.executions.record import Execution
+from flashmesh.executions.record import Execution, Kind
 from flashmesh.executions.states import Status
+from flashmesh.kit.ids import EndpointName, ExecutionId
 
 LARGE_BYTES: Final = 64 * 1024
 """Bytes above this are a file of their own. Lower: more files; higher: a large commit holds up small ones."""
@@ -17,56 +19,55 @@ Files = Mapping[str, str]
 """Column → name of the file that holds its bytes."""
 
 NEW: Final = (
-    "row", "id", "function", "endpoint", "kind", "created_at", "content_type", "accept", "idempotency_key",
-    "fingerprint", "deadline_ms", "retried_from", "meta",
+    "row", "id", "function", "idempotency_key", "fingerprint", "status", "request", "payload_file", "payload",
 )  # fmt: skip
-"""What is known when an execution is made, and never changes."""
-PROGRESS: Final = ("row", "status", "attempt", "started_at", "queue_us", "cold_us", "worker", "build")
-ENDED: Final = (
-    "ended_at", "ended_no", "size", "run_us", "error_code", "error_message", "result_type", "result_evicted",
-    "result_file", "items_file", "items_cursor", "result", "items",
+"""What an execution is made of. `request` is packed: what never changes, and the client's meta."""
+PROGRESS: Final = ("row", "status", "progress")
+FINAL: Final = (
+    *PROGRESS, "ended_at", "ended_no", "size", "outcome", "result_evicted", "result_file", "items_file",
+    "items_cursor", "result", "items",
 )  # fmt: skip
-PAYLOAD: Final = ("payload_file", "payload")
-INSERT: Final = (*NEW, *PROGRESS[1:], *ENDED, *PAYLOAD)
-FINAL: Final = (*PROGRESS, *ENDED, *PAYLOAD)
-SUMMARY: Final = (*NEW, *PROGRESS[1:], *ENDED[:-2])
+SUMMARY: Final = (*NEW[:-1], *PROGRESS[2:], *FINAL[3:-2])
 """All but what may be large."""
+WHOLE: Final = (*SUMMARY, "payload", "result", "items")
+
+Request = tuple[str, Kind, float, str, str, int, str | None, dict[str, Any]]
+Progress = tuple[int, float | None, int, int, str, str]
+Result = tuple[int, str, str, str]
+
+INSERT_SQL: Final = f"INSERT INTO executions ({', '.join(NEW)}) VALUES {{}}"
+"""With places for one row or many: the database lets other threads run while it works on all of them, where row by row
+each one would wait for the interpreter."""
 
 
-def insert(table: str, columns: Sequence[str], rows: int) -> str:
-    """A statement that inserts so many rows at once: the database lets other threads run while it works on all of them,
-    where row by row each one would wait for the interpreter."""
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {_places(len(columns), rows)}"
-
-
-def update(table: str, columns: Sequence[str], rows: int) -> str:
-    """A statement that changes so many rows at once, which exist; the first column is the key."""
+def _update(columns: Sequence[str], more: str = "") -> str:
     changes = ", ".join(f"{column} = excluded.{column}" for column in columns[1:])
-    return f"{insert(table, columns, rows)} ON CONFLICT ({columns[0]}) DO UPDATE SET {changes}"
+    return f"INSERT INTO executions ({', '.join(columns)}) VALUES {{}} ON CONFLICT (row) DO UPDATE SET {changes}{more}"
 
 
-def _places(columns: int, rows: int) -> str:
-    return ", ".join([f"({', '.join('?' * columns)})"] * rows)
+PROGRESS_SQL: Final = _update(PROGRESS)
+FINAL_SQL: Final = _update(FINAL, ", payload = NULL, payload_file = NULL")
+"""Of rows that are there. The payload goes: it is kept only while the call may have to run again."""
 
 
-def new_row(execution: Execution, fingerprint: bytes | None, meta: bytes, ended_no: int | None, files: Files) -> Row:
-    """For INSERT. `meta` is packed by `pack_meta`; `ended_no` None = it has not ended."""
+@functools.lru_cache(maxsize=64)
+def statement(sql: str, columns: int, rows: int) -> str:
+    """One of the three for so many rows: the same text each time, by which a connection finds what it prepared."""
+    return sql.format(", ".join([f"({', '.join('?' * columns)})"] * rows))
+
+
+def new_row(execution: Execution, fingerprint: bytes | None, request: bytes, files: Files) -> Row:
+    """For NEW. `request` from `pack_request`."""
     return (
         execution.row,
         execution.id,
         execution.function,
-        execution.endpoint,
-        execution.kind,
-        execution.created_at,
-        execution.content_type,
-        execution.accept,
         execution.idempotency_key,
         fingerprint,
-        execution.deadline_ms,
-        execution.retried_from,
-        meta,
-        *progress_row(execution)[1:],
-        *_ended(execution, ended_no, files),
+        "QUEUED",
+        request,
+        files.get("payload"),
+        None if "payload" in files else execution.payload or None,
     )
 
 
@@ -75,51 +76,67 @@ def progress_row(execution: Execution) -> Row:
     return (
         execution.row,
         execution.status._value_,
-        execution.attempt,
-        execution.started_at,
-        execution.queue_us,
-        execution.cold_us,
-        execution.worker,
-        execution.build,
+        _encode(
+            (
+                execution.attempt,
+                execution.started_at,
+                execution.queue_us,
+                execution.cold_us,
+                execution.worker,
+                execution.build,
+            )
+        ),
     )
 
 
-def final_row(execution: Execution, ended_no: int | None, files: Files) -> Row:
+def final_row(execution: Execution, ended_no: int, files: Files) -> Row:
     """For FINAL."""
-    return (*progress_row(execution), *_ended(execution, ended_no, files))
-
-
-def _ended(execution: Execution, ended_no: int | None, files: Files) -> Row:
-    """For ENDED and PAYLOAD."""
-    items = execution.items if ended_no is not None else None
+    items = execution.items
+    outcome = (execution.run_us, execution.error_code, execution.error_message, execution.result_type)
     return (
+        *progress_row(execution),
         execution.ended_at,
         ended_no,
-        execution.size_bytes if ended_no is not None else None,
-        execution.run_us,
-        execution.error_code,
-        execution.error_message,
-        execution.result_type,
+        execution.size_bytes,
+        _encode(outcome),
         execution.result_evicted,
         files.get("result"),
         files.get("items"),
         None if items is None else items.cursor,
         None if "result" in files else execution.result or None,
         None if items is None or "items" in files else pack_items(items.kept(), items.first),
-        files.get("payload"),
-        None if "payload" in files else execution.payload or None,
     )
 
 
-def pack_meta(meta: Mapping[str, Any]) -> bytes:
-    """Raises TypeError, OverflowError: it holds what cannot be written."""
-    return msgspec.msgpack.encode(meta) if meta else b""
+def pack_request(execution: Execution) -> bytes:
+    """Raises TypeError, OverflowError, UnicodeEncodeError: its meta holds what cannot be written."""
+    return _encode(
+        (
+            execution.endpoint,
+            execution.kind,
+            execution.created_at,
+            execution.content_type,
+            execution.accept,
+            execution.deadline_ms,
+            execution.retried_from,
+            execution.meta,
+        )
+    )
 
 
 def pack_items(items: list[bytes], first: int) -> bytes:
-    return msgspec.msgpack.encode((first, items))
+    return _encode((first, items))
 
 
+def unpack_items(packed: bytes, cursor: int) -> ItemBuffer:
+    first, items = _decode_items(packed)
+    return ItemBuffer.of(items, first=first, cursor=cursor)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_request = msgspec.msgpack.Decoder(Request).decode
+_decode_progress = msgspec.msgpack.Decoder(Progress).decode
+_decode_result = msgspec.msgpack.Decoder(Result).decode
 _decode_items = msgspec.msgpack.Decoder(tuple[int, list[bytes]]).decode
 
 
@@ -129,42 +146,37 @@ def execution_of(columns: Sequence[str], row: Row) -> tuple[Execution, dict[str,
     Bytes kept in files are missing from the record.
     """
     named = dict(zip(columns, row, strict=True))
-    items: ItemBuffer | None = None
-    if named.get("items"):
-        items = unpack_items(named["items"], named["items_cursor"])
+    endpoint, kind, created_at, content_type, accept, deadline_ms, retried_from, meta = _decode_request(
+        named["request"]
+    )
     execution = Execution(
         named["id"],
         named["function"],
-        named["endpoint"],
-        named["kind"],
-        named["created_at"],
-        named["content_type"],
-        named["accept"],
+        EndpointName(endpoint),
+        kind,
+        created_at,
+        content_type,
+        accept,
         named.get("payload") or b"",
-        msgspec.msgpack.decode(named["meta"]) if named["meta"] else {},
+        meta,
         named["idempotency_key"],
         Status(named["status"]),
-        named["attempt"],
-        named["started_at"],
-        named["ended_at"],
-        named["worker"],
-        named["build"],
-        named["error_code"],
-        named["error_message"],
-        named.get("result") or b"",
-        named["result_type"],
-        bool(named["result_evicted"]),
-        named["run_us"],
-        named["queue_us"],
-        named["cold_us"],
-        items,
-        named["deadline_ms"],
-        named["retried_from"],
-        named["row"],
+        deadline_ms=deadline_ms,
+        retried_from=None if retried_from is None else ExecutionId(retried_from),
+        row=named["row"],
     )
+    if named["progress"] is not None:
+        attempt, execution.started_at, queue_us, cold_us, execution.worker, execution.build = _decode_progress(
+            named["progress"]
+        )
+        execution.attempt, execution.queue_us, execution.cold_us = attempt, queue_us, cold_us
+    if named["ended_no"] is not None:
+        execution.run_us, execution.error_code, execution.error_message, execution.result_type = _decode_result(
+            named["outcome"]
+        )
+        execution.ended_at = named["ended_at"]
+        execution.result = named.get("result") or b""
+        execution.result_evicted = bool(named["result_evicted"])
+        if named.get("items"):
+            execution.items = unpack_items(named["items"], named["items_cursor"])
     return execution, named
-
-
-def unpack_items(packed: bytes, cursor: int) -> ItemBuffer:
-    first, items = _decode_items(packed)
-    return ItemBuffer.of(items, first=first, cursor=cursor)

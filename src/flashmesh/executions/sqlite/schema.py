@@ -15,41 +15,27 @@ from typing import Final
 from flashmesh.functions.errors import FlashmeshError
 
 EXECUTIONS: Final[Sequence[str]] = (
-    # What is large stands last: a row is read up to the last column that is asked for.
+    # What is asked for by its value has a column; the rest is packed (rows.py), as every column costs each insert.
+    # What may be large stands last: a row is read up to the last column that is asked for.
     """
     CREATE TABLE executions (
         row INTEGER PRIMARY KEY,
         id TEXT UNIQUE,
         function TEXT,
-        endpoint TEXT,
-        kind TEXT,
-        created_at REAL,
+        idempotency_key TEXT,
+        fingerprint BLOB,
         status TEXT,
-        attempt INTEGER,
-        started_at REAL,
         ended_at REAL,
         ended_no INTEGER,
         size INTEGER,
-        run_us INTEGER,
-        queue_us INTEGER,
-        cold_us INTEGER,
-        worker TEXT,
-        build TEXT,
-        error_code TEXT,
-        error_message TEXT,
-        content_type TEXT,
-        accept TEXT,
-        idempotency_key TEXT,
-        fingerprint BLOB,
-        deadline_ms INTEGER,
-        retried_from TEXT,
-        result_type TEXT,
         result_evicted INTEGER DEFAULT 0,
         items_cursor INTEGER,
         payload_file TEXT,
         result_file TEXT,
         items_file TEXT,
-        meta BLOB,
+        request BLOB,
+        progress BLOB,
+        outcome BLOB,
         payload BLOB,
         result BLOB,
         items BLOB

@@ -11,6 +11,7 @@ import dataclasses
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
@@ -19,9 +20,8 @@ from flashmesh.executions.sqlite import rows
 from flashmesh.executions.sqlite.rows import Row
 from flashmesh.executions.store import StoreUnavailable
 
-_CHUNKS: Final = (24, 8, 1)
-"""Rows per statement: 24 executions are 840 values, and every SQLite takes 999."""
-_TABLE: Final = "executions"
+_CHUNKS: Final = (64, 16, 4, 1)
+"""Rows per statement: 64 are 832 values at most, and every SQLite takes 999."""
 _INLINE_ROWS: Final = 4
 """A larger group is no business of the loop."""
 _SWEEP_ROWS: Final = 500
@@ -230,19 +230,20 @@ class Writer:
                 group.forgotten,
                 group,
             )
-        for columns, many, statement in (
-            (rows.INSERT, group.inserts, rows.insert),
-            (rows.PROGRESS, group.progress, rows.update),
-            (rows.FINAL, group.finals, rows.update),
+        for sql, many in (
+            (rows.INSERT_SQL, group.inserts),
+            (rows.PROGRESS_SQL, group.progress),
+            (rows.FINAL_SQL, group.finals),
         ):
             if one_by_one:
                 for row in many:
-                    error = None if row[0] in group.refused else self._try(statement(_TABLE, columns, 1), row)
+                    error = None if row[0] in group.refused else self._try(rows.statement(sql, len(row), 1), row)
                     if error is not None:
                         group.refused[row[0]] = error
                 continue
             for chunk in _chunks(many):
-                connection.execute(_cached(statement, columns, len(chunk)), [value for row in chunk for value in row])
+                values = list(chain.from_iterable(chunk))
+                connection.execute(rows.statement(sql, len(chunk[0]), len(chunk)), values)
         for one in group.statements:
             one.error = self._try(one.sql, one.parameters)
         if group.sweep is not None:
@@ -331,17 +332,6 @@ def _is_disk(error: Exception) -> bool:
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_BUSY,
     )
-
-
-_statements: dict[tuple[str, int], str] = {}
-
-
-def _cached(statement: Callable[[str, Sequence[str], int], str], columns: Sequence[str], count: int) -> str:
-    """The text is kept, as the connection finds its prepared statement by it."""
-    key = (f"{statement.__name__} {columns[-1]}", count)
-    if key not in _statements:
-        _statements[key] = statement(_TABLE, columns, count)
-    return _statements[key]
 
 
 def _chunks(many: list[Row]) -> Iterator[list[Row]]:
