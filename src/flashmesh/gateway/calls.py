@@ -10,7 +10,8 @@ from typing import Final
 
 from flashmesh.executions.record import Execution
 from flashmesh.functions.errors import ExecutionNotFound, FlashmeshError, ResultEvicted, ValidationError
-from flashmesh.kit.ids import ExecutionId, new_execution_id
+from flashmesh.gateway.identities import new_execution_id
+from flashmesh.kit.ids import ExecutionId
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import Clock, Timer
 from flashmesh.wire.frames import JSON, AnyFrame, Error, Invoke, Result

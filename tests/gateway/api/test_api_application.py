@@ -9,7 +9,6 @@ import pytest
 from api_fixtures import echo, live_faces, served
 
 from flashmesh.functions.errors import ImportFailed
-from flashmesh.gateway.api.starlette_app import ApiLimits
 from flashmesh.gateway.api.operations import OPERATIONS
 from flashmesh.gateway.api.schemas import (
     Accepted,
@@ -23,6 +22,7 @@ from flashmesh.gateway.api.schemas import (
     Readiness,
     Refusal,
 )
+from flashmesh.gateway.api.starlette_app import ApiLimits
 from flashmesh.kit.ids import EndpointName
 from flashmesh.wire.frames import Log
 
@@ -371,6 +371,7 @@ def test_an_accepted_job_is_followed_as_events_and_outlives_its_reader():
         async with client.stream("GET", f"/v2/m/stream/{job}", headers=accept) as response:
             async for _ in response.aiter_bytes():
                 break
+        await until(lambda: not faces.dispatcher._calls[job].watchers)
         worker.item(frame, b"2")
         worker.succeed(frame, b"", items=2)
         assert not faces.source.cancelled

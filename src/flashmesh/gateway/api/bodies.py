@@ -5,6 +5,7 @@ The bytes go on to the function as they came: only JSON's syntax and the envelop
 
 import re
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,6 +15,7 @@ from flashmesh.wire.json_values import check_json
 
 MAX_POLICY_MS: Final = 7 * 24 * 3600 * 1000
 """The longest limit of a job's policy: a week, as at RunPod."""
+MAX_URL_CHARACTERS: Final = 2048
 EMPTY_OBJECT: Final = b"{}"
 
 
@@ -150,9 +152,20 @@ def _webhook(raw: msgspec.Raw) -> str | None:
     url: str | None = _part(raw, str | None, "webhook")
     if not url:
         return None
-    if len(url) > 2048 or not re.match(r"https?://[^\s/?#@]+([/?#]\S*)?$", url):
+    if len(url) > MAX_URL_CHARACTERS or not _is_address(url):
         raise InvalidRequest("`webhook` must be an http:// or https:// address without credentials.", field="webhook")
     return url
+
+
+def _is_address(url: str) -> bool:
+    """An http(s) URL with a host, a port in range, and nothing that would end a header line."""
+    if not re.fullmatch(r"https?://[^\s/?#@\\]+(?:[/?#][^\s\x00-\x1f]*)?", url, re.ASCII):
+        return False
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _policy(raw: msgspec.Raw) -> Policy | None:

@@ -11,8 +11,8 @@ from flashmesh.gateway.api.words import FUNCTION_WORDS, dump
 from flashmesh.gateway.calls import Accepting, Calls, Waiting
 from flashmesh.gateway.directory import Callee
 from flashmesh.gateway.http import JSON_TYPE, Answer, Header, Request, Respond
+from flashmesh.gateway.identities import new_execution_id
 from flashmesh.gateway.media import EVENT_STREAM
-from flashmesh.kit.ids import new_execution_id
 from flashmesh.wire import failures
 from flashmesh.wire.frames import JSON, MSGPACK, Error, Invoke, Result
 

@@ -24,9 +24,10 @@ from flashmesh.gateway.api.words import QUEUE_WORDS, as_json, dump
 from flashmesh.gateway.calls import Accepting, Calls, Waiting
 from flashmesh.gateway.directory import Callee, Directory
 from flashmesh.gateway.http import JSON_TYPE, Answer, Header, Request, Respond
+from flashmesh.gateway.identities import new_execution_id
 from flashmesh.gateway.media import EVENT_STREAM
 from flashmesh.gateway.selection import body_without_name, given_input, name_in, pick
-from flashmesh.kit.ids import ExecutionId, new_execution_id
+from flashmesh.kit.ids import ExecutionId
 from flashmesh.wire import failures
 from flashmesh.wire.frames import JSON, MSGPACK, Error, Invoke, Result
 
