@@ -66,17 +66,16 @@ class ServerClient:
 
     def events(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Iterator[tuple[str, Any]]:
-        """Server-sent events as they come: (name, data). An answer that is no stream is the one event `answer`:
-        its status and JSON.
+    ) -> Iterator[tuple[str, bytes]]:
+        """Server-sent events as they come: (name, data as it was sent). An answer that is no stream raises Refused.
 
         Closing the iterator closes the connection. Raises NoServer when the connection breaks.
         """
         wanted = {"Accept": "text/event-stream", **(headers or {})}
         with self._open(method, path, body, wanted, None) as answer:
             if not (answer.getheader("content-type") or "").startswith("text/event-stream"):
-                yield "answer", (answer.status, _json(answer.read()))
-                return
+                document = _json(answer.read())
+                raise Refused(message_of(document, answer.status), status=answer.status, body=document)
             name, data = "", list[bytes]()
             while line := answer.readline():
                 line = line.rstrip(b"\r\n")
@@ -85,7 +84,7 @@ class ServerClient:
                 elif line.startswith(b"data: "):
                     data.append(line[6:])
                 elif not line and data:
-                    yield name, _json(b"\n".join(data))
+                    yield name, b"\n".join(data)
                     name, data = "", []
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ _COMMANDS = {
     "dev": "flashmesh.cli.run:run",
     "server": "flashmesh.cli.server:server",
     "call": "flashmesh.cli.call:call",
+    "executions": "flashmesh.cli.executions:executions",
     "logs": "flashmesh.cli.logs:logs",
     "status": "flashmesh.cli.status:status",
     "token": "flashmesh.cli.token:token",

@@ -150,7 +150,7 @@ def front_limits(settings: ServerSettings) -> FrontLimits:
 
 def api_limits(settings: ServerSettings) -> Any:
     """The same for what is not hot. Imports starlette."""
-    from flashmesh.gateway.api.application import ApiLimits  # with the application, at its first request
+    from flashmesh.gateway.api.starlette_app import ApiLimits  # with the application, at its first request
 
     return ApiLimits(max_body_bytes=settings.max_body_bytes, body_limit_s=settings.body_timeout_s)
 
