@@ -307,7 +307,7 @@ class Connection(asyncio.Protocol):
             return self._refuse(refusal)
         if b"?" in path:
             path, _, query = path.partition(b"?")
-        handler = None if parser.upgrade else front.find(method, path)
+        handler = None if parser.upgrade or parser.elsewhere else front.find(method, path)
         if handler is None:
             return self._hand_over(data, start)
         verdict = front.check(method, path, query, parser.headers)

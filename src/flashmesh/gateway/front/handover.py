@@ -102,12 +102,16 @@ class AppConnection(HttpToolsProtocol):
             self._refuse(head_too_large(self._limits))
 
     def on_headers_complete(self) -> None:
-        limits, headers = self._limits, dict(self.headers)
+        limits, headers, version = self._limits, dict(self.headers), self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._refuse(Refusal(505, f"HTTP/{version} is not spoken here. Use HTTP/1.1."))
+        if b"host" not in headers and version == "1.1":
+            self._refuse(not_http("it has no Host header"))
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > limits.max_head:
             self._refuse(head_too_large(limits))
         if b"transfer-encoding" in headers:
-            if b"content-length" in headers or self.parser.get_http_version() == "1.0":
+            if b"content-length" in headers or version == "1.0":
                 self._refuse(not_http("Transfer-Encoding goes with neither Content-Length nor HTTP/1.0"))
             if headers[b"transfer-encoding"].lower() != b"chunked":
                 self._refuse(Refusal(501, "Only the transfer encoding `chunked` is understood."))

@@ -32,6 +32,8 @@ class RequestParser:
         length: of the body, 0 when chunked; missing: what of it has not come yet.
         odd: `check` has something to look at. keep_alive, version: what the answer's connection header depends on.
         upgrade: it asks for another protocol. complete: its body is there too.
+        elsewhere: it bears an Origin, whose answer needs headers of its own, or asks for events as they come: the
+        application's, whatever its path.
     """
 
     __slots__ = (
@@ -46,6 +48,7 @@ class RequestParser:
         "body",
         "chunked",
         "complete",
+        "elsewhere",
         "head_done",
         "headers",
         "keep_alive",
@@ -74,7 +77,7 @@ class RequestParser:
         The head must be whole; behind it may lie as much as belongs to its body.
         """
         if self.odd:  # seldom: what the last request set and most leave as it is
-            self.chunked = self.upgrade = False
+            self.chunked = self.upgrade = self.elsewhere = False
             self.version, self._repeated = "1.1", b""
         self.url = self.body = b""
         self.headers: dict[bytes, bytes] = {}
@@ -179,6 +182,8 @@ class RequestParser:
         self.length = length = int(headers.get(b"content-length", 0))
         self.missing = length - self._after
         self.keep_alive = keep_alive = parser.should_keep_alive()
+        if b"origin" in headers or (b"accept" in headers and b"event-stream" in headers[b"accept"]):
+            self.odd = self.elsewhere = True
         if (
             not keep_alive
             or not _TELLING.isdisjoint(headers)
