@@ -153,6 +153,10 @@ class Client:
     def ask(self, data: bytes) -> Answered:
         return self.send(data).answer()
 
+    def address(self) -> list[Any]:
+        """Its own address, as the application tells it."""
+        return list(self.socket.getsockname())
+
     def _read(self) -> None:
         data = self.socket.recv(262144)
         if not data:
