@@ -7,6 +7,7 @@ but its own waits, except streams, which nobody else can read.
 
 import asyncio
 import os
+import ssl
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -23,7 +24,7 @@ from flashmesh.queueing.queries import built_in
 from flashmesh.queueing.settlement import error_frame
 from flashmesh.queueing.slots import Worker
 from flashmesh.wire.answers import CLOSE
-from flashmesh.wire.connection import Link
+from flashmesh.wire.connection import Keepalive, Link, serve_tcp
 from flashmesh.wire.frames import (
     PROTOCOL_VERSION,
     Answer,
@@ -39,6 +40,7 @@ from flashmesh.wire.frames import (
     Result,
     WorkerGone,
 )
+from flashmesh.wire.memfd import Splices
 
 HELLO_S: Final = 5.0
 """How long a connection may stay silent before its HELLO."""
@@ -48,6 +50,8 @@ BEHIND_BYTES: Final = 256 * 1024 * 1024
 """Results a client may leave unread; beyond that its connection is closed. The executions keep their results."""
 VERDICTS: Final = 10_000
 """Refusals and repeated keys remembered per client, for its question whether a call was accepted."""
+WORKERS_BUSY: Final = Keepalive(wants_pong=False)
+"""Over TCP: a worker may run a user's code for any time without answering; its machine still acknowledges."""
 ACCEPT_S: Final = 60.0
 """How long the question whether a call was accepted waits for a payload that is still on its way."""
 
@@ -64,11 +68,14 @@ class LinkServer:
         on_template: Callable[[EndpointName, Mapping[str, Any]], None] | None = None,
         on_log: Callable[[Log], None] | None = None,
         log: EventLog | None = None,
+        check_token: Callable[[Hello], str | None] | None = None,
     ) -> None:
         """Args:
         queries: questions answered beside the built-in ones (queries.py), or in their place.
         on_template: told what a template said at READY, after the dispatcher.
         on_log: given each line of user code, after it was kept for those who follow.
+        check_token: given each HELLO that came over TCP, where no kernel says who dials; what it returns is why that
+            connection is refused. Without it every one is.
         """
         self.dispatcher = dispatcher
         self.logbook = LogBook()
@@ -77,7 +84,9 @@ class LinkServer:
         self.on_log = on_log
         self.log: EventLog = log or (lambda event, fields: None)
         self._path = path
-        self._server: asyncio.AbstractServer | None = None
+        self._check_token = check_token
+        self._servers: list[asyncio.AbstractServer] = []
+        self._splices: Splices | None = None
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()
@@ -87,13 +96,27 @@ class LinkServer:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.parent.chmod(0o700)
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.get_running_loop().create_unix_server(self._accept, str(self._path), backlog=1024)
+        loop = asyncio.get_running_loop()
+        self._splices = Splices(loop)
+        self._servers.append(await loop.create_unix_server(self._accept, str(self._path), backlog=1024))
         self._path.chmod(0o600)
+
+    async def listen(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> int:
+        """Accept over TCP as well, from those `check_token` admits; the port, for when 0 was asked for. After `start`.
+
+        Args:
+            ssl_context: wire/tls.py's; None only where the network itself is protected.
+        Raises:
+            OSError: the address cannot be had.
+        """
+        server = await serve_tcp(self._accept, host, port, ssl_context)
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Stop accepting, close every connection and wait for the handlers."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for link in list(self._links):
             link.close()
         for task in list(self._tasks):
@@ -106,10 +129,12 @@ class LinkServer:
             except TimeoutError:
                 for link in list(self._links):
                     link.abort()
+        if self._splices is not None:
+            self._splices.close()
         self._path.unlink(missing_ok=True)
 
     def _accept(self) -> Link:
-        link = Link(_take, self._lost)
+        link = Link(_take, self._lost, splices=self._splices, keepalive=WORKERS_BUSY)
         loop = asyncio.get_running_loop()
         link.state = _Stranger(self, loop.call_later(HELLO_S, link.abort, LinkProtocolError("No HELLO came in time.")))
         self._links.add(link)
@@ -132,6 +157,8 @@ class LinkServer:
             )
         elif link.peer_uid not in (-1, os.getuid()):
             link.abort(LinkProtocolError(f"User {link.peer_uid} may not use this session."))
+        elif not link.local and (refusal := self._refusal(hello)) is not None:
+            link.abort(LinkProtocolError(f"A {hello.role} of {hello.endpoint or 'no endpoint'} was refused: {refusal}"))
         elif hello.role == "worker":
             link.state = _WorkerEnd(self, hello)
         elif hello.role == "template":
@@ -139,6 +166,9 @@ class LinkServer:
             self.dispatcher.source.template_linked(EndpointName(hello.endpoint), hello, link)
         else:
             link.state = _ClientEnd(self, link)
+
+    def _refusal(self, hello: Hello) -> str | None:
+        return "nobody is admitted over TCP here." if self._check_token is None else self._check_token(hello)
 
     def run(self, work: Awaitable[None]) -> "asyncio.Task[None]":
         """A handler's task; `close` awaits it."""

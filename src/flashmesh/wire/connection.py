@@ -7,7 +7,7 @@ wire/codec.py's. Neither redials: who owns a link decides what its loss means.
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -25,9 +25,13 @@ CONNECT_S: Final = 10.0
 HANDSHAKE_S: Final = 10.0
 """How long a dialler may take for its TLS handshake."""
 WATCHFUL: Final = Keepalive()
+TCP_REDIAL_S: Final = (0.1, 2.0)
+"""First and longest pause between attempts over TCP; whoever redials adds the jitter."""
 
 OnFrame = Callable[["Link", AnyFrame], None]
 OnLost = Callable[["Link", Exception | None], None]
+Connect = Callable[["Link"], Awaitable[None]]
+"""Connects a Link to its session. Raises OSError when nobody answers."""
 
 
 class Link(asyncio.Protocol):
@@ -238,10 +242,7 @@ async def dial(path: str | Path, on_frame: OnFrame, on_lost: OnLost, *hello: Any
     link = Link(on_frame, on_lost)
     for frame in hello:
         link.send(frame)
-    try:
-        await asyncio.get_running_loop().create_unix_connection(lambda: link, str(path))
-    except OSError as error:
-        raise unreachable(path, error) from error
+    await by_unix(path)(link)
     return link
 
 
@@ -269,15 +270,43 @@ async def dial_tcp(
     link = Link(on_frame, on_lost, mapped=mapped, keepalive=keepalive)
     for frame in hello:
         link.send(frame)
-    named = server_name or host
-    try:
-        async with asyncio.timeout(connect_s):
-            await asyncio.get_running_loop().create_connection(
-                lambda: link, host, port, ssl=ssl_context, server_hostname=named if ssl_context is not None else None
-            )
-    except OSError as error:
-        raise tls.refused(host, port, error, connect_s) from error
+    await by_tcp(host, port, ssl_context, server_name=server_name, connect_s=connect_s)(link)
     return link
+
+
+def by_unix(path: str | Path) -> Connect:
+    """Connects a link to the session whose socket is at `path`. Raises LinkLost."""
+
+    async def connect(link: Link) -> None:
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: link, str(path))
+        except OSError as error:
+            raise unreachable(path, error) from error
+
+    return connect
+
+
+def by_tcp(
+    host: str,
+    port: int,
+    ssl_context: ssl.SSLContext | None,
+    *,
+    server_name: str | None = None,
+    connect_s: float = CONNECT_S,
+) -> Connect:
+    """Connects a link to a session's TCP port; arguments and errors as of `dial_tcp`."""
+    named = (server_name or host) if ssl_context is not None else None
+
+    async def connect(link: Link) -> None:
+        try:
+            async with asyncio.timeout(connect_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: link, host, port, ssl=ssl_context, server_hostname=named
+                )
+        except OSError as error:
+            raise tls.refused(host, port, error, connect_s) from error
+
+    return connect
 
 
 async def serve_tcp(
@@ -298,4 +327,7 @@ async def serve_tcp(
     )
 
 
-__all__ = ["BlockingLink", "Link", "Peer", "dial", "dial_tcp", "is_unix", "peer_of", "serve_tcp"]
+__all__ = [
+    "TCP_REDIAL_S", "BlockingLink", "Connect", "Keepalive", "Link", "Peer", "by_tcp", "by_unix", "dial", "dial_tcp",
+    "is_unix", "peer_of", "serve_tcp",
+]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 from flashmesh.functions.errors import FlashmeshError, LinkLost
 
 
-class UntrustedServer(FlashmeshError):
+class UntrustedServer(FlashmeshError, ConnectionError):
     """The server's certificate is not the one to expect here. Check the address and the fingerprint."""
 
     code = "UNTRUSTED_SERVER"
@@ -102,6 +102,8 @@ def refused(host: str, port: int, error: Exception, seconds: float) -> Flashmesh
         return LinkLost(f"{where} does not speak TLS 1.3 with us ({error.reason or error}). Check the port.")
     if isinstance(error, TimeoutError):
         return LinkLost(f"{where} did not answer within {seconds:.0f} s. Check the address, and that the server runs.")
+    if isinstance(error, ConnectionResetError | ConnectionAbortedError):
+        return LinkLost(f"{where} ended the connection before it began. Check the port, and that it speaks TLS 1.3.")
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return LinkLost(f"Nobody answers at {where}: {text}. Check the address, and that the server runs.")
 
