@@ -19,6 +19,7 @@ from flashmesh.gateway.access import pinning
 from flashmesh.gateway.access.certificates import (
     CertificateUnusable,
     given_certificate,
+    listener_certificate,
     names_of,
     own_certificate,
     server_ssl_context,
@@ -266,3 +267,38 @@ def test_a_fingerprint_may_be_written_as_other_tools_write_it(text: str) -> None
 def test_what_is_no_fingerprint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="64 hex digits"):
         normal_fingerprint(text)
+
+
+# Which listener speaks TLS
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_the_loopback_speaks_without_tls(tmp_path: Path, host: str) -> None:
+    assert listener_certificate(tmp_path, host=host) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "box.lan"])
+def test_beyond_the_loopback_a_listener_speaks_tls_with_a_certificate_of_our_own(tmp_path: Path, host: str) -> None:
+    found = listener_certificate(tmp_path, host=host, names=["web.lan"], plain_networks=["10.42.0.0/16"])
+    assert found is not None
+    assert found.cert == tmp_path / "server.pem"
+
+
+def test_on_a_network_that_is_named_a_listener_speaks_without(tmp_path: Path) -> None:
+    assert listener_certificate(tmp_path, host="10.42.3.4", plain_networks=["10.42.0.0/16"]) is None
+    assert listener_certificate(tmp_path, host="0.0.0.0", plain_networks=["10.42.0.0/16"]) is not None
+    with pytest.raises(CertificateUnusable, match="Say a network"):
+        listener_certificate(tmp_path, host="0.0.0.0", plain_networks=["ten"])
+
+
+def test_a_given_certificate_is_used_on_the_loopback_too(tmp_path: Path) -> None:
+    cert, key = write_pair(tmp_path)
+    found = listener_certificate(tmp_path, host="127.0.0.1", cert=cert, key=key)
+    assert found is not None and found.cert == cert
+
+
+@pytest.mark.parametrize("given", ["cert", "key"])
+def test_half_a_pair_is_an_error_that_names_the_other_option(tmp_path: Path, given: str) -> None:
+    with pytest.raises(CertificateUnusable, match="--tls-key" if given == "cert" else "--tls-cert"):
+        listener_certificate(tmp_path, host="127.0.0.1", **{given: tmp_path / "x.pem"})

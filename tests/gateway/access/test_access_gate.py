@@ -12,7 +12,7 @@ from flashmesh.gateway.access.keys import renew_admin_token
 from flashmesh.gateway.access.pages import SignIn
 from flashmesh.gateway.access.register import Register
 from flashmesh.gateway.http import Answer
-from flashmesh.wire.tokens import LEEWAY_S
+from flashmesh.wire.tokens import LEEWAY_S, read_claims
 
 INVOKE = "POST /v1/functions/hello:invoke"
 REGISTER = "POST /v1/functions"
@@ -65,8 +65,13 @@ def test_what_brings_code_is_found_behind_percent_signs(here: Door) -> None:
     assert refused(here.ask("DELETE /v1/functions/%61"))[0] == 401
 
 
+def test_names_behind_percent_signs_may_be_called(here: Door) -> None:
+    assert here.ask("POST /v1/functions/h%C3%A9llo%3Ainvoke") == ""
+
+
 def test_sources_are_no_reading_for_everybody(here: Door) -> None:
     assert refused(here.ask("GET /v1/builds/abc/artifact"))[0] == 401
+    assert refused(here.ask("GET /v1/b%75ilds/abc/artifact"))[0] == 401
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
@@ -188,7 +193,9 @@ def test_a_refusal_for_want_of_a_token_says_which_kind(wide: Door) -> None:
 
 @pytest.mark.parametrize("token", ["rpa_ABCDEF", "x", "a.b.c", "é"])
 def test_what_is_no_token_of_ours_is_refused_beyond_the_loopback(wide: Door, token: str) -> None:
-    assert refused(wide.ask(INVOKE, token=token))[0] == 401
+    status, body = refused(wide.ask(INVOKE, token=token))
+    assert status == 401
+    assert "not one of this server" in body
 
 
 def test_a_call_token_calls_and_reads_and_is_named(wide: Door) -> None:
@@ -285,9 +292,9 @@ def test_a_token_that_was_revoked_before_the_start_is_refused(tmp_path: Path) ->
 def test_revoking_the_machines_own_token_replaces_it(wide: Door) -> None:
     old = wide.tokens.admin_token
     assert wide.ask(REGISTER, token=old) == "admin"
-    from flashmesh.wire.tokens import read_claims
-
     Register(wide.folder, clock=wide.clock).revoke_claims(read_claims(old.encode()))
+    wide.notice()
+    assert refused(wide.ask(REGISTER, token=old))[0] == 401
     renew_admin_token(wide.folder, wide.tokens.keys)
     wide.notice()
     assert refused(wide.ask(REGISTER, token=old))[0] == 401
@@ -350,6 +357,16 @@ def test_a_url_with_a_token_signs_a_browser_in_and_is_shown_without_it(wide: Doo
     assert headers[b"location"] == b"/docs?x=1"
     assert headers[b"set-cookie"].startswith(COOKIE.encode() + b"=" + token.encode())
     assert b"HttpOnly" in headers[b"set-cookie"] and b"SameSite=Strict" in headers[b"set-cookie"]
+
+
+def test_on_the_loopback_a_browser_may_sign_in_for_more(here: Door) -> None:
+    assert here.ask("GET /docs", **PAGE) == ""
+    found = here.ask(f"GET /docs?token={here.issue('admin')}", **PAGE)
+    assert isinstance(found, Answer)
+    assert found.status == 303
+    cookie = dict(found.headers)[b"set-cookie"].decode().partition(";")[0]
+    assert here.ask("GET /docs", cookie=cookie) == "ci"
+    assert here.ask(REGISTER, cookie=cookie, origin="http://127.0.0.1:7470") == "ci"
 
 
 def test_a_token_in_the_address_is_for_pages_only(wide: Door) -> None:

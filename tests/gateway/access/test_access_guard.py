@@ -8,8 +8,9 @@ import pytest
 from access_fixtures import Door
 
 from flashmesh.gateway.access.gate import COOKIE
-from flashmesh.gateway.access.guard import guard
+from flashmesh.gateway.access.guard import PRINCIPAL, guard
 from flashmesh.gateway.access.scopes import required_scope
+from flashmesh.gateway.api import asgi
 
 HOST = (b"host", b"localhost:7470")
 
@@ -46,10 +47,14 @@ def through(
 
 def test_the_application_learns_who_calls(door: Door) -> None:
     _, seen = through(door, [HOST])
-    assert seen["state"] == {"principal": ""}
+    assert seen[PRINCIPAL] == ""
     bearer = (b"authorization", b"Bearer " + door.issue("call", "shop").encode())
     _, seen = through(door, [HOST, bearer], state={"kept": 1})
-    assert seen["state"] == {"kept": 1, "principal": "shop"}
+    assert (seen[PRINCIPAL], seen["state"]) == ("shop", {"kept": 1})
+
+
+def test_the_application_looks_for_the_caller_where_the_guard_leaves_it() -> None:
+    assert asgi.PRINCIPAL == PRINCIPAL
 
 
 def test_a_refusal_does_not_reach_the_application(door: Door) -> None:
@@ -93,7 +98,7 @@ def test_a_websocket_of_a_foreign_page_is_closed_and_one_of_ours_is_not(door: Do
     sent, seen = through(door, foreign, type="websocket", path="/lb/chat/ws")
     assert (sent, seen) == ([{"type": "websocket.close", "code": 1008}], {})
     _, seen = through(door, [HOST, (b"origin", b"http://localhost:7470")], type="websocket", path="/lb/chat/ws")
-    assert seen["state"] == {"principal": ""}
+    assert seen[PRINCIPAL] == ""
 
 
 def test_beyond_the_loopback_a_websocket_needs_a_token_and_a_cookie_only_counts_for_our_page(tmp_path: Path) -> None:

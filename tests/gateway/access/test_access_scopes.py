@@ -1,10 +1,13 @@
 """What each path needs."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmesh.gateway.access.scopes import WITHOUT_TOKEN, permits, required_scope
+from flashmesh.gateway.api.operations import METRICS, OPERATIONS
 from flashmesh.wire.tokens import SCOPES
 
 NAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True).filter(lambda name: name not in (".", ".."))
@@ -54,6 +57,8 @@ CHANGING = st.sampled_from(["POST", "PUT", "PATCH", "DELETE", "post", "PROPFIND"
         ("GET /openapi.json", "call"),
         ("GET /ui", "call"),
         ("POST /graphql", "admin"),
+        ("GET //v1/builds/abc/artifact", "admin"),
+        ("GET /v1/../metrics", "admin"),
         ("GET /graphql", "admin"),
     ],
 )
@@ -107,3 +112,14 @@ def test_admin_may_everything_and_nobody_else_what_needs_admin(path: str, method
 @given(path=PATHS, method=st.one_of(CHANGING, st.sampled_from(["GET", "HEAD"])))
 def test_a_worker_may_less_than_a_caller(path: str, method: str) -> None:
     assert not permits("peer", method, path) or permits("call", method, path)
+
+
+def test_of_the_documented_routes_those_that_change_what_is_served_need_admin() -> None:
+    needed: dict[str | None, set[str]] = {}
+    for operation in (*OPERATIONS, METRICS):
+        scope = required_scope(operation.method, re.sub(r"\{[^}]*\}", "x", operation.path))
+        needed.setdefault(scope, set()).add(operation.id)
+    assert needed.pop("admin") == {"create_function", "patch_function", "delete_function", "set_replicas"}
+    assert needed.pop(None) == {"get_healthz", "get_readyz"}
+    assert needed.pop("metrics") == {"get_metrics"}
+    assert list(needed) == ["call"]

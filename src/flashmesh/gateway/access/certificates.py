@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flashmesh.functions.errors import FlashmeshError
+from flashmesh.gateway.access.pages import is_loopback
 from flashmesh.kit.machine import create_once, replace
 
 if TYPE_CHECKING:
@@ -99,6 +100,47 @@ def given_certificate(cert: Path, key: Path, *, now: datetime.datetime | None = 
             f"{cert} is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC. Check this machine's clock."
         )
     return ServerCertificate(cert=cert, key=key, fingerprint=fingerprint(leaf), expires=leaf.not_valid_after_utc)
+
+
+def listener_certificate(
+    folder: Path,
+    *,
+    host: str,
+    cert: Path | None = None,
+    key: Path | None = None,
+    names: Iterable[str] = (),
+    plain_networks: Iterable[str] = (),
+) -> ServerCertificate | None:
+    """The certificate of a listener on `host`; None: it speaks without TLS.
+
+    What the user gives is used everywhere. Otherwise the loopback and addresses of `plain_networks` (an overlay, a
+    cluster's own, which guard what passes through them) do without, and all else gets a certificate of our own.
+
+    Args:
+        names: besides this machine's own, for a certificate of ours: `--allow-host`.
+    Raises:
+        CertificateUnusable: half a pair, or one that cannot be used.
+    """
+    if cert is not None and key is not None:
+        return given_certificate(cert, key)
+    if cert is not None or key is not None:
+        missing = "--tls-key" if key is None else "--tls-cert"
+        raise CertificateUnusable(f"A certificate and its key belong together: {missing} is missing.")
+    if is_loopback(host) or _is_within(host, plain_networks):
+        return None
+    return own_certificate(folder, names_of(host, names))
+
+
+def _is_within(host: str, networks: Iterable[str]) -> bool:
+    try:
+        ranges = [ipaddress.ip_network(network, strict=False) for network in networks]
+    except ValueError as error:
+        raise CertificateUnusable(f"{error}. Say a network such as 10.42.0.0/16.") from error
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False  # a name: who knows where it will lead
+    return any(address in network for network in ranges)
 
 
 def server_ssl_context(cert: Path, key: Path, *, lowest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> ssl.SSLContext:

@@ -12,11 +12,13 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+PRINCIPAL = "flash.principal"
+"""Scope key of the caller's name; empty: the loopback without a token."""
 _POLICY_VIOLATION = 1008
 
 
 def guard(application: Application, gate: AccessGate) -> Application:
-    """`application` behind `gate`. It finds the caller's name in `scope["state"]["principal"]` (`request.state`)."""
+    """`application` behind `gate`. It finds the caller's name in `scope[PRINCIPAL]`."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -45,8 +47,7 @@ def guard(application: Application, gate: AccessGate) -> Application:
             principal, origin = decision.principal, decision.origin
         if origin is not None and kind == "http":
             send = pages.with_headers(send, pages.cors_headers(origin))
-        state = {**scope.get("state", {}), "principal": principal}
-        await application({**scope, "state": state}, receive, send)
+        await application({**scope, PRINCIPAL: principal}, receive, send)
 
     return guarded
 
