@@ -1,9 +1,13 @@
 """What is killed, hangs or is broken under a real `flash server`, and what its callers see of it."""
 
+import contextlib
 import os
 import random
+import shutil
 import signal
+import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -159,3 +163,42 @@ def test_an_endpoint_that_cannot_be_imported_says_why_and_shows_in_readiness(tmp
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """16 MB that can be filled for real."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = shutil.which("mount") and os.geteuid() == 0
+    if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]).returncode:
+        pytest.skip("a small disk needs root and the right to mount")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_refuses_what_it_cannot_keep_and_takes_calls_again_once_there_is_room(
+    tmp_path: Path, project: Path, small_disk: Path
+):
+    """Calls that somebody waits for go on meanwhile; nothing that was refused ever runs."""
+    with serving(project, home=tmp_path / "home", data=small_disk / "data") as server:
+        _, first = server.enqueue("note", {"n": 1})
+        server.until_ended(first["executionId"])
+        filler = small_disk / "filler"
+        _fill(filler)
+        refused = server.until(lambda: (answer := server.enqueue("note", {"n": 2}))[0] == 503 and answer)
+        assert refused[1]["error"] == "STORE_UNAVAILABLE", refused
+        assert server.invoke("pid", {})[0] == 200
+        seen = len((tmp_path / "notes").read_text().split())
+        filler.unlink()
+        _, accepted = server.until(lambda: (answer := server.enqueue("note", {"n": 3}))[0] == 202 and answer)
+        assert server.until_ended(accepted["executionId"])["status"] == "success"
+        ran = (tmp_path / "notes").read_text().split()
+        assert ran.count("3") == 1
+        assert ran.count("2") <= seen, "a refused call ran later"
+
+
+def _fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096:
+            pass
