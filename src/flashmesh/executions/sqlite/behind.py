@@ -204,15 +204,19 @@ class Behind:
     def _put(self, part: Group, row: int, execution: Execution) -> None:
         new, number = self._unwritten.get(row), self._ended_no.get(row)
         files = self._file_names.get(row) or _NO_FILES
-        if new is not None:
-            part.inserts.append(new_row(execution, *new, files))
-            self._inserting[row] = part
-        if number is not None:
-            part.finals.append(final_row(execution, number, _NO_FILES if execution.result_evicted else files))
-            part.ended.append(execution)
-        elif new is None or execution.status is not Status.QUEUED or execution.attempt > 1:
-            part.progress.append(progress_row(execution))
         part.records.append(execution)
+        if number is not None:
+            part.ended.append(execution)
+        try:
+            if new is not None:
+                self._inserting[row] = part
+                part.inserts.append(new_row(execution, *new, files))
+            if number is not None:
+                part.finals.append(final_row(execution, number, _NO_FILES if execution.result_evicted else files))
+            elif new is None or execution.status is not Status.QUEUED or execution.attempt > 1:
+                part.progress.append(progress_row(execution))
+        except (TypeError, ValueError, OverflowError) as error:  # text that is no text, numbers beyond 64 bits
+            part.refused[row] = error
 
     def _place_thens(self, part: Group) -> None:
         """Each waits with the group that holds what it is about, or until that can be written."""

@@ -79,7 +79,7 @@ class Group:
 
     @property
     def size(self) -> int:
-        return len(self.inserts) + len(self.progress) + len(self.finals) + len(self.statements) + len(self.forgotten)
+        return len(self.records) + len(self.statements) + len(self.forgotten)
 
     def join(self, later: "Group") -> None:
         self.forgotten += later.forgotten
@@ -88,6 +88,7 @@ class Group:
         self.finals += later.finals
         self.statements += later.statements
         self.records += later.records
+        self.refused |= later.refused
         self.ended += later.ended
         self.thens += later.thens
         self.sweep = later.sweep or self.sweep
