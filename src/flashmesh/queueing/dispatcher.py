@@ -461,8 +461,8 @@ class Dispatcher:
         if lane is None:
             return
         if worker in lane.seen:
-            lane.seen.discard(worker)
             self._outcomes.gone(lane, worker, status, reason)
+            lane.seen.discard(worker)  # not before: a worker that was seen dies with a reason
             if status == 0 and len(lane.queue):
                 lane.asked = len(
                     lane.slots.serving()
@@ -528,8 +528,6 @@ class Dispatcher:
 
     def _scale(self, lane: Lane, now: float) -> None:
         """Ask for the workers that the load calls for."""
-        if lane.plan.mode == EXTERNAL:
-            return  # its slots are its adapter's
         if lane.ensured and max(lane.asked, len(lane.slots.serving())) >= lane.plan.workers_max:
             return
         demand = lane.demand(now)

@@ -64,7 +64,7 @@ class CommandFunction:
     @property
     def ready(self) -> int:
         """Processes that take calls."""
-        return sum(replica.far_end is not None and not replica.leaving for replica in self._replicas)
+        return sum(replica.far_end is not None and replica.staying for replica in self._replicas)
 
     def retire(self) -> None:
         """Take nothing more; what is in flight finishes, then the processes end."""
@@ -90,14 +90,14 @@ class CommandFunction:
         self._one_less()
         self._around.loop.call_soon(self._fill)
 
-    def replica_ended(self, replica: Replica, *, failed: bool, asked: bool) -> None:
-        """Before the dispatcher hears of it, who may ask for another one."""
+    def replica_ended(self, replica: Replica, *, failed: bool, counted: bool) -> None:
+        """Before the dispatcher hears of it, who may ask for another one. `counted`: it was known to be leaving."""
         self._replicas.remove(replica)
         if replica.far_end is not None and replica.far_end.succeeded:
             self._failures = 0
         if failed:
             self._failures += 1
-        if not asked:
+        if not counted:
             self._one_less()
         self._around.loop.call_soon(self._fill)
 
@@ -107,7 +107,7 @@ class CommandFunction:
     # Acting
 
     def _active(self) -> int:
-        return sum(not replica.leaving for replica in self._replicas)
+        return sum(replica.staying for replica in self._replicas)
 
     def _fill(self) -> None:
         """Start what is missing; after failures not before a back-off."""
@@ -143,7 +143,7 @@ class CommandFunction:
     def _arm(self) -> None:
         """Look again when the first of them may have been idle for long enough."""
         if self._idle_timer is None and not self._retired and self._active() > self._external.processes_min:
-            since = [replica.idle_since for replica in self._replicas if not replica.leaving]
+            since = [replica.idle_since for replica in self._replicas if replica.staying]
             now = self._around.loop.time()
             due = min((now if at is None else at) for at in since) + self._external.idle_s
             self._idle_timer = self._around.loop.call_later(max(0.001, due - now), self._look)

@@ -13,6 +13,7 @@ from typing import Protocol
 from flashmesh.functions.errors import Cancelled, FlashmeshError, TimedOut
 from flashmesh.kit.ids import BuildId, EndpointName, WorkerId
 from flashmesh.queueing.dispatcher import Dispatcher
+from flashmesh.queueing.outcomes import BUSY
 from flashmesh.queueing.slots import Worker
 from flashmesh.wire.failures import describe, pack
 from flashmesh.wire.frames import (
@@ -49,8 +50,11 @@ class Flight:
 class Carrier(Protocol):
     """Carries calls to the function."""
 
-    def begin(self, far_end: "FarEnd", flight: Flight) -> None:
-        """Start; later exactly one of `far_end.succeed` and `far_end.fail`, never from inside this call."""
+    def begin(self, far_end: "FarEnd", flight: Flight) -> bool:
+        """Start; later exactly one of `far_end.succeed` and `far_end.fail`, never from inside this call.
+
+        False: it cannot take calls any more, and the function was not asked. It drains then.
+        """
         ...
 
     def stop(self, far_end: "FarEnd", flight: Flight) -> None:
@@ -94,6 +98,8 @@ class FarEnd:
         self._waiting: deque[Invoke] = deque()
         self._gone = False
         self._left = False
+        self._inside = False
+        """The dispatcher is in the middle of handing out calls."""
 
     @property
     def free(self) -> int:
@@ -118,7 +124,9 @@ class FarEnd:
         if self._worker is None:
             self._early.append(frame)
         elif isinstance(frame, Invoke):
+            self._inside = True
             self._invoke(frame)
+            self._inside = False
         elif isinstance(frame, Cancel):
             self._cancel(frame)
 
@@ -133,10 +141,16 @@ class FarEnd:
             self._waiting.append(frame)  # the last attempt of the same call may still be landing
             return
         flight = self.flights[frame.execution] = Flight(frame)
+        if not self._carrier.begin(self, flight):
+            del self.flights[frame.execution]
+            self.loop.call_soon(self._give_back, frame)
+            return
         self.tell(Started(frame.execution, frame.attempt, self.id))
         if frame.deadline_ms:
             flight.timer = self.loop.call_later(frame.deadline_ms / 1000, self._overran, flight)
-        self._carrier.begin(self, flight)
+
+    def _give_back(self, frame: Invoke) -> None:
+        self.tell(Error(frame.execution, BUSY, frame.attempt, self.free, ran=False))
 
     def _cancel(self, frame: Cancel) -> None:
         flight = self.flights.get(frame.execution)
@@ -236,7 +250,10 @@ class FarEnd:
 
     def drain(self, reason: str) -> None:
         """Take nothing more. `close` follows when what is in flight has been answered."""
-        self.tell(Drain(reason))
+        if self._inside:
+            self.loop.call_soon(self.tell, Drain(reason))
+        else:
+            self.tell(Drain(reason))
 
     def gone(self, status: int, reason: str) -> None:
         """The function's process ended: what it had begun is the dispatcher's to repeat. `status` as from waitpid."""

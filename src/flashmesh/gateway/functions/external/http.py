@@ -40,12 +40,12 @@ class HttpCarrier:
         self._head = Head(target, callback_url=callback_url)
         self._on_broken = on_broken
 
-    def begin(self, far_end: FarEnd, flight: Flight) -> None:
+    def begin(self, far_end: FarEnd, flight: Flight) -> bool:
         try:
             media, body = request_body(flight.invoke)
         except ValidationError as error:
             self._loop.call_soon(partial(far_end.fail, flight, error, ran=False))
-            return
+            return True
         head = self._head.of(flight.invoke, media, len(body))
 
         def done(status: int, headers: dict[str, str], answer: bytes) -> None:
@@ -66,6 +66,7 @@ class HttpCarrier:
                 far_end.fail(flight, error, ran=ran)
 
         flight.handle = self.client.send(head + body, done, broken)
+        return True
 
     def stop(self, far_end: FarEnd, flight: Flight) -> None:
         if isinstance(flight.handle, Exchange):

@@ -44,7 +44,7 @@ class PerCallCarrier:
         self._output = output
         self._runs: set[_Run] = set()
 
-    def begin(self, far_end: FarEnd, flight: Flight) -> None:
+    def begin(self, far_end: FarEnd, flight: Flight) -> bool:
         try:
             _, body = request_body(flight.invoke)
             run = _Run(
@@ -53,10 +53,11 @@ class PerCallCarrier:
         except (ValidationError, OSError) as error:
             failure = error if isinstance(error, FlashmeshError) else EndpointUnavailable(f"no folder for it: {error}")
             self._around.loop.call_soon(partial(far_end.fail, flight, failure, ran=False))
-            return
+            return True
         flight.handle = run
         self._runs.add(run)
         run.begin(body)
+        return True
 
     def stop(self, far_end: FarEnd, flight: Flight) -> None:
         if isinstance(flight.handle, _Run):

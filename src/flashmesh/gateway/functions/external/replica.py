@@ -30,7 +30,7 @@ class Owner(Protocol):
 
     def replica_leaving(self, replica: "Replica") -> None: ...
 
-    def replica_ended(self, replica: "Replica", *, failed: bool, asked: bool) -> None: ...
+    def replica_ended(self, replica: "Replica", *, failed: bool, counted: bool) -> None: ...
 
 
 class Replica:
@@ -59,6 +59,7 @@ class Replica:
         self._id = WorkerId(f"{self._name}/{build}.{number}")
         self._probe: asyncio.Task[None] | None = None
         self._complaint = ""
+        self._hung_up = False
         self._port = 0
         self._stdio: StdioCarrier | None = None
         self._http: HttpCarrier | None = None
@@ -69,7 +70,10 @@ class Replica:
         given = {"FUNCTION_NAME": external.spec.name, "TIMEOUT_MS": str(external.spec.timeout_ms)}
         if external.spec.runtime_mode == "STDIO":
             self._stdio = stdio = StdioCarrier(
-                loop=around.loop, max_answer_bytes=around.max_answer_bytes, astray=self._astray
+                loop=around.loop,
+                max_answer_bytes=around.max_answer_bytes,
+                astray=self._astray,
+                hung_up=self._hangs_up,
             )
             stdin, stdout = stdio.fds
             stderr = self._output.pipe(self._id, "stderr", lambda: stdio.execution)
@@ -148,8 +152,8 @@ class Replica:
 
     # Carrying
 
-    def begin(self, far_end: FarEnd, flight: Flight) -> None:
-        (self._stdio or self._http_carrier()).begin(far_end, flight)
+    def begin(self, far_end: FarEnd, flight: Flight) -> bool:
+        return (self._stdio or self._http_carrier()).begin(far_end, flight)
 
     def stop(self, far_end: FarEnd, flight: Flight) -> None:
         """A call that must end takes its process along, once the other calls in it have ended."""
@@ -172,7 +176,7 @@ class Replica:
     def _astray(self, data: bytes, greeting: bool) -> None:
         lines = [line for line in data[:4096].decode(errors="replace").splitlines() if line.strip()]
         self._output.say(lines, self._id, "stdout")
-        if not greeting and not self.leaving:
+        if not greeting and self.staying:
             self._output.say(
                 ["printed more than one line of JSON for a call; it is started anew, so that no answer is mixed up"],
                 self._id,
@@ -180,21 +184,34 @@ class Replica:
             )
             self.retire("it printed what answers nothing")
 
+    def _hangs_up(self) -> None:
+        """It closed its stdout, most likely by ending: no more calls, until its end tells what to make of it."""
+        if self.staying:
+            self._hung_up = True
+            self._owner.replica_leaving(self)
+            if self.far_end is not None:
+                self.far_end.drain("its stdout is closed")
+
     # Leaving
 
     @property
     def idle_since(self) -> float | None:
         """On the loop's clock; None while it is in use, or not ready."""
         far_end = self.far_end
-        return far_end.last_used if far_end is not None and far_end.idle and not self.leaving else None
+        return far_end.last_used if far_end is not None and far_end.idle and self.staying else None
+
+    @property
+    def staying(self) -> bool:
+        """It takes calls, or will when it is ready."""
+        return not self.leaving and not self._hung_up
 
     def resize(self, slots: int) -> None:
-        if self.far_end is not None and not self.leaving:
+        if self.far_end is not None and self.staying:
             self.far_end.resize(slots)
 
     def retire(self, reason: str) -> None:
         """It takes nothing more; when what is in flight has been answered its process is ended."""
-        if self.leaving:
+        if not self.staying:
             return
         self.leaving = True
         self._owner.replica_leaving(self)
@@ -208,7 +225,8 @@ class Replica:
         self._process.kill()
 
     def _ended(self, status: int, reason: str) -> None:
-        asked = self.leaving
+        counted = not self.staying
+        asked = self.leaving and not self._hung_up
         self.over = self.leaving = True
         self._around.processes.ports.discard(self._port)
         if self._probe is not None:
@@ -221,7 +239,7 @@ class Replica:
         failed = not asked or bool(self._complaint)
         why = self._complaint or reason or ("" if status < 0 else f"its process ended with exit status {status}")
         status = status or int(failed)  # leaving unasked is a failure, however politely it was done
-        self._owner.replica_ended(self, failed=failed, asked=asked)
+        self._owner.replica_ended(self, failed=failed, counted=counted)
         if self.far_end is not None:
             self.far_end.gone(status, why)
         else:

@@ -21,14 +21,22 @@ class StdioCarrier:
 
     Args:
         astray: told what was printed that answers nothing. The process is to be replaced unless it was a greeting.
+        hung_up: told that it has closed its stdout.
     """
 
     def __init__(
-        self, *, loop: asyncio.AbstractEventLoop, max_answer_bytes: int, astray: Callable[[bytes, bool], None]
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        max_answer_bytes: int,
+        astray: Callable[[bytes, bool], None],
+        hung_up: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._limit = max_answer_bytes
         self._astray = astray
+        self._hung_up = hung_up
+        self._usable = True
         self._stdin = Writer(loop)
         self._stdout = Reader(loop, self._take)
         self._buffer = bytearray()
@@ -46,18 +54,22 @@ class StdioCarrier:
         """Whose call it is at, for what it prints on stderr."""
         return "" if self._current is None else self._current[1].invoke.execution
 
-    def begin(self, far_end: FarEnd, flight: Flight) -> None:
+    def begin(self, far_end: FarEnd, flight: Flight) -> bool:
+        self._stdout.drain()
+        if not self._usable:
+            return False
         try:
             media, body = request_body(flight.invoke)
             if media != JSON:
                 raise ValidationError(f"a function on stdin takes JSON, not {media}", field="input")
         except ValidationError as error:
             self._loop.call_soon(partial(far_end.fail, flight, error, ran=False))
-            return
+            return True
         self._greeting = False
         self._current = (far_end, flight)
         # Outside of its strings, where they cannot stand raw, JSON's line ends are only blanks.
         self._stdin.write(body.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
+        return True
 
     def stop(self, far_end: FarEnd, flight: Flight) -> None:
         if self._current is not None and self._current[1] is flight:
@@ -80,24 +92,32 @@ class StdioCarrier:
             if len(buffer) > self._limit:
                 buffer.clear()
                 self._searched = 0
-                self._astray(b"", False)
+                self._stray(b"")
                 self._answer(PayloadTooLarge(f"the function's line is longer than {self._limit} bytes"))
             return
         line, rest = bytes(buffer[:end] if end >= 0 else buffer).strip(), bytes(buffer[end + 1 :] if end >= 0 else b"")
         buffer.clear()
         self._searched = 0
         if rest.strip():
-            self._astray(rest, self._greeting)  # before its answer frees the slot for another call
+            self._stray(rest)  # before its answer frees the slot for another call
         if line:
             self._line(line)
+        if not data:
+            self._usable = False
+            self._hung_up()
+
+    def _stray(self, data: bytes) -> None:
+        if not self._greeting:
+            self._usable = False
+        self._astray(data, self._greeting)
 
     def _line(self, line: bytes) -> None:
         if self._current is None:
-            self._astray(line, self._greeting)
+            self._stray(line)
             return
         meaning = of_line(line)
         if isinstance(meaning, FlashmeshError) and not line.startswith(b"{"):
-            self._astray(b"", False)
+            self._stray(b"")
         self._answer(meaning)
 
     def _answer(self, meaning: "Output | FlashmeshError") -> None:
