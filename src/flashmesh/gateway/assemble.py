@@ -23,6 +23,8 @@ from flashmesh.gateway.functions.registry import FunctionRegistry
 from flashmesh.gateway.logs import ServerLog
 from flashmesh.gateway.metrics import Metrics, Sample
 from flashmesh.gateway.settings import ServerSettings
+from flashmesh.gateway.transport import link_check
+from flashmesh.gateway.webhooks import SCHEMA, SCHEMA_NAME, Webhooks
 from flashmesh.kit.machine import host_folder
 from flashmesh.project.model import ResourceSpec
 from flashmesh.queueing.link import LinkServer
@@ -40,6 +42,7 @@ class Parts:
     registry: FunctionRegistry
     calls: Calls
     tokens: Tokens
+    webhooks: Webhooks
     metrics: Metrics
     door: Door
     front: FrontServer
@@ -83,7 +86,7 @@ def assemble(
         home=settings.home,
     )
     dispatcher = local.dispatcher
-    link = LinkServer(place.link, dispatcher, on_log=log.output, log=log.event)
+    link = LinkServer(place.link, dispatcher, on_log=log.output, log=log.event, check_token=link_check(tokens))
 
     def heard(line: Log) -> None:
         link.logbook.add(line)
@@ -103,8 +106,10 @@ def assemble(
         loop=loop,
     )
     calls = Calls(dispatcher=dispatcher, clock=clock)
+    webhooks = Webhooks(database=store.database)
+    store.database.add_schema(SCHEMA_NAME, SCHEMA)
     metrics = Metrics(dispatcher.unfinished)
-    dispatcher.on_ended.append(metrics.ended)
+    dispatcher.on_ended += [metrics.ended, webhooks.ended]
     dispatcher.on_refused.append(metrics.rejected)
     gate = AccessGate(
         PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin), tokens
@@ -132,6 +137,7 @@ def assemble(
         registry=registry,
         calls=calls,
         tokens=tokens,
+        webhooks=webhooks,
         metrics=metrics,
         door=door,
         front=front,

@@ -36,7 +36,12 @@ class Listener:
 
 
 def bind(
-    host: str, port: int, *, advice: str = "Name another one with `--port`.", name_owner: bool = True
+    host: str,
+    port: int,
+    *,
+    scheme: str = "http",
+    advice: str = "Name another one with `--port`.",
+    name_owner: bool = True,
 ) -> Listener:
     """Listen on `port` of `host`; 0 = any free one.
 
@@ -73,7 +78,7 @@ def bind(
         raise FlashmeshError(
             f"Cannot listen on {host}:{port}: {error.strerror}. Use an address of this machine."
         ) from error
-    return Listener(made, host, made.getsockname()[1])
+    return Listener(made, host, made.getsockname()[1], scheme=scheme)
 
 
 def _in_use(error: OSError) -> bool:
@@ -94,9 +99,8 @@ def who_listens(port: int, proc: Path = Path("/proc")) -> str:
     if not inodes:
         return ""
     for folder in proc.glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            with os.scandir(folder / "fd") as descriptors:
-                for entry in descriptors:
-                    if os.readlink(entry.path) in inodes:  # noqa: PTH115 - a Path per descriptor is slow
-                        return f"{(folder / 'comm').read_text().strip()} (pid {folder.name})"
+        with contextlib.suppress(OSError), os.scandir(folder / "fd") as descriptors:
+            for entry in descriptors:
+                if os.readlink(entry.path) in inodes:  # noqa: PTH115 - a Path per descriptor is slow
+                    return f"{(folder / 'comm').read_text().strip()} (pid {folder.name})"
     return ""

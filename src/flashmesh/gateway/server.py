@@ -18,6 +18,8 @@ from flashmesh.deploy.local.place import SessionPlace, sweep
 from flashmesh.executions.record import Execution
 from flashmesh.executions.states import Status
 from flashmesh.functions.errors import FlashmeshError
+from flashmesh.gateway import transport
+from flashmesh.gateway.access.certificates import ServerCertificate
 from flashmesh.gateway.assemble import Parts, assemble
 from flashmesh.gateway.data import DataDirectory, server_directory
 from flashmesh.gateway.door import Drained
@@ -27,6 +29,7 @@ from flashmesh.gateway.notify import Starter, tell_systemd
 from flashmesh.gateway.project import ServedProject
 from flashmesh.gateway.settings import ServerSettings
 from flashmesh.kit.descriptors import raise_limit
+from flashmesh.kit.machine import host_folder
 from flashmesh.project.model import ResourceSpec
 
 HTTP_LAST_WORDS_S: Final = 1.0
@@ -53,6 +56,7 @@ class Server:
         self._parts: Parts
         self._listener: Listener
         self._project: ServedProject | None = None
+        self._certificate: ServerCertificate | None = None
 
     @property
     def url(self) -> str:
@@ -81,7 +85,8 @@ class Server:
         settings = self.settings
         data = DataDirectory.take(settings.data or server_directory(settings.home))
         self._closers.append(data.close)
-        self._listener = bind(settings.host, settings.port)
+        shown = self._certificate = transport.certificate(settings, host_folder(settings.home))
+        self._listener = bind(settings.host, settings.port, scheme="http" if shown is None else "https")
         self._closers.append(self._listener.socket.close)
         files = RotatedFiles(data.logs, limit_bytes=settings.log_bytes, keep=settings.log_files)
         self._log = ServerLog(form=settings.log_format, invocations=settings.log_invocations, files=files)
@@ -97,7 +102,10 @@ class Server:
         self._closers.append(parts.link.close)
         self._closers.append(lambda: parts.local.target.close(0))
         self._closers.append(parts.registry.close)
-        await parts.front.start([self._listener.socket])
+        self._closers.append(parts.webhooks.close)
+        if settings.link_host:
+            await self._listen_for_links()
+        await parts.front.start([self._listener.socket], None if shown is None else transport.http_context(shown))
         self._closers.append(parts.front.close)
         await self._restore(place)
         parts.door.open()
@@ -110,6 +118,19 @@ class Server:
             version=__version__,
         )
         settle_memory()
+
+    async def _listen_for_links(self) -> None:
+        """Let workers of other machines dial in."""
+        host, port = self.settings.link_host, self.settings.link_port
+        context = transport.link_context(self.settings, host_folder(self.settings.home))
+        try:
+            port = await self._parts.link.listen(host, port, context)
+        except OSError as error:
+            raise FlashmeshError(
+                f"Cannot listen for workers on {host}:{port}: {error.strerror}. Name another address with "
+                "`--link-host` and `--link-port`."
+            ) from error
+        self._log.notice(f"Workers dial in at {host}:{port}", link_host=host, link_port=port)
 
     async def _restore(self, place: SessionPlace) -> None:
         """Declare everything that is served, then let what was accepted before go on."""
@@ -126,6 +147,7 @@ class Server:
             parts.local.dispatcher.restore(unfinished)
             parts.calls.resume(unfinished)
             self._log.notice(f"{len(unfinished)} calls that were accepted before go on.", calls=len(unfinished))
+        parts.webhooks.resume()
 
     async def _amend(self, resource: ResourceSpec) -> None:
         if self._project is not None:
@@ -140,7 +162,11 @@ class Server:
             loop.add_signal_handler(number, self._on_signal)
         tell_systemd("READY=1")
         self._starter.ready(url=self.url, pid=os.getpid())
-        self._log.notice(f"flash server {__version__} answers at {self.url}", url=self.url, pid=os.getpid())
+        facts = {} if self._certificate is None else {"fingerprint": self._certificate.fingerprint}
+        text = f"flash server {__version__} answers at {self.url}"
+        if self._certificate is not None:
+            text += f"; its certificate's fingerprint is {self._certificate.fingerprint}"
+        self._log.notice(text, url=self.url, pid=os.getpid(), **facts)
         sweeping = loop.run_in_executor(None, sweep)
         await self._stopping.wait()
         await sweeping
