@@ -13,6 +13,9 @@ _LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 WITHOUT_LENGTH: Final = frozenset({204, 304})
 _MOST_KNOWN: Final = 256
 _SHORT: Final = 100
+_MOST_LENGTHS: Final = 2048
+_lengths: dict[int, bytes] = {}
+"""The last line and the empty one, for short bodies."""
 _known: dict[Header, bytes] = {}
 """Lines of headers that were found good; few differ from answer to answer."""
 
@@ -36,7 +39,14 @@ def encode_head(answer: Answer, date: bytes, connection: bytes) -> bytes:
         head += connection
     if status in WITHOUT_LENGTH:
         return head + b"\r\n"
-    return head + b"content-length: %d\r\n\r\n" % len(body)
+    return head + (_lengths.get(len(body)) or _length_line(len(body)))
+
+
+def _length_line(length: int) -> bytes:
+    line = b"content-length: %d\r\n\r\n" % length
+    if length < _MOST_LENGTHS:
+        _lengths[length] = line
+    return line
 
 
 def _header_line(header: Header) -> bytes:

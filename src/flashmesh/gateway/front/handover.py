@@ -149,13 +149,14 @@ class AppConnection(HttpToolsProtocol):
         """Look whether the client takes too long to send, or sent nothing since it came."""
         limits = self._limits
         waited = now - self._since - limits.sweep_s
+        cycle: Any = self.cycle  # None before the first request, whatever its annotation says
         if self.transport.is_closing():
             return
         if self._part == "head" and waited > limits.head_s:
             self._give_up(too_slow("head", limits.head_s))
         elif self._part == "body" and waited > limits.body_s and not self.flow.read_paused:
             self._give_up(too_slow("body", limits.body_s))
-        elif self._part is None and self.cycle is None and waited > limits.idle_s:  # afterwards uvicorn has a timer
+        elif self._part is None and cycle is None and waited > limits.idle_s:  # afterwards uvicorn has a timer
             self.transport.close()
 
     def _should_upgrade_to_ws(self) -> bool:
