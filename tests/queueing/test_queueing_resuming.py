@@ -96,7 +96,7 @@ def test_a_call_whose_start_was_not_stored_yet_is_found_by_its_worker() -> None:
 
 
 def test_a_worker_that_claims_what_is_not_its_to_run_is_told_to_stop() -> None:
-    """Ended, unknown, of a past attempt, or given to another worker meanwhile; its outcome is acknowledged and unused."""
+    """Unknown, or of a past attempt that another worker repeats; its outcome is acknowledged and not used."""
     before = Bench(retries=3)
     before.call("e1", kind="async")
     frame = before.worker().begin()

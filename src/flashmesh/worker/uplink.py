@@ -4,10 +4,10 @@ What the session gave goes on while it is away: HELLO says what runs and which o
 that comes back takes both over. Outcomes of calls whose record outlives the session (async, or with an idempotency
 key), and all that end while it is away, are kept until it acknowledges them (held.py).
 
-Fast functions get calls ahead (ahead.py). They wait here in order, and each begins one turn of the loop after the call
-before it has ended, so that what the session said meanwhile, a DISCARD above all, is heard first. An INVOKE that finds
-neither slot nor place (a peer took it meanwhile) is answered BUSY, certainly not run; the session puts it back at the
-head of its queue.
+Fast functions get calls ahead (ahead.py). They wait here in order, and each begins one turn of the loop after it came
+or the call before it ended, so that what the session said meanwhile, a DISCARD above all, is heard first. An INVOKE
+that finds neither slot nor place (a peer took it meanwhile) is answered BUSY, certainly not run; the session puts it
+back at the head of its queue.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from flashmesh.functions.errors import Cancelled, FunctionNotFound, PayloadTooLarge
 from flashmesh.wire import failures
@@ -97,7 +99,7 @@ class LinkReply:
         frame = Result(
             invocation.execution,
             invocation.attempt,
-            uplink.free,
+            0,
             content_type,
             run_us,
             queue_us=max(0, invocation.started_ns - invocation.received_ns) // 1000,
@@ -118,7 +120,7 @@ class LinkReply:
 def failure(
     execution: str, attempt: int, error: BaseException, *, code: str | None = None, ran: bool, run_us: int = 0
 ) -> Error:
-    """The ERROR frame for an exception; `deliver` fills in what is free."""
+    """The ERROR frame for an exception; what is free is filled in when it is sent."""
     info = failures.describe(error, code=code)
     payload = failures.pack(info)
     return Error(execution, info.code, attempt, 0, ran, run_us, size=len(payload), payload=payload)
@@ -267,10 +269,9 @@ class Uplink:
         self._send_outcome(link, frame)
 
     def _send_outcome(self, link: Link, frame: Result | Error) -> None:
-        if isinstance(frame, Error):
-            code, run_us, size = frame.code, frame.run_us, len(frame.payload)
-            free = self.free
-            frame = Error(frame.execution, code, frame.attempt, free, frame.ran, run_us, size, frame.payload)
+        free = self.free  # as it is now, whenever the call ended
+        if frame.free != free:
+            frame = msgspec.structs.replace(frame, free=free)
         try:
             link.send(frame)
         except PayloadTooLarge as error:
@@ -337,7 +338,7 @@ class Uplink:
     def _on_frame(self, link: Link, frame: AnyFrame) -> None:
         match frame:
             case Invoke():
-                self._invoke(link, frame)
+                self._invoke(frame)
             case Ack(executions=executions):
                 self._acknowledged(executions)
             case Cancel(execution=execution, reason=reason):
@@ -373,19 +374,17 @@ class Uplink:
                 return frame
         return None
 
-    def _invoke(self, link: Link, frame: Invoke) -> None:
+    def _invoke(self, frame: Invoke) -> None:
         if frame.function not in self._callables:
             error = FunctionNotFound(f"{frame.function!r} is not served here.")
             self.deliver(failure(frame.execution, frame.attempt, error, ran=False), kept=False)
         elif frame.execution in self.runner.by_execution or self._leaving or self._held.full:
             self._refuse(frame)
-        elif self._waiting or not self.runner.free:
-            if len(self._waiting) < self.times.allowed:
-                self._waiting.append(frame)
-            else:
-                self._refuse(frame)
+        elif len(self._waiting) < self.runner.free + self.times.allowed:
+            self._waiting.append(frame)
+            self._begin_soon()
         else:
-            self._begin(link, frame)
+            self._refuse(frame)
 
     def _refuse(self, frame: Invoke) -> None:
         """It was not run and will not be here."""
@@ -394,8 +393,13 @@ class Uplink:
     # Beginning
 
     def slot_freed(self) -> None:
-        """A slot is free: the next call that waits here has it, after what the session said until now."""
-        if self._waiting and not self._beginning:
+        """The next call that waits here may have a slot."""
+        if self._waiting:
+            self._begin_soon()
+
+    def _begin_soon(self) -> None:
+        """Not at once: what the session has said until now, a DISCARD above all, is heard before a call begins."""
+        if not self._beginning:
             self._beginning = True
             asyncio.get_running_loop().call_soon(self._begin_waiting)
 
@@ -404,6 +408,8 @@ class Uplink:
         link = self._link
         while self._waiting and link is not None and self.runner.free:
             self._begin(link, self._waiting.popleft())
+        while len(self._waiting) > self.times.allowed:  # peers took the slots meanwhile
+            self._refuse(self._waiting.pop())
 
     def _begin(self, link: Link, frame: Invoke) -> None:
         slot = self.runner.take(by_link=True) if self._taken() else None
