@@ -21,12 +21,13 @@ from flashmesh.gateway.front.limits import FrontLimits
 from flashmesh.gateway.front.server import FrontServer
 from flashmesh.gateway.functions.registry import FunctionRegistry
 from flashmesh.gateway.logs import ServerLog
-from flashmesh.gateway.metrics import Metrics, Sample
+from flashmesh.gateway.metrics import Histogram, Metrics, Sample
 from flashmesh.gateway.settings import ServerSettings
 from flashmesh.gateway.transport import link_check
 from flashmesh.gateway.webhooks import SCHEMA, SCHEMA_NAME, Webhooks
 from flashmesh.kit.machine import host_folder
 from flashmesh.project.model import ResourceSpec
+from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.link import LinkServer
 from flashmesh.queueing.ports import LoopClock
 from flashmesh.wire.frames import Log
@@ -129,7 +130,11 @@ def assemble(
 
     front = FrontServer(door, gate, application, front_limits(settings), lean=settings.lean)
     metrics.add_source(lambda: http_samples(front))
+    metrics.add_source(lambda: link_samples(dispatcher, link))
     metrics.add_source(lambda: [_dropped_lines(log)])
+    commits = Histogram()
+    store.database.writer.took = lambda seconds: commits.observe(round(seconds * 1e6))
+    metrics.add_histogram("flash_store_commit_seconds", "Commits of the database.", commits)
     return Parts(
         store=store,
         local=local,
@@ -176,6 +181,15 @@ def http_samples(front: FrontServer) -> Iterable[Sample]:
     for attribute, name, help in _HTTP:
         yield name, "counter", help, {}, getattr(front, attribute)
     yield "flash_http_connections", "gauge", "Open connections.", {}, front.connections
+
+
+def link_samples(dispatcher: Dispatcher, link: LinkServer) -> Iterable[Sample]:
+    """Who is connected, and how many workers each endpoint has."""
+    for role, count in sorted(link.connections().items()):
+        yield "flash_link_connections", "gauge", "Open connections of the link.", {"role": role}, count
+    for endpoint in dispatcher.status()["endpoints"]:
+        labels = {"endpoint": str(endpoint["name"])}
+        yield "flash_link_workers", "gauge", "Workers that take calls.", labels, endpoint["workers"]
 
 
 def _dropped_lines(log: ServerLog) -> Sample:

@@ -8,7 +8,7 @@ but its own waits, except streams, which nobody else can read.
 import asyncio
 import os
 import ssl
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,10 @@ class LinkServer:
         if self._splices is not None:
             self._splices.close()
         self._path.unlink(missing_ok=True)
+
+    def connections(self) -> dict[str, int]:
+        """How many are open, by role."""
+        return Counter(str(link.state.role) for link in self._links)
 
     def _accept(self) -> Link:
         link = Link(_take, self._lost, splices=self._splices, keepalive=WORKERS_BUSY)

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from queue import Empty, SimpleQueue
@@ -76,6 +77,8 @@ class Group:
     """Files that removed rows named."""
     more: bool = False
     """The sweep has not come to its end."""
+    took_s: float = 0.0
+    """How long its commit took."""
 
     @property
     def size(self) -> int:
@@ -109,6 +112,8 @@ class Writer:
         self._inline = inline
         self.committed: Callable[[Group], None] = lambda group: None
         """Told of every group, also of one that failed."""
+        self.took: Callable[[float], None] = lambda seconds: None
+        """Told, on the loop, how long each commit took."""
         self.outstanding: list[Group] = []
         """Groups that were submitted and are not committed as far as the loop knows."""
         self._guard = threading.Lock()
@@ -175,6 +180,7 @@ class Writer:
 
     def _deliver_one(self, group: Group) -> None:
         self.outstanding.remove(group)
+        self.took(group.took_s)
         self.committed(group)
         for one in group.statements:
             if one.then is not None:
@@ -201,6 +207,7 @@ class Writer:
 
     def _commit(self, group: Group) -> None:
         connection = self._connection
+        began = time.perf_counter()
         try:
             try:
                 self._write(group, one_by_one=False)
@@ -219,6 +226,7 @@ class Writer:
             group.error = error
             group.released.clear()
             self._roll_back()
+        group.took_s = time.perf_counter() - began
         self._pages += 4 + 2 * group.size
 
     def _write(self, group: Group, *, one_by_one: bool) -> None:
