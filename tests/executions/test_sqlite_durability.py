@@ -518,6 +518,62 @@ async def test_a_payload_that_does_not_fit_on_the_disk_is_refused_alone(
             assert store.create(new("other", key="k")).id == "other"
 
 
+@contextlib.contextmanager
+def busy(path: Path) -> Iterator[None]:
+    """Another process is writing."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("COMMIT")
+
+
+@on_a_loop
+async def test_a_call_that_ends_while_its_first_row_is_being_written_is_written_as_ended(path: Path) -> None:
+    """A sync call with a key does not wait for the disk; its row comes after."""
+    with opened(path) as store:
+        with busy(path):
+            execution = store.create(new("quick", key="k", kind="sync"))
+            while not store.database.writer.outstanding:
+                await asyncio.sleep(0)
+            succeed(store, execution, b"answer")
+            await asyncio.sleep(0)
+        assert await durable(store) is None
+    with opened(path) as store:
+        assert store.create(new("again", key="k", kind="sync")).result == b"answer"
+
+
+@on_a_loop
+async def test_what_could_not_be_written_is_tried_until_it_can(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that run and end meanwhile lose nothing; only what would have to be acknowledged is refused."""
+    monkeypatch.setattr("flashmesh.executions.sqlite.database._LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr(behind, "_PROBE_S", 0.02)
+    with opened(path) as store:
+        runs = store.create(new("runs"))
+        large = store.create(new("large"))
+        assert await durable(store) is None
+        with busy(path):
+            succeed(store, runs, b"result")
+            store.create(new("refused", key="r"))
+            keyed = store.create(new("keyed", key="k", kind="sync"))
+            assert isinstance(await durable(store), StoreUnavailable)
+            assert not known(store, "refused") and known(store, "keyed")
+            succeed(store, keyed, b"answer")
+            succeed(store, large, b"r" * LARGE)
+            assert isinstance(await durable(store), StoreUnavailable)
+            with pytest.raises(StoreUnavailable):
+                store.create(new("refused", key="r"))
+        while await durable(store) is not None:
+            pass  # told at every attempt
+    with opened(path) as store:
+        assert store.unfinished() == []
+        assert [store.get(ExecutionId(name)).result for name in ("runs", "keyed", "large")] == [
+            b"result",
+            b"answer",
+            b"r" * LARGE,
+        ]
+        assert store.create(new("accepted", key="r")).id == "accepted"
+
+
 # Databases that cannot be used
 
 
