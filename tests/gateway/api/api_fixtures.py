@@ -19,6 +19,7 @@ from flashmesh.functions.errors import AmbiguousFunction, FunctionNotFound, Vali
 from flashmesh.gateway import api
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.directory import Callee
+from flashmesh.gateway.functions.completion import outcome_of
 from flashmesh.gateway.functions.spec import FunctionSpec, Patch, parse, parse_body
 from flashmesh.gateway.http import Answer, Request
 from flashmesh.kit.ids import BuildId, EndpointName, FunctionId
@@ -26,7 +27,7 @@ from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.logbook import LogBook
 from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import Clock, LoopClock
-from flashmesh.wire.frames import Invoke
+from flashmesh.wire.frames import JSON, Invoke
 
 JSON_HEADERS = {b"content-type": b"application/json"}
 
@@ -128,6 +129,7 @@ class Faces:
 
     def application(self, **options: Any) -> Any:
         def complete(execution: str, attempt: int | None, body: bytes) -> None:
+            outcome_of(body)
             self.completions.append((execution, attempt, body))
 
         return api.application(
@@ -207,8 +209,8 @@ class LoopWorker(FakeWorker):
 
 
 def echo(worker: LoopWorker, frame: Invoke) -> None:
-    """Answers with the body's input."""
-    value = json.loads(frame.payload or b"null")
+    """Answers with the body's input; null when it was not JSON."""
+    value = json.loads(frame.payload or b"null") if frame.content_type == JSON else None
     if isinstance(value, dict) and "input" in value:
         value = value["input"]
     worker.succeed(frame, json.dumps(value).encode())

@@ -4,7 +4,7 @@ The bytes go on to the function as they came: only JSON's syntax and the envelop
 """
 
 import re
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -51,7 +51,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
 class Replicas(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `PUT …/replicas`."""
 
-    replicas: int
+    replicas: Annotated[int, msgspec.Meta(ge=0, le=1000)]
 
 
 _invocation = msgspec.json.Decoder(InvocationRequest).decode

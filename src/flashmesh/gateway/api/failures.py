@@ -20,7 +20,7 @@ class InvalidRequest(ValidationError):
 
     def __init__(self, message: str | None = None, *, field: str | None = None, details: tuple[str, ...] = ()) -> None:
         super().__init__(message, field=field)
-        self.details = details or ((f"{field}: {message}",) if field else ())
+        self.details = details or ((named(field, str(self)),) if field else ())
 
 
 def failure(error: FlashmeshError, *, face: Face) -> Answer:
@@ -51,7 +51,7 @@ def _told(error: FlashmeshError, face: Face) -> dict[str, Any]:
     body: dict[str, Any]
     if face == "functions":
         body = {"error": error.code, "message": message}
-        details = getattr(error, "details", None) or ((f"{field}: {message}",) if field else ())
+        details = getattr(error, "details", None) or ((named(field, message),) if field else ())
         if details:
             body["details"] = list(details)
         return body
@@ -59,6 +59,11 @@ def _told(error: FlashmeshError, face: Face) -> dict[str, Any]:
     if field:
         body["field"] = field
     return body
+
+
+def named(field: str, message: str) -> str:
+    """`field: message`."""
+    return message if message.startswith(f"{field}:") else f"{field}: {message}"
 
 
 def raised(error: FlashmeshError) -> ErrorInfo:

@@ -37,7 +37,7 @@ _QUERIES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
 }
 _HEADERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "Idempotency-Key": (
-        {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": "^[!-~]+$"},
+        {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": "^[!-~]([ -~]*[!-~])?$"},
         "The same key with the same body means the same execution",
     ),
     "traceparent": (_TEXT, "W3C trace context, handed on"),

@@ -211,10 +211,9 @@ class RunSyncHandler:
 
 def wait_of(request: Request, wishes: Wishes) -> float:
     """Seconds: `?wait=` (1000…300000 ms), else `X-Timeout-Ms`, else 90 s. Raises InvalidRequest."""
+    asked_s = wishes.wait_s(DEFAULT_WAIT_MS, MAX_WAIT_MS)
     text = query_value(request.query, b"wait") if request.query else None
-    if text is not None:
-        return milliseconds(text, WAIT_MS, "wait") / 1000
-    return wishes.wait_s(DEFAULT_WAIT_MS, MAX_WAIT_MS)
+    return asked_s if text is None else milliseconds(text, WAIT_MS, "wait") / 1000
 
 
 class _Job(Waiting):

@@ -101,6 +101,17 @@ class Endpoint:
             await send_answer(answer, send, head_only=request_is_head(scope))
 
 
+class ByMethod:
+    """One address, as an ASGI application: its routes by method, so that a 405 can name all of them."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self._endpoints[method](scope, receive, send)
+
+
 Serve = Callable[[Request, Receive, Send], Awaitable[Answer | None]]
 """Serves one request: the answer, or None when it was sent already."""
 
@@ -188,8 +199,6 @@ class FunctionsApi:
 
     async def set_replicas(self, request: Request) -> Answer:
         wanted: Replicas = read_object(request.body, Replicas)
-        if not 0 <= wanted.replicas <= 1000:
-            raise InvalidRequest("`replicas` is a number from 0 to 1000.", field="replicas")
         return _json(200, dict(await self._registry.set_replicas(_name(request, b"/replicas"), wanted.replicas)))
 
 
@@ -277,10 +286,11 @@ def application(
         operations.append(METRICS)
         serves[METRICS.id] = of_reply(_metrics_page(metrics))
     pages.operations = tuple(operations)
-    routes: list[BaseRoute] = [
-        Route(operation.path, Endpoint(serves[operation.id], _face(operation.path), limits), methods=[operation.method])
-        for operation in operations
-    ]
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for operation in operations:
+        endpoint = Endpoint(serves[operation.id], _face(operation.path), limits)
+        paths.setdefault(operation.path, {})[operation.method] = endpoint
+    routes: list[BaseRoute] = [Route(path, ByMethod(methods), methods=list(methods)) for path, methods in paths.items()]
     return Starlette(
         routes=[*routes, *more],
         exception_handlers={HTTPException: _not_served, Exception: _broken},
