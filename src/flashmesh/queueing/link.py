@@ -219,7 +219,7 @@ class _WorkerEnd:
         if self._worker is not None:
             dispatcher.worker_frame(self._worker, frame)
         elif isinstance(frame, Ready):
-            self._worker = dispatcher.worker_ready(self._hello, frame.free, link)
+            self._worker = dispatcher.worker_ready(self._hello, frame.free, link, remote=not link.local)
             if self._worker is None:
                 link.close()
 
