@@ -98,6 +98,7 @@ def test_calls_go_through_the_same_handlers():
         ("GET", "/v1/executions?limit=1001", 400, "VALIDATION_ERROR"),
         ("GET", "/v1/executions?limit=1&limit=2", 400, "VALIDATION_ERROR"),
         ("GET", "/v1/executions?odd=1", 400, "VALIDATION_ERROR"),
+        ("GET", "/v1/executions?function=", 400, "VALIDATION_ERROR"),
         ("GET", "/v1/executions?after=nobody", 404, "EXECUTION_NOT_FOUND"),
         ("GET", "/v1/executions?function=nobody", 404, "FUNCTION_NOT_FOUND"),
         ("GET", "/v1/logs?follow=2", 400, "VALIDATION_ERROR"),

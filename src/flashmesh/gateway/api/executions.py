@@ -123,8 +123,10 @@ def query_fields(query: bytes, known: frozenset[str]) -> dict[str, str]:
             )
         if name in fields:
             raise InvalidRequest(f"`{name}` is given twice. Send it once.", field=name)
+        if not value:
+            raise InvalidRequest(f"`{name}` is empty. Leave it out.", field=name)
         fields[name] = value
-    return {name: value for name, value in fields.items() if value}
+    return fields
 
 
 def whole_number(text: str | None, allowed: range, name: str, default: int) -> int:

@@ -13,6 +13,7 @@ from flashmesh.gateway.api.wishes import MAX_KEY_CHARACTERS, MAX_WAIT_MS, WAIT_M
 from flashmesh.gateway.functions.spec import FunctionSpec, Patch, ProjectPatch
 
 _TEXT: Final = {"type": "string"}
+_SOME: Final = {"type": "string", "minLength": 1}
 _PARAMETERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "name": ({"type": "string", "minLength": 1}, "A function's id, or its name while that is unique"),
     "endpoint": (_TEXT, "An endpoint's id, its resource name, its declared name, or a function of it"),
@@ -22,15 +23,15 @@ _PARAMETERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "file": (_TEXT, "The file"),
 }
 _QUERIES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
-    "function": (_TEXT, "Only of this function"),
+    "function": (_SOME, "Only of this function"),
     "status": (
         {"type": "string", "enum": ["queued", "running", "success", "error", "timeout", "cancelled"]},
         "Only those that stand there",
     ),
-    "after": (_TEXT, "Continue behind this execution"),
+    "after": (_SOME, "Continue behind this execution"),
     "limit": ({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "How many"),
-    "execution": (_TEXT, "Only of this execution"),
-    "endpoint": (_TEXT, "Only of this endpoint"),
+    "execution": (_SOME, "Only of this execution"),
+    "endpoint": (_SOME, "Only of this endpoint"),
     "tail": ({"type": "integer", "minimum": 0, "maximum": 10_000, "default": 100}, "How many earlier lines"),
     "follow": ({"type": "string", "enum": ["0", "1"], "default": "0"}, "1: go on with lines as they come"),
     "wait": ({"type": "integer", "minimum": WAIT_MS[0], "maximum": WAIT_MS[-1]}, "Milliseconds to wait"),
@@ -43,7 +44,7 @@ _HEADERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "traceparent": (_TEXT, "W3C trace context, handed on"),
     "X-Trace-Id": (_TEXT, "Any trace id, handed on when there is no traceparent"),
     "X-Timeout-Ms": ({"type": "integer", "minimum": 1, "maximum": MAX_WAIT_MS}, "Milliseconds to wait"),
-    "X-Dispatch-Attempt": ({"type": "integer", "minimum": 1}, "The attempt that this answers"),
+    "X-Dispatch-Attempt": ({"type": "integer", "minimum": 1, "maximum": 999_999_999}, "The attempt that this answers"),
 }
 _EXECUTION_HEADER: Final = {"X-Execution-Id": {"schema": _TEXT, "description": "The execution"}}
 _FULL_HEADERS: Final = {
