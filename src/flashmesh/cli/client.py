@@ -15,7 +15,8 @@ CONNECT_S = 10.0
 
 
 class NoServer(FlashmeshError):
-    """No server answers. Start one: `flash server`, or say where it is: FLASH_SERVER, `flash login`."""
+    """No `flash run` serves this directory or one above it, and no server is known. Start one (`flash run`, `flash
+    server`), or say where it is (FLASH_SERVER, `flash login`)."""
 
     code = "NO_SERVER"
 
@@ -146,7 +147,7 @@ def find_server(url: str | None = None) -> ServerClient:
     env = {**os.environ, "FLASH_SERVER": url} if url else os.environ
     found = server_address(env)
     if found is None:
-        raise NoServer
+        raise NoServer(" ".join(str(NoServer.__doc__).split()))
     return ServerClient(found)
 
 
