@@ -377,6 +377,8 @@ async def test_what_retention_takes_leaves_the_disk_too(path: Path) -> None:
         store._behind._more = True  # the next write sweeps without waiting its second
         store.create(new(f"waits-{store._row}"))
         store.sync()
+        while store._behind._more:
+            store.sync()
 
     ended = "SELECT id FROM executions WHERE size IS NOT NULL AND idempotency_key IS {} NULL ORDER BY row"
     with opened(path, now=lambda: now, retention=retention, window=Retention(count=2)) as store:
@@ -533,8 +535,8 @@ async def test_a_call_that_ends_while_its_first_row_is_being_written_is_written_
     with opened(path) as store:
         with busy(path):
             execution = store.create(new("quick", key="k", kind="sync"))
-            while not store.database.writer.outstanding:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert store.database.writer.outstanding
             succeed(store, execution, b"answer")
             await asyncio.sleep(0)
         assert await durable(store) is None

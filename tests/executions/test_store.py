@@ -283,6 +283,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     executions = Bundle("executions")
     restarts = False
+    loop: asyncio.AbstractEventLoop
     window = Retention()
     """Bounds of what is never written, for stores that write."""
 
@@ -376,6 +377,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.restarts)
     @rule()
+    def the_loop_turns(self) -> None:
+        """What was said goes to the writer, and what it has done by now is heard of."""
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+    @precondition(lambda self: self.restarts)
+    @rule()
     def everything_is_written(self) -> None:
         assert isinstance(self.store, SqliteStore)
         self.store.sync()
@@ -385,6 +392,7 @@ class StoreMachine(RuleBasedStateMachine):
         listed = self.store.recent(limit=10**6)
         unfinished = {name for name, (status, _) in self.model.items() if status not in FINAL}
         assert {one.id for one in self.store.unfinished()} == unfinished
+        assert all((one.status, one.attempt) == self.model[one.id] for one in self.store.unfinished())
         ended = [self.store.get(one.id) for one in listed if one.ended]
         assert all((one.status, one.attempt) == self.model[one.id] for one in ended)
         assert all((one.ended_at or 0) >= self.wall() - self.retention.age_s for one in ended)

@@ -1,7 +1,7 @@
 """Ended executions that are on disk only, read back."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 from typing import Any, Final
 
 from flashmesh.executions.record import Execution
@@ -56,6 +56,9 @@ class Archive:
         self._let_go = let_go
         self._kept: OrderedDict[ExecutionId, tuple[Execution, int]] = OrderedDict()
         self._kept_bytes = 0
+        newest = database.rows("SELECT row FROM executions WHERE ended_no IS NOT NULL ORDER BY row DESC LIMIT 1")
+        self._top = newest[0][0] if newest else 0
+        """The newest row that may not be in memory."""
         self._seen = Sieve()
         for name, function, key in database.rows("SELECT id, function, idempotency_key FROM executions"):
             self._seen.add(name)
@@ -118,8 +121,18 @@ class Archive:
             return None
         return int(found[0][0])
 
+    def take(self, execution: Execution) -> None:
+        """It leaves memory."""
+        self._top = max(self._top, execution.row)
+
     def newest(
-        self, *, function: str | None, status: Status | None, before: int | None, page: int
+        self,
+        *,
+        function: str | None,
+        status: Status | None,
+        before: int | None,
+        page: int,
+        without: Container[ExecutionId],
     ) -> Iterator[Execution]:
         """Ended ones, newest first, without results and items. Reads `page` rows at a time."""
         terms = ["ended_no IS NOT NULL", "row < ?"]
@@ -129,12 +142,14 @@ class Archive:
                 terms.append(f"{column} = ?")
                 wanted.append(str(value))
         sql = f"{_SUMMARY}{' AND '.join(terms)} ORDER BY row DESC LIMIT ?"
-        position = before if before is not None else 1 << 62
+        position = self._top + 1 if before is None else min(before, self._top + 1)
         while True:
             rows = self._database.rows(sql, (position, *wanted, page))
             for row in rows:
+                position = row[0]
+                if row[1] in without:
+                    continue
                 execution, named = execution_of(SUMMARY, row)
-                position = execution.row
                 if named["idempotency_key"] is not None or named["ended_no"] > self._plain.floor:
                     if named["idempotency_key"] is not None and named["ended_no"] <= self._keyed.floor:
                         execution.result_evicted = True

@@ -13,8 +13,8 @@ Durability = Literal["full", "normal"]
 T = TypeVar("T")
 _LOCK_WAIT_S: Final = 2.0
 """How long a commit, or opening, waits for another process that writes: longer than a backup's step."""
-_CHECK_BYTES: Final = 64 * 1024 * 1024
-"""A database up to this size is checked as a whole when it is opened (some 100 ms); a larger one as it is read."""
+_CHECK_BYTES: Final = 16 * 1024 * 1024
+"""A database up to this size is checked as a whole when it is opened (some 50 ms); a larger one as it is read."""
 _OLDEST_SQLITE: Final = (3, 24)
 """The first with upserts."""
 

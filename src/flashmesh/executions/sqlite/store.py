@@ -35,7 +35,7 @@ WINDOW_COUNT: Final = 10_000
 WINDOW_BYTES: Final = 64 * 1024 * 1024
 """Ended executions that stay in memory. Higher: fewer reads from disk, more memory."""
 _SWEEP_S: Final = 1.0
-_SWEEP_AT: Final = 500
+_SWEEP_AT: Final = 100
 """Rows that retention has overtaken are removed after so many, or with the first write after `_SWEEP_S`."""
 
 
@@ -225,10 +225,8 @@ class SqliteStore:
             and (function is None or one.function == function)
             and (status is None or one.status is status)
         )
-        archived = (
-            one
-            for one in self._archive.newest(function=function, status=status, before=before, page=min(limit, 500) + 1)
-            if one.id not in by_id
+        archived = self._archive.newest(
+            function=function, status=status, before=before, page=min(limit, 500) + 1, without=by_id
         )
         both = heapq.merge(resident, archived, key=lambda one: -one.row)
         return list(islice((one for one in both if one.ended_at is None or one.ended_at >= oldest), limit))
@@ -301,6 +299,7 @@ class SqliteStore:
 
     def _evict(self, now: float) -> None:
         for leaving in self._residents.leaving(now, self._retention.age_s):
+            self._archive.take(leaving)
             self._save_cursor(leaving)
 
     def _save_cursor(self, execution: Execution) -> None:

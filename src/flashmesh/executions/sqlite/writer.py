@@ -23,9 +23,11 @@ from flashmesh.executions.store import StoreUnavailable
 
 _CHUNKS: Final = (64, 16, 4, 1)
 """Rows per statement: 64 are 832 values at most, and every SQLite takes 999."""
+_PARAMETERS: Final = 900
 _INLINE_ROWS: Final = 4
 """A larger group is no business of the loop."""
-_SWEEP_ROWS: Final = 500
+_SWEEP_ROWS: Final = 200
+"""Rows removed per commit, of each kind, when few are added. More would hold up those who wait for the commit."""
 _CHECKPOINT_PAGES: Final = 2000
 """The log is copied into the database when it is longer than this (of 4 KiB). More: fewer copies, a longer log."""
 _EXPIRED: Final = """
@@ -274,35 +276,38 @@ class Writer:
         return failed
 
     def _sweep(self, sweep: Sweep, group: Group) -> None:
+        limit = max(_SWEEP_ROWS, 2 * len(group.finals))  # faster than they come
         bounds: tuple[tuple[str, str, float], ...] = (
             ("", "ended_no <= ?", sweep.plain),
             ("", "ended_at < ?", sweep.oldest),
             ("NOT", "ended_at < ?", sweep.oldest),
         )
         removed = [
-            self._remove(_EXPIRED.format(keyed=keyed, bound=bound), (value, _SWEEP_ROWS), group)
+            self._remove(_EXPIRED.format(keyed=keyed, bound=bound), (value, limit), group)
             for keyed, bound, value in bounds
         ]
         removed.append(
             self._remove(
                 _EXPIRED.format(keyed="NOT", bound="ended_no <= ? AND size > 0"),
-                (sweep.keyed_results, _SWEEP_ROWS),
+                (sweep.keyed_results, limit),
                 group,
                 "UPDATE executions SET size = 0, result_evicted = 1, result = NULL, result_file = NULL, items = NULL, "
-                "items_file = NULL WHERE row = ?",
+                "items_file = NULL",
             )
         )
-        group.more = max(removed) >= _SWEEP_ROWS
+        group.more = max(removed) >= limit
 
     def _remove(
         self,
         select: str,
         parameters: Sequence[Any],
         group: Group,
-        statement: str = "DELETE FROM executions WHERE row = ?",
+        statement: str = "DELETE FROM executions",
     ) -> int:
         found = self._connection.execute(select, parameters).fetchall()
-        self._connection.executemany(statement, [(row[0],) for row in found])
+        for start in range(0, len(found), _PARAMETERS):
+            wanted = [row[0] for row in found[start : start + _PARAMETERS]]
+            self._connection.execute(f"{statement} WHERE row IN ({', '.join('?' * len(wanted))})", wanted)
         group.released += [name for row in found for name in row[1:] if name]
         return len(found)
 
