@@ -6,6 +6,7 @@ is under way, so of two registrations at once one wins and the other is told tha
 
 import asyncio
 import dataclasses
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,6 +114,7 @@ class FunctionRegistry:
         callback_url: str | None = None,
         directory: Path | None = None,
         scratch: Path | None = None,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Args:
@@ -122,6 +124,7 @@ class FunctionRegistry:
         callback_url: base of `{url}/{execution}:complete`, told to functions.
         directory: where commands run; None: where the server was started.
         scratch: holds the files of FILE functions; None: the system's temporary directory.
+        tls: makes what checks the certificates of https addresses.
         """
         self.version = 0
         self._dispatcher = dispatcher
@@ -143,6 +146,7 @@ class FunctionRegistry:
             on_log=on_log,
             wall=clock.wall,
             max_answer_bytes=settings.max_body_bytes,
+            tls=tls,
         )
         self._resources: dict[EndpointName, ResourceSpec] = {}
         self._posted: dict[EndpointName, _Posted] = {}
@@ -398,6 +402,7 @@ class FunctionRegistry:
                 plain_http=around.plain_http,
                 callback_url=around.callback_url,
                 max_answer_bytes=around.max_answer_bytes,
+                tls=around.tls,
             )
         elif external.per_call:
             adapter = PerCallFunction(external, build, around=around)

@@ -5,6 +5,8 @@ ends unasked is replaced after a back-off when the smallest number or waiting ca
 leaves.
 """
 
+from typing import Final
+
 from flashmesh.executions.backoff import backoff_s
 from flashmesh.gateway.functions.external.far_end import FarEnd
 from flashmesh.gateway.functions.external.per_call import PerCallCarrier
@@ -14,6 +16,9 @@ from flashmesh.gateway.functions.external.surroundings import Surroundings
 from flashmesh.gateway.functions.spec import External
 from flashmesh.kit.ids import BuildId, EndpointName, WorkerId
 from flashmesh.queueing.ports import Timer
+
+_SOONEST_S: Final = 0.05
+"""No look for idle processes comes sooner after another, however short their idle time may be."""
 
 
 def output_of(external: External, around: Surroundings) -> Output:
@@ -146,7 +151,7 @@ class CommandFunction:
             since = [replica.idle_since for replica in self._replicas if replica.staying]
             now = self._around.loop.time()
             due = min((now if at is None else at) for at in since) + self._external.idle_s
-            self._idle_timer = self._around.loop.call_later(max(0.001, due - now), self._look)
+            self._idle_timer = self._around.loop.call_later(max(_SOONEST_S, due - now), self._look)
 
     def _look(self) -> None:
         self._idle_timer = None

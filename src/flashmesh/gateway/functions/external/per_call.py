@@ -128,6 +128,14 @@ class _Run:
         if self._stopped:
             self._clean()
             return
+        try:
+            self._launch()
+        except OSError as error:
+            if self._stdout is not None:
+                self._stdout.close()
+            self._around.loop.call_soon(self._finish, EndpointUnavailable(f"no process could be started: {error}"))
+
+    def _launch(self) -> None:
         frame, around, spec = self._flight.invoke, self._around, self._external.spec
         given = {
             "FUNCTION_NAME": spec.name,
@@ -147,24 +155,20 @@ class _Run:
 
         if self._files:
             given |= {"INPUT_FILE": str(self._input), "OUTPUT_FILE": str(self._result)}
-            stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             stdout = self._output.pipe(worker, "stdout", execution)
         else:
-            stdin = os.open(self._input, os.O_RDONLY | os.O_CLOEXEC)
             self._stdout = Reader(around.loop, self._take)
-            stdout = self._stdout.write_fd
+            stdout = self._stdout.hand_over()
+        stdin = os.open(os.devnull if self._files else self._input, os.O_RDONLY | os.O_CLOEXEC)
         fds = (stdin, stdout, self._output.pipe(worker, "stderr", execution))
-        try:
-            self._process = around.processes.start(
-                self._external.argv,
-                env=around.command_env(spec.env, **given),
-                cwd=None if around.directory is None else str(around.directory),
-                fds=fds,
-                started=lambda: None,
-                ended=self._ended,
-            )
-        except OSError as error:
-            around.loop.call_soon(self._finish, EndpointUnavailable(f"no process could be started: {error}"))
+        self._process = around.processes.start(
+            self._external.argv,
+            env=around.command_env(spec.env, **given),
+            cwd=None if around.directory is None else str(around.directory),
+            fds=fds,
+            started=lambda: None,
+            ended=self._ended,
+        )
 
     def _take(self, data: bytes) -> None:
         self._printed += data

@@ -19,9 +19,14 @@ class Reader:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_data: Callable[[bytes], None]) -> None:
         self._loop = loop
         self._on_data = on_data
-        self._fd, self.write_fd = os.pipe()
+        self._fd, self._theirs = os.pipe()
         os.set_blocking(self._fd, False)
         loop.add_reader(self._fd, self._readable)
+
+    def hand_over(self) -> int:
+        """The process's end. Whoever takes it closes it."""
+        theirs, self._theirs = self._theirs, -1
+        return theirs
 
     def drain(self) -> None:
         """Take what is in the pipe now: the last words of a process that has ended."""
@@ -33,6 +38,8 @@ class Reader:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
+        if self._theirs >= 0:
+            os.close(self.hand_over())
 
     def _readable(self) -> bool:
         try:
@@ -50,9 +57,14 @@ class Writer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.read_fd, self._fd = os.pipe()
+        self._theirs, self._fd = os.pipe()
         os.set_blocking(self._fd, False)
         self._waiting: list[memoryview] = []
+
+    def hand_over(self) -> int:
+        """The process's end. Whoever takes it closes it."""
+        theirs, self._theirs = self._theirs, -1
+        return theirs
 
     def write(self, data: bytes) -> None:
         """No effect when the reader is gone: how its process ended says more."""
@@ -68,6 +80,8 @@ class Writer:
             os.close(self._fd)
             self._fd = -1
             self._waiting.clear()
+        if self._theirs >= 0:
+            os.close(self.hand_over())
 
     def _writable(self) -> None:
         if self._flush() and self._fd >= 0:

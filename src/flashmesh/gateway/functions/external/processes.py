@@ -98,7 +98,10 @@ class Processes:
 
     def signal(self, id: int, number: int) -> None:
         if self._starter is not None:
-            self._say({"kill": id, "signal": int(number)})
+            try:
+                self._say({"kill": id, "signal": int(number)})
+            except OSError:
+                pass  # the starter has just died, and everything with it
 
     async def close(self) -> None:
         """End everything: SIGTERM, then SIGKILL. Returns when all are gone."""

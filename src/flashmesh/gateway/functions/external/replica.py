@@ -66,6 +66,13 @@ class Replica:
         self._process = self._start()
 
     def _start(self) -> Process:
+        try:
+            return self._launch()
+        except OSError:
+            self._let_go()
+            raise
+
+    def _launch(self) -> Process:
         external, around = self._external, self._around
         given = {"FUNCTION_NAME": external.spec.name, "TIMEOUT_MS": str(external.spec.timeout_ms)}
         if external.spec.runtime_mode == "STDIO":
@@ -75,8 +82,8 @@ class Replica:
                 astray=self._astray,
                 hung_up=self._hangs_up,
             )
-            stdin, stdout = stdio.fds
             stderr = self._output.pipe(self._id, "stderr", lambda: stdio.execution)
+            stdin, stdout = stdio.hand_over()
         else:
             self._port = _free_port(around.processes.ports)
             given["PORT"] = str(self._port)
@@ -92,6 +99,14 @@ class Replica:
             started=self._started,
             ended=self._ended,
         )
+
+    def _let_go(self) -> None:
+        """Of pipes, connections and the port."""
+        self._around.processes.ports.discard(self._port)
+        if self._stdio is not None:
+            self._stdio.close()
+        if self._http is not None:
+            self._http.client.close()
 
     def _carrier(self, port: int) -> HttpCarrier:
         return HttpCarrier(
@@ -228,14 +243,11 @@ class Replica:
         counted = not self.staying
         asked = self.leaving and not self._hung_up
         self.over = self.leaving = True
-        self._around.processes.ports.discard(self._port)
         if self._probe is not None:
             self._probe.cancel()
         if self._stdio is not None:
             self._stdio.last_words()
-            self._stdio.close()
-        if self._http is not None:
-            self._http.client.close()
+        self._let_go()
         failed = not asked or bool(self._complaint)
         why = self._complaint or reason or ("" if status < 0 else f"its process ended with exit status {status}")
         status = status or int(failed)  # leaving unasked is a failure, however politely it was done

@@ -44,10 +44,9 @@ class StdioCarrier:
         self._current: tuple[FarEnd, Flight] | None = None
         self._greeting = True
 
-    @property
-    def fds(self) -> tuple[int, int]:
-        """The process's ends of its stdin and stdout."""
-        return self._stdin.read_fd, self._stdout.write_fd
+    def hand_over(self) -> tuple[int, int]:
+        """The process's ends of its stdin and stdout. Whoever takes them closes them."""
+        return self._stdin.hand_over(), self._stdout.hand_over()
 
     @property
     def execution(self) -> str:
