@@ -78,6 +78,17 @@ def test_what_waits_behind_a_call_that_runs_long_goes_elsewhere_as_another_attem
     assert bench.dispatcher.execution(ExecutionId("e2")).attempt == 1, "moving is no retry"
 
 
+def test_a_worker_that_was_idle_for_long_has_its_time_for_what_it_is_sent() -> None:
+    """The first call is sent now: what waits behind it does so from now on."""
+    bench = Bench(workers_max=2)
+    worker = eager(bench)
+    bench.clock.advance(60)
+    for number in range(3):
+        bench.call(f"e{number}")
+    bench.clock.advance(RECALL_S - 0.002)
+    assert worker.told(Discard) == []
+
+
 def test_a_worker_whose_calls_were_taken_back_gets_none_ahead_until_one_has_ended() -> None:
     """Else they would be back behind the slow one at once."""
     bench = Bench(workers_max=2)

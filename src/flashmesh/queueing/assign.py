@@ -32,27 +32,21 @@ def assign(
     those behind it; the next attempt of a call does not go to a worker that overran it. Changes neither queues nor
     slots, save that calls whose back-off is over at `now` take their place in line.
     """
+    if len(queues) == 1:
+        ((name, queue),) = queues.items()
+        return _for_endpoint(name, queue, slots[name], now)
     turns = [found for name in queues if (found := _for_endpoint(name, queues[name], slots[name], now))]
-    if len(turns) == 1:
-        return turns[0]
     return [dispatch for dispatch in chain.from_iterable(zip_longest(*turns)) if dispatch is not None]
 
 
 def _for_endpoint(name: EndpointName, queue: EndpointQueue, slots: Slots, now: float) -> list[Dispatch]:
     queue.ripen(now)
-    free = {worker: room for worker in slots.serving() if (room := worker.free) > 0}
+    serving = slots.serving()
+    if len(serving) == 1 and slots.uniform and not serving[0].given_up:  # the commonest case, without the bookkeeping
+        return _to_one(name, queue, serving[0])
+    free = {worker: room for worker in serving if (room := worker.free) > 0}
     if not free:
         return []
-    if len(free) == 1 and slots.uniform:  # by far the commonest case, without the bookkeeping
-        worker, room = free.popitem()
-        if not worker.given_up:
-            idle = worker.idle
-            return [
-                Dispatch(name, call, worker)
-                for place, call in enumerate(queue.peek(room))
-                if place < idle or len(call.frame.payload) <= AHEAD_BYTES
-            ]
-        free[worker] = room
     found: list[Dispatch] = []
     sent: dict[Worker, int] = {}
     wanted = sum(free.values())
@@ -68,6 +62,15 @@ def _for_endpoint(name: EndpointName, queue: EndpointQueue, slots: Slots, now: f
         if not wanted:
             break
     return found
+
+
+def _to_one(name: EndpointName, queue: EndpointQueue, worker: Worker) -> list[Dispatch]:
+    idle = worker.slots - len(worker.calls)
+    return [
+        Dispatch(name, call, worker)
+        for place, call in enumerate(queue.peek(worker.free))
+        if place < idle or len(call.frame.payload) <= AHEAD_BYTES
+    ]
 
 
 def _choose(free: dict[Worker, int], sent: dict[Worker, int], call: Call) -> Worker | None:

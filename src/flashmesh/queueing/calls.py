@@ -78,7 +78,7 @@ class Call:
         """Its record is not durable yet: it has no place in line."""
         self.reserved = False
         """It counts in the backlog all the same."""
-        self.accepted: dict[ExecutionId, Accepted] = {}
+        self.accepted: dict[ExecutionId, Accepted] | None = None
         """Who is to be told once it is durable, by the id under which they sent it."""
         self.moved = 0
         """How often it was taken back from a worker that had not begun it; never an attempt that counts."""

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from flashmesh.executions.record import Execution, Kind
-from flashmesh.executions.store import Store, StoreUnavailable
+from flashmesh.executions.store import Store
 from flashmesh.functions.errors import (
     Cancelled,
     EndpointUnavailable,
@@ -27,18 +27,17 @@ from flashmesh.functions.errors import (
     QueueFull,
 )
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId, WorkerId
+from flashmesh.queueing.accepting import Acceptance, no_longer_served
 from flashmesh.queueing.admission import admit
-from flashmesh.queueing.assign import assign
 from flashmesh.queueing.calls import Accepted, Call
 from flashmesh.queueing.lane import Lane
 from flashmesh.queueing.outcomes import Outcomes
 from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import Clock, EventLog, Reply, WorkerPort, WorkerSource
-from flashmesh.queueing.recall import next_look_s, recall
+from flashmesh.queueing.pumping import Pump
 from flashmesh.queueing.resuming import Resumption
 from flashmesh.queueing.retry import after_failed_start, backoff_s
-from flashmesh.queueing.scaling import wanted_workers
-from flashmesh.queueing.settlement import Settlement, answer_from_record, error_frame, peer_fields
+from flashmesh.queueing.settlement import Settlement, peer_fields
 from flashmesh.queueing.slots import Worker
 from flashmesh.wire.frames import AnyFrame, Cancel, Credit, Hello, Invoke, Summary
 
@@ -55,7 +54,6 @@ class Dispatcher:
 
     def __init__(self, *, store: Store, clock: Clock, source: WorkerSource, log: EventLog) -> None:
         self.store = store
-        self.source = source
         self._clock = clock
         self._log = log
         self._lanes: dict[EndpointName, Lane] = {}
@@ -68,6 +66,11 @@ class Dispatcher:
         self.on_summary: list[Callable[[EndpointName, WorkerId, Summary], None]] = []
         """Called with what a worker says of calls that it took from peers."""
         self._settlement = Settlement(store=store, clock=clock, log=log, ended=self._ended)
+        self._pumping = Pump(clock=clock, settlement=self._settlement, source=source)
+        self._pump = self._pumping.run
+        self._acceptance = Acceptance(
+            store=store, clock=clock, settlement=self._settlement, calls=self._calls, pump=self._pump
+        )
         self._outcomes = Outcomes(
             store=store,
             clock=clock,
@@ -88,6 +91,15 @@ class Dispatcher:
             ),
             pump=self._pump,
         )
+
+    @property
+    def source(self) -> WorkerSource:
+        """Who makes workers. A program whose parts need each other sets it once, before the first call."""
+        return self._pumping.source
+
+    @source.setter
+    def source(self, source: WorkerSource) -> None:
+        self._pumping.source = source
 
     # Endpoints
 
@@ -126,13 +138,10 @@ class Dispatcher:
         for function in lane.plan.functions:
             if self._functions.get(function) is lane:
                 del self._functions[function]
-        gone = error or self._gone(endpoint)
+        gone = error or no_longer_served(endpoint)
         for call in lane.queue.drain():
             self._settlement.raise_into(call, gone, ran=False)
         self._forget_if_empty(lane)
-
-    def _gone(self, endpoint: EndpointName) -> EndpointUnavailable:
-        return EndpointUnavailable(f"{endpoint} is no longer part of the project. `flash status` lists what is served")
 
     def fail_endpoint(self, endpoint: EndpointName, error: FlashmeshError) -> None:
         """The endpoint cannot run calls: those that wait fail with `error`.
@@ -171,7 +180,7 @@ class Dispatcher:
         self._serve_also(lane, info.get("functions") or ())
         if info.get("state") == "not_forkable":
             self._log("not_forkable", {"endpoint": endpoint, "reason": info.get("reason", "")})
-        self._scale(lane, self._clock.now())
+        self._pumping.scale(lane, self._clock.now())
 
     def _serve_also(self, lane: Lane, functions: Iterable[Mapping[str, Any]]) -> None:
         """Functions that only the import could tell of."""
@@ -265,7 +274,7 @@ class Dispatcher:
             execution.retried_from = frame.meta["retried_from"]
         known = self.store.create(execution)
         if known is not execution:
-            self._attach(known, execution.id, reply, accepted)
+            self._acceptance.attach(known, execution.id, reply, accepted)
             return known
         call = Call(execution, frame, reply, kind, now)
         call.limit_ms = effective_limit_ms(frame.deadline_ms, lane.plan.limit_ms(function))
@@ -273,67 +282,13 @@ class Dispatcher:
             call.build = lane.plan.build
         self._calls[execution.id] = call
         if kind == "async":
-            self._commit(lane, call, accepted)
+            self._acceptance.commit(lane, call, accepted)
         else:
             lane.queue.push(call)
             self._pump(lane)
             if accepted is not None:
                 accepted(None)
         return execution
-
-    def _commit(self, lane: Lane, call: Call, accepted: Accepted | None) -> None:
-        """Let it join its queue when its record is durable."""
-        call.uncommitted = True
-        if accepted is not None:
-            call.accepted[call.execution.id] = accepted
-        self.store.when_durable(lambda error: self._committed(lane, call, error))
-        if call.uncommitted:
-            lane.queue.reserve(call)
-            call.reserved = True
-
-    def _committed(self, lane: Lane, call: Call, error: StoreUnavailable | None) -> None:
-        call.uncommitted = False
-        if call.reserved:
-            lane.queue.release(call)
-        if error is not None:
-            self._undo(call, error)
-        elif not call.execution.ended:
-            wrong = self._gone(lane.plan.name) if lane.withdrawn else lane.failure
-            if wrong is not None:
-                self._settlement.raise_into(call, wrong, ran=False)
-            else:
-                call.enqueued_at = self._clock.now()
-                lane.queue.push(call)
-                self._pump(lane)
-        if call.accepted:
-            for accepted in call.accepted.values():
-                accepted(error)
-            call.accepted = {}
-
-    def _undo(self, call: Call, error: StoreUnavailable) -> None:
-        """The store has forgotten it: so does everything here."""
-        self._calls.pop(call.execution.id, None)
-        if call.execution.id not in call.accepted:
-            call.answer(error_frame(call.frame.execution, error))
-        for reply, execution in call.waiters or ():
-            if execution not in call.accepted:
-                reply.send(error_frame(execution, error))
-        if call.watchers:
-            call.tell_watchers()
-
-    def _attach(self, known: Execution, under: ExecutionId, reply: Reply | None, accepted: Accepted | None) -> None:
-        call = self._calls.get(known.id)
-        if accepted is not None:
-            if call is not None and call.uncommitted:
-                call.accepted[under] = accepted
-            else:
-                self.store.when_durable(accepted)
-        if reply is None:
-            return
-        if call is None or known.ended:
-            answer_from_record(reply, under, known)
-        else:
-            call.waiters = [*(call.waiters or ()), (reply, under)]
 
     def is_accepted(self, execution: ExecutionId) -> bool:
         """Whether a known execution is accepted for good. False while its record waits to become durable."""
@@ -485,76 +440,7 @@ class Dispatcher:
         else:
             self._clock.call_later(backoff_s(lane.failed_starts), lambda: self._pump(lane))
 
-    # Deciding
-
-    def _pump(self, lane: Lane) -> None:
-        """Send what can be sent, and see to workers for the rest."""
-        queue = lane.queue
-        if not queue.size:
-            return
-        now = self._clock.now()
-        name = lane.plan.name
-        queue.ripen(now)
-        for _, call, worker in assign({name: queue}, {name: lane.slots}, now) if lane.slots.has_room() else ():
-            queue.take(call)
-            worker.unstarted += 1
-            worker.last_used = now
-            worker.calls[call.execution.id] = call
-            call.worker = worker
-            call.execution.build = worker.build
-            worker.port.send(call.invoke(worker.build))
-            if lane.recall is None and len(worker.calls) > worker.slots:
-                self._watch_waiting(lane, now)
-        if queue.size:
-            self._scale(lane, now)
-            self._arm(lane, now)
-
-    def _watch_waiting(self, lane: Lane, now: float) -> None:
-        """See to it that no call waits long at a worker."""
-        look_s = next_look_s(lane, now)
-        if look_s is not None:
-            lane.recall = self._clock.call_later(look_s, lambda: self._recall(lane))
-
-    def _recall(self, lane: Lane) -> None:
-        lane.recall = None
-        now = self._clock.now()
-        for call in reversed(recall(lane, now)):
-            if call.cancel:
-                self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
-            else:
-                lane.queue.push_front(call)
-        self._watch_waiting(lane, now)
-        self._pump(lane)
-
-    def _scale(self, lane: Lane, now: float) -> None:
-        """Ask for the workers that the load calls for."""
-        if lane.ensured and max(lane.asked, len(lane.slots.serving())) >= lane.plan.workers_max:
-            return
-        demand = lane.demand(now)
-        if demand.waiting and not lane.ensured:
-            lane.ensured = True
-            self.source.ensure(lane.plan.name)
-            if not lane.ensured:
-                return  # it failed at once, and `fail_endpoint` has seen to the calls
-        wanted = wanted_workers(demand, lane.plan)
-        if wanted.workers > demand.workers:
-            lane.asked = wanted.workers
-            self.source.scale(lane.plan.name, wanted.workers)
-        if wanted.look_again_s is not None and lane.look_again is None:
-            lane.look_again = self._clock.call_later(wanted.look_again_s, lambda: self._look_again(lane))
-
-    def _look_again(self, lane: Lane) -> None:
-        lane.look_again = None
-        self._pump(lane)
-
-    def _arm(self, lane: Lane, now: float) -> None:
-        due = lane.queue.next_due()
-        if due is not None and lane.due is None:
-            lane.due = self._clock.call_later(max(0.0, due - now), lambda: self._ripe(lane))
-
-    def _ripe(self, lane: Lane) -> None:
-        lane.due = None
-        self._pump(lane)
+    # What follows
 
     def _ended(self, call: Call) -> None:
         execution = call.execution

@@ -93,7 +93,8 @@ class Outcomes:
             return
         worker.unstarted -= 1
         worker.reported -= 1
-        worker.slots = max(worker.slots, len(worker.calls) - worker.unstarted)
+        if len(worker.calls) - worker.unstarted > worker.slots:
+            worker.slots = len(worker.calls) - worker.unstarted
         now = worker.moved_at = self._clock.now()
         if call.execution.ended:
             call.started_at = now
@@ -106,7 +107,9 @@ class Outcomes:
         execution = call.execution
         call.started_at = now
         waited_us = int((now - call.submitted_at) * 1e6)
-        cold_us = max(0, min(waited_us, int((worker.ready_at - call.enqueued_at) * 1e6)))
+        cold_us = 0
+        if worker.ready_at > call.enqueued_at:
+            cold_us = min(waited_us, int((worker.ready_at - call.enqueued_at) * 1e6))
         execution.cold_us, execution.queue_us = cold_us, waited_us - cold_us
         self._store.start(execution, execution.attempt, at=self._clock.wall(), worker=worker.id, build=worker.build)
         self.limit(lane, call, 0.0)
