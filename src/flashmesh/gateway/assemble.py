@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from flashmesh.deploy.local.assemble import LocalParts, local_parts
@@ -25,6 +25,7 @@ from flashmesh.gateway.metrics import Histogram, Metrics, Sample
 from flashmesh.gateway.settings import ServerSettings
 from flashmesh.gateway.transport import link_check
 from flashmesh.gateway.webhooks import SCHEMA, SCHEMA_NAME, Webhooks
+from flashmesh.kit.ids import EndpointName
 from flashmesh.kit.machine import host_folder
 from flashmesh.project.model import ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
@@ -57,12 +58,14 @@ def assemble(
     log: ServerLog,
     url: str,
     amend_project: Callable[[ResourceSpec], Awaitable[None]],
+    on_template: Callable[[EndpointName, Mapping[str, Any]], None],
 ) -> Parts:
     """Everything of a server, wired and still. Call it on the event loop that it will live on.
 
     Args:
         url: where external functions on this machine reach it.
         amend_project: serves a project's resource with other settings.
+        on_template: told when a template has tried its import.
     Raises:
         FlashmeshError: what an unusable database, key or token register says.
     """
@@ -87,7 +90,14 @@ def assemble(
         home=settings.home,
     )
     dispatcher = local.dispatcher
-    link = LinkServer(place.link, dispatcher, on_log=log.output, log=log.event, check_token=link_check(tokens))
+    link = LinkServer(
+        place.link,
+        dispatcher,
+        on_template=on_template,
+        on_log=log.output,
+        log=log.event,
+        check_token=link_check(tokens),
+    )
 
     def heard(line: Log) -> None:
         link.logbook.add(line)

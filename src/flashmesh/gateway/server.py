@@ -9,12 +9,13 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from flashmesh import __version__
 from flashmesh.deploy.local.place import SessionPlace, sweep
+from flashmesh.deploy.local.prestart import prestart
 from flashmesh.executions.record import Execution
 from flashmesh.executions.states import Status
 from flashmesh.functions.errors import FlashmeshError
@@ -29,6 +30,7 @@ from flashmesh.gateway.notify import Starter, tell_systemd
 from flashmesh.gateway.project import ServedProject
 from flashmesh.gateway.settings import ServerSettings
 from flashmesh.kit.descriptors import raise_limit
+from flashmesh.kit.ids import EndpointName
 from flashmesh.kit.machine import host_folder
 from flashmesh.project.model import ResourceSpec
 
@@ -56,6 +58,8 @@ class Server:
         self._parts: Parts
         self._listener: Listener
         self._project: ServedProject | None = None
+        self._tried: dict[str, asyncio.Event] = {}
+        """By endpoint: whether its template has tried its import."""
         self._certificate: ServerCertificate | None = None
 
     @property
@@ -74,7 +78,10 @@ class Server:
     # Beginning
 
     async def start(self) -> None:
-        """Serve. Raises why it cannot, with everything closed again."""
+        """Serve. Raises why it cannot, with everything closed again. From here on SIGTERM and SIGINT stop it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
         try:
             await self._start()
         except BaseException:
@@ -94,7 +101,13 @@ class Server:
         place = SessionPlace.create()
         self._closers.append(place.close)
         parts = self._parts = assemble(
-            settings, data=data, place=place, log=self._log, url=self.address, amend_project=self._amend
+            settings,
+            data=data,
+            place=place,
+            log=self._log,
+            url=self.address,
+            amend_project=self._amend,
+            on_template=self._imported,
         )
         self._closers.append(parts.store.close)
         self._closers.append(parts.local.volumes.close)
@@ -153,13 +166,28 @@ class Server:
         if self._project is not None:
             await self._project.update(self._parts.local.target, resource)
 
+    def _imported(self, endpoint: EndpointName, info: Mapping[str, Any]) -> None:
+        self._tried.setdefault(endpoint, asyncio.Event()).set()
+        if info.get("state") == "import_failed":
+            error = info.get("error") or {}
+            text = f"{error.get('file') or endpoint}: {error.get('reason') or 'the import failed'}"
+            self._log.notice(text, level="error", endpoint=endpoint)
+
+    async def _warm(self) -> None:
+        """Start templates ahead of the first calls, one after the other."""
+        if self._project is not None:
+            target = self._parts.local.target
+            await prestart(
+                [resource.name for resource in self._project.resources],
+                start=lambda name: target.prestart(EndpointName(name)),
+                imported=lambda name: self._tried.setdefault(name, asyncio.Event()).wait(),
+            )
+
     # Running
 
     async def run_until_stopped(self) -> int:
         """Until SIGTERM or SIGINT, then drain and stop. A second signal ends it at once. The exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
         tell_systemd("READY=1")
         self._starter.ready(url=self.url, pid=os.getpid())
         facts = {} if self._certificate is None else {"fingerprint": self._certificate.fingerprint}
@@ -167,9 +195,11 @@ class Server:
         if self._certificate is not None:
             text += f"; its certificate's fingerprint is {self._certificate.fingerprint}"
         self._log.notice(text, url=self.url, pid=os.getpid(), **facts)
+        warming = loop.create_task(self._warm(), name="starting templates")
         sweeping = loop.run_in_executor(None, sweep)
         await self._stopping.wait()
-        await sweeping
+        warming.cancel()
+        await asyncio.gather(warming, sweeping, return_exceptions=True)
         await self.stop(self.settings.drain_s)
         return 0
 

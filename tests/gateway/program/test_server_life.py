@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 from pathlib import Path
@@ -169,6 +170,36 @@ def test_a_bad_option_is_a_mistake_of_use(home: Path, options: list[str], says: 
     found = flash(home, "server", *options, cwd=home)
     assert found.returncode == 2
     assert says in found.stderr
+
+
+def test_beyond_the_loopback_it_speaks_tls_and_asks_for_a_token(home: Path, project: Path) -> None:
+    with serving(home, "--host", "0.0.0.0", project=project) as server:
+        assert server.facts["url"].startswith("https://")
+        (told,) = until(lambda: [line for line in server.lines() if "fingerprint" in line])
+        assert told["fingerprint"].startswith("sha256:")
+        env = {"FLASH_SERVER": f"https://127.0.0.1:{server.port}"}
+        called = server.flash("call", "hello", '{"name": "Ada"}')  # as the server's user, who has its token
+        assert json.loads(called.stdout) == {"message": "Hello, Ada!"}, called.stderr
+        stranger = flash(home.parent / "stranger", "call", "hello", cwd=home, env=env)
+        assert stranger.returncode == 1
+        assert "certificate" in stranger.stderr.lower()
+
+
+def test_a_network_named_as_plain_needs_no_tls_but_a_token(home: Path, project: Path) -> None:
+    with serving(home, "--host", "127.0.0.2", "--plain-networks", "127.0.0.0/8", project=project) as server:
+        assert server.facts["url"] == f"http://127.0.0.2:{server.port}"
+
+
+def test_workers_of_other_machines_dial_a_port_that_speaks_tls(home: Path, project: Path) -> None:
+    with serving(home, "--link-host", "127.0.0.1", "--link-port", "0", project=project) as server:
+        (port,) = until(lambda: [line["link_port"] for line in server.lines() if "link_port" in line])
+        authority = next(home.glob("hosts/*/ca.pem"))
+        context = ssl.create_default_context(cafile=str(authority))
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+        ):
+            assert secured.version() == "TLSv1.3"
 
 
 def test_a_bad_variable_is_named(home: Path) -> None:

@@ -1,11 +1,9 @@
-"""Warms the endpoints of a session before their first call: one template at a time, while memory allows."""
+"""Warms endpoints before their first call: one template at a time, while memory allows."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from flashmesh.dev.session.session import Session
+from typing import Final
 
 MOST: Final = 24
 """Templates started ahead. More would help nobody: an endpoint that is not among them starts at its first call."""
@@ -14,16 +12,23 @@ LEAST_FREE: Final = 0.25
 _WAIT_S: Final = 60.0
 
 
-async def prestart(session: "Session") -> None:
-    """Start the templates of the project's endpoints, in the order of their files."""
-    for name in session.endpoints()[:MOST]:
+async def prestart(
+    endpoints: Sequence[str], *, start: Callable[[str], bool], imported: Callable[[str], Awaitable[object]]
+) -> None:
+    """Start the templates of `endpoints`, in this order.
+
+    Args:
+        start: starts one; False when it may not be started ahead.
+        imported: returns when that one has tried its import.
+    """
+    for name in endpoints[:MOST]:
         if free_memory() < LEAST_FREE:
             return
-        if not session.prestart(name):
+        if not start(name):
             continue
         try:
             async with asyncio.timeout(_WAIT_S):
-                await session.state.imported(name)
+                await imported(name)
         except TimeoutError:
             continue  # the template's own limit ends it; the others need not wait for that
 
