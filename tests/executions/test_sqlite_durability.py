@@ -325,10 +325,13 @@ async def test_a_small_commit_does_not_wait_for_a_large_payload(path: Path, monk
         store.when_durable(lambda error: told.append("large"))
         store.create(new("small"))
         assert await durable(store) is None
+        store.when_durable(lambda error: told.append("large again"), about=ExecutionId("large"))
+        store.create(new("small too"))
+        assert await durable(store) is None
         assert told == []
         gate.set()
         store.sync()
-        assert told == ["large"]
+        assert told == ["large", "large again"]
 
 
 @on_a_loop

@@ -102,7 +102,9 @@ class MemoryStore:
     def unfinished(self) -> list[Execution]:
         return [execution for execution in self._executions.values() if not execution.ended]
 
-    def when_durable(self, then: Callable[[StoreUnavailable | None], None]) -> None:
+    def when_durable(
+        self, then: Callable[[StoreUnavailable | None], None], *, about: ExecutionId | None = None
+    ) -> None:
         then(None)
 
     def _evict(self) -> None:

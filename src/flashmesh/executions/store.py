@@ -110,12 +110,14 @@ class Store(Protocol):
         """Every QUEUED or RUNNING execution, oldest first: what a restarted session goes on with."""
         ...
 
-    def when_durable(self, then: Callable[[StoreUnavailable | None], None]) -> None:
+    def when_durable(
+        self, then: Callable[[StoreUnavailable | None], None], *, about: ExecutionId | None = None
+    ) -> None:
         """Call `then(None)` once what was said to the store before is as durable as this store makes it.
 
-        Ask right after the change that matters. An implementation without a disk calls before it returns, others on the
-        event loop, in the order they were asked. Only a change that carries many bytes is waited for by who asked right
-        after it, and not by those who say something small later.
+        Ask right after the change that matters, or name the execution that it is about. An implementation without a
+        disk calls before it returns, others on the event loop, in the order they were asked. Only a change that carries
+        many bytes is waited for by who asked right after it or about it, and not by those who say something small later.
 
         `then(StoreUnavailable)`: it could not be written. Each async `create` among it is undone, as if it had never
         been: its record and its idempotency key are gone. Other changes stay, and are written when that is possible.

@@ -114,7 +114,7 @@ class Files:
                 continue
             try:
                 for column, content in job.contents.items():
-                    job.names[column] = self._write(content if isinstance(content, bytes) else pack_items(*content))
+                    job.names[column] = self._write(pack_items(*content) if isinstance(content, tuple) else content)
             except Exception as error:  # the boundary of one row's files
                 job.error = error
                 for name in job.names.values():

@@ -241,7 +241,10 @@ class SqliteStore:
     def unfinished(self) -> list[Execution]:
         return [execution for execution in self._by_id.values() if not execution.ended]
 
-    def when_durable(self, then: Then) -> None:
+    def when_durable(self, then: Then, *, about: ExecutionId | None = None) -> None:
+        resident = None if about is None else self._by_id.get(about)
+        if resident is not None:
+            self._behind.found(resident)
         self._behind.when_durable(then)
 
     # Life
