@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import sqlite3
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -244,15 +245,16 @@ Handler = Callable[[Asked, asyncio.StreamWriter], Awaitable[bytes | None]]
 class WebFunction:
     """An HTTP function on a real port."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
         self._handler = handler
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self.asked: list[Asked] = []
         self.connections = 0
         self.open = 0
 
     async def __aenter__(self) -> "WebFunction":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/invoke"
         return self

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import ssl
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +12,7 @@ from functions_fixtures import Asked, Bench, Settings, WebFunction, answer, echo
 
 from flashmesh.executions.record import StaleAttempt
 from flashmesh.functions.errors import ExecutionNotFound, ValidationError
+from flashmesh.gateway.access.certificates import AUTHORITY_FILE, own_certificate, server_ssl_context
 from flashmesh.kit.ids import ExecutionId
 from flashmesh.wire.arguments import encode_arguments
 from flashmesh.wire.frames import BINARY, JSON, MSGPACK, Error, Result
@@ -461,3 +464,36 @@ def test_removing_a_function_lets_running_calls_finish_and_fails_those_that_wait
             assert await newer.output() == "newer"
 
     play(scenario)
+
+
+def test_https_checks_the_certificate_and_the_name(tmp_path: Path) -> None:
+    certificate = own_certificate(tmp_path, ["127.0.0.1"])
+    server = server_ssl_context(certificate.cert, certificate.key)
+
+    async def trusted(bench: Bench) -> None:
+        async with WebFunction(echo, server) as function:
+            await bench.create(endpointUrl=f"https://127.0.0.1:{function.port}/invoke", concurrency=1)
+            assert [await bench.call("f", n).output() for n in range(3)] == [0, 1, 2]
+            assert function.connections == 1
+
+    async def untrusted(bench: Bench) -> None:
+        async with WebFunction(echo, server) as function:
+            await bench.create(endpointUrl=f"https://127.0.0.1:{function.port}/invoke")
+            code, message = await bench.call("f", 1).error()
+            assert code == "ENDPOINT_UNREACHABLE"
+            assert "certificate" in message
+            assert not function.asked
+
+    play(trusted, tls=lambda: ssl.create_default_context(cafile=str(tmp_path / AUTHORITY_FILE)))
+
+    async def broken(bench: Bench) -> None:
+        await bench.create(endpointUrl="https://127.0.0.1:1/invoke")
+        code, message = await bench.call("f", 1).error()
+        assert code == "ENDPOINT_UNREACHABLE"
+        assert "no such store" in message
+
+    def fail() -> ssl.SSLContext:
+        raise RuntimeError("no such store")
+
+    play(untrusted)
+    play(broken, tls=fail)

@@ -9,6 +9,7 @@ import pytest
 from functions_fixtures import Bench, Settings, TinyDatabase, WebFunction, answer, echo, play, python, refused, until
 from test_functions_commands import STDIO_ECHO
 
+from flashmesh.executions.sqlite.database import Database
 from flashmesh.executions.store import StoreUnavailable
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.functions.errors import AmbiguousFunction, FunctionNotFound, ValidationError
@@ -300,3 +301,24 @@ def test_closing_ends_what_runs() -> None:
         assert bench.endpoint()["workers"] == 0
 
     play(scenario)
+
+
+def test_the_servers_own_database_keeps_them(tmp_path: Path) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for name in ("one", "two"):
+            database = Database(tmp_path / "server.db", loop=loop)
+            bench = Bench(database=database)  # type: ignore[arg-type]
+            await bench.registry.restore()
+            await bench.create(name, endpointUrl="http://127.0.0.1:1")
+            await bench.registry.close()
+            database.close()
+        database = Database(tmp_path / "server.db", loop=loop)
+        bench = Bench(database=database)  # type: ignore[arg-type]
+        await bench.registry.restore()
+        assert [callee.function for callee in bench.registry.functions()] == ["one", "two"]
+        await bench.registry.delete("one")
+        assert database.read("SELECT name FROM functions_posted") == [("two",)]
+        database.close()
+
+    asyncio.run(run())

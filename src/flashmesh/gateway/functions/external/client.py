@@ -120,6 +120,8 @@ class Client:
             if not self._closed:
                 raise
             failure = EndpointUnreachable("the server is stopping")
+        except Exception as error:  # one call's boundary: certificates, encodings of names, what a resolver may do
+            failure = EndpointUnreachable(f"{self._target.authority} cannot be reached: {error!r}")
         else:
             if exchange.cancelled:
                 connection.abandon()
