@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
-from flashmesh.functions.errors import FlashmeshError, PayloadTooLarge
 from flashmesh.gateway.http import Answer, Handler, Request
+from flashmesh.gateway.reading import ClientGone, read_whole, too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -16,17 +16,6 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 PRINCIPAL: Final = "flash.principal"
 """Scope key under which the access guard leaves the token's name."""
 NO_BODY: Final = frozenset({204, 304})
-
-
-class ClientGone(Exception):
-    """The client closed the connection before its request was complete."""
-
-
-class BodyTooSlow(FlashmeshError):
-    """The request's body did not arrive in time."""
-
-    code = "BODY_TOO_SLOW"
-    status = 408
 
 
 def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
@@ -48,9 +37,15 @@ def path_of(scope: Scope) -> bytes:
 
 
 async def request_of(scope: Scope, receive: Receive, *, limit_bytes: int, limit_s: float) -> Request:
-    """The whole request. Raises PayloadTooLarge, BodyTooSlow, ClientGone."""
+    """The whole request. Raises PayloadTooLarge (as early as its announced length says so), BodyTooSlow, ClientGone."""
     headers = headers_of(scope)
-    body = await read_body(headers, receive, limit_bytes=limit_bytes, limit_s=limit_s)
+    announced = headers.get(b"content-length")
+    if announced is None and b"transfer-encoding" not in headers:
+        body = b""
+    else:
+        if announced is not None and announced.isdigit() and int(announced) > limit_bytes:
+            raise too_large(limit_bytes)
+        body = await read_whole(receive, limit_bytes=limit_bytes, limit_s=limit_s)
     return Request(
         scope["method"].encode("latin-1"),
         path_of(scope),
@@ -61,41 +56,11 @@ async def request_of(scope: Scope, receive: Receive, *, limit_bytes: int, limit_
     )
 
 
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive, *, limit_bytes: int, limit_s: float) -> bytes:
-    """Raises PayloadTooLarge (by its announced length before any is read), BodyTooSlow, ClientGone."""
-    announced = headers.get(b"content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit_bytes:
-        raise too_large(limit_bytes)
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(limit_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                part: bytes = message.get("body", b"")
-                size += len(part)
-                if size > limit_bytes:
-                    raise too_large(limit_bytes)
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return part if len(parts) == 1 else b"".join(parts)
-    except TimeoutError:
-        raise BodyTooSlow(f"The body did not arrive within {limit_s:g} s.") from None
-
-
-def too_large(limit_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"The body is larger than {limit_bytes} bytes. Send less, or raise the limit with FLASH_MAX_BODY_BYTES."
-    )
-
-
 async def send_answer(answer: Answer, send: Send, *, head_only: bool = False) -> None:
     """Headers with their length, and the body."""
-    headers = list(answer.headers)
+    headers = answer.headers
     if answer.status not in NO_BODY:
-        headers.append((b"content-length", b"%d" % len(answer.body)))
+        headers = [*headers, (b"content-length", b"%d" % len(answer.body))]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head_only else answer.body})
 

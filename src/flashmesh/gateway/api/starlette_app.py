@@ -20,11 +20,12 @@ from flashmesh.functions.errors import FlashmeshError, FunctionNotFound, Validat
 from flashmesh.gateway import docs_page
 from flashmesh.gateway.api import openapi
 from flashmesh.gateway.api.asgi import (
-    ClientGone,
+    ASGIApp,
     Receive,
     Scope,
     Send,
     answer_of,
+    path_of,
     request_of,
     send_answer,
 )
@@ -47,6 +48,7 @@ from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.http import JSON_TYPE, Answer, Handler, Request
 from flashmesh.gateway.media import EVENT_STREAM, wanted_media
+from flashmesh.gateway.reading import ClientGone
 from flashmesh.queueing.logbook import LogBook, LogFilter
 
 log = logging.getLogger("flashmesh.server")
@@ -270,7 +272,7 @@ def application(
     metrics: Callable[[], bytes] | None = None,
     limits: ApiLimits | None = None,
     more: Iterable[BaseRoute] = (),
-) -> Starlette:
+) -> ASGIApp:
     """The application.
 
     Args:
@@ -291,10 +293,33 @@ def application(
         endpoint = Endpoint(serves[operation.id], _face(operation.path), limits)
         paths.setdefault(operation.path, {})[operation.method] = endpoint
     routes: list[BaseRoute] = [Route(path, ByMethod(methods), methods=list(methods)) for path, methods in paths.items()]
-    return Starlette(
+    starlette = Starlette(
         routes=[*routes, *more],
         exception_handlers={HTTPException: _not_served, Exception: _broken},
     )
+    return hot_first(CallRoutes(calls, registry), starlette, limits)
+
+
+def hot_first(routes: CallRoutes, others: ASGIApp, limits: ApiLimits) -> ASGIApp:
+    """The hot routes found by one look into a dictionary here too; everything else, and streams, by `others`."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        handler = None
+        if scope["type"] == "http":
+            handler = routes.find(scope["method"].encode("latin-1"), path_of(scope))
+        if handler is None or any(name == b"accept" and b"event-stream" in value for name, value in scope["headers"]):
+            await others(scope, receive, send)
+            return
+        try:
+            request = await request_of(scope, receive, limit_bytes=limits.max_body_bytes, limit_s=limits.body_limit_s)
+            answer = await answer_of(handler, request)
+        except ClientGone:
+            return
+        except FlashmeshError as error:
+            answer = failure(error, face=_face(scope["path"]))
+        await send_answer(answer, send)
+
+    return application
 
 
 def _serves(calls: Calls, registry: Registry, pages: OtherPages) -> dict[str, Serve]:
