@@ -40,6 +40,12 @@ def _settings(command: Any) -> Any:
         click.option("-p", "--port", type=int, help="Port to listen on; 0 = any.  [default: 7470]"),
         click.option("--data", type=_PATH, help="Where to keep accepted calls and results; a local disk."),
         click.option("--drain", "drain_s", metavar="SECONDS", help="How long running calls may finish.  [default: 30]"),
+        click.option(
+            "--keep-endpoints",
+            is_flag=True,
+            default=None,
+            help="Let endpoints serve on when the server crashes; it takes them over when it returns.",
+        ),
         click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="Let web pages of this origin call."),
         click.option("--allow-host", multiple=True, metavar="HOST", help="Accept requests for this host name."),
         click.option("--allow-commands", is_flag=True, default=None, help="Let POSTed functions start commands here."),
@@ -198,8 +204,10 @@ def stop(data: Path | None, now: bool, verbose: bool) -> None:
         click.echo("No server runs here.", err=True)
         return
     if not lives(found):
+        ended = _end_endpoints(_folder(data) / "place")
         (_folder(data) / "server.json").unlink(missing_ok=True)
-        click.echo(f"The server (pid {found.pid}) was gone already; nothing of it is left.", err=True)
+        left = "its endpoints are ended" if ended else "nothing of it is left"
+        click.echo(f"The server (pid {found.pid}) was gone already; {left}.", err=True)
         return
     os.kill(found.pid, signal.SIGTERM)
     if now:
@@ -210,6 +218,16 @@ def stop(data: Path | None, now: bool, verbose: bool) -> None:
         click.echo(f"Error: pid {found.pid} was told to stop and still runs.", err=True)
         sys.exit(EXIT_FAILED)
     click.echo(f"Stopped the server at {found.url} (pid {found.pid}).", err=True)
+
+
+def _end_endpoints(pointer: Path) -> bool:
+    """End what outlived a server, at once. Whether there was anything."""
+    from flashmesh.deploy.local.assemble import keeper_directory
+    from flashmesh.deploy.local.place import kept_directory
+    from flashmesh.worker.keeper.detached import KeeperPlace
+
+    directory = kept_directory(pointer)
+    return directory is not None and KeeperPlace(keeper_directory(directory)).kill()
 
 
 def _gone(found: Any, seconds: float) -> bool:

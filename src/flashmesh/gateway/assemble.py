@@ -88,6 +88,7 @@ def assemble(
         notice=lambda endpoint, line: log.notice(f"[{endpoint}] {line}" if endpoint else line, level="warning"),
         log=log.event,
         home=settings.home,
+        keeps_endpoints=settings.keep_endpoints,
     )
     dispatcher = local.dispatcher
     link = LinkServer(

@@ -72,6 +72,7 @@ class DataDirectory:
         self.path = path
         self.database = path / "server.db"
         self.logs = path / "logs"
+        self.place = path / "place"
         self._lock_fd = lock_fd
 
     @classmethod

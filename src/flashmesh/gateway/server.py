@@ -98,7 +98,7 @@ class Server:
         files = RotatedFiles(data.logs, limit_bytes=settings.log_bytes, keep=settings.log_files)
         self._log = ServerLog(form=settings.log_format, invocations=settings.log_invocations, files=files)
         self._closers.append(self._log.close)
-        place = SessionPlace.create()
+        place = SessionPlace.keep(data.place) if settings.keep_endpoints else SessionPlace.create()
         self._closers.append(place.close)
         parts = self._parts = assemble(
             settings,
@@ -111,7 +111,6 @@ class Server:
         )
         self._closers.append(parts.store.close)
         self._closers.append(parts.local.volumes.close)
-        await parts.link.start()
         self._closers.append(parts.link.close)
         self._closers.append(lambda: parts.local.target.close(0))
         self._closers.append(parts.registry.close)
@@ -155,6 +154,7 @@ class Server:
             await found.declare(parts.local.target, place.manifest, resources)
             parts.registry.serve_project(resources)
         await parts.registry.restore()
+        await parts.link.start()  # not before: a worker of an earlier server's is known by its endpoint
         unfinished = parts.store.unfinished()
         if unfinished:
             parts.local.dispatcher.restore(unfinished)

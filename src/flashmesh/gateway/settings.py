@@ -121,6 +121,9 @@ class ServerSettings:
     shared by machines, a database may not. Must not be on a network file system."""
     project: Path | None = _setting(_path, None)
     """A project whose functions are served, without a deploy step. Default none."""
+    keep_endpoints: bool = _setting(_flag, False)
+    """Whether endpoints serve on when the server crashes, to be taken over when it returns. Default no: a server with
+    `project` is a session, of which no process stays."""
     host: str = _setting(_text, "127.0.0.1")
     """Address the port is opened on. Default: this machine only; elsewhere every request needs a token, over TLS."""
     port: int = _setting(_whole(0, 65535), DEFAULT_PORT)

@@ -94,6 +94,36 @@ def test_what_a_killed_server_had_accepted_goes_on_at_the_next_start(home: Path,
         assert server.stop() == 0
 
 
+def test_kept_endpoints_finish_what_they_run_while_the_server_is_away(
+    home: Path, project: Path, tmp_path: Path
+) -> None:
+    with serving(home, "--keep-endpoints", project=project) as server:
+        running = server.enqueue("wait_for", folder=str(tmp_path), name="a")
+        until((tmp_path / "a.begun").exists)
+        worker = int((tmp_path / "a.begun").read_text())
+        server.kill()
+    assert not is_gone(worker)
+    (tmp_path / "a.end").write_text("")
+    until((tmp_path / "a.done").exists)
+    with serving(home, "--keep-endpoints", project=project) as server:
+        found = server.ended(running)
+        assert (found["status"], found["attempt"], found["output"]) == ("success", 1, worker)
+        assert (tmp_path / "a.done").read_text() == "done\n"
+        assert server.stop() == 0
+    until(lambda: is_gone(worker))
+
+
+def test_stop_ends_endpoints_that_outlived_their_server(home: Path, project: Path, tmp_path: Path) -> None:
+    with serving(home, "--keep-endpoints", project=project) as server:
+        server.enqueue("wait_for", folder=str(tmp_path), name="a")
+        until((tmp_path / "a.begun").exists)
+        worker = int((tmp_path / "a.begun").read_text())
+        server.kill()
+        stopped = server.flash("server", "stop")
+    assert "its endpoints are ended" in stopped.stderr
+    until(lambda: is_gone(worker))
+
+
 def test_sigterm_lets_running_calls_finish_and_takes_no_new_ones(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, project=project) as server:
         call = Background(server, "/v1/functions/wait_for:invoke", {"input": {"folder": str(tmp_path), "name": "a"}})

@@ -19,6 +19,11 @@ from flashmesh.wire.frames import Hello
 from flashmesh.worker.keeper.client import Keeper, KeeperEvent
 
 
+def keeper_directory(place: Path) -> Path:
+    """Where a keeper that outlives its server is found again."""
+    return place / "keeper"
+
+
 class NoWorkers:
     """The dispatcher's source of workers until the target is made, which needs the dispatcher."""
 
@@ -52,6 +57,7 @@ def local_parts(
     notice: Callable[[str, str], None],
     log: EventLog,
     home: Path | None = None,
+    keeps_endpoints: bool = False,
 ) -> LocalParts:
     """Queues, target, environments and volumes of one program. Starts no process.
 
@@ -60,6 +66,7 @@ def local_parts(
         install: whether missing packages may be installed.
         notice: told an endpoint's name and a line for people to read.
         home: default `$FLASH_HOME`.
+        keeps_endpoints: whether the keeper outlives this process, and is taken over where one is.
     """
     home = home or flash_home()
     dispatcher = Dispatcher(store=store, clock=LoopClock(asyncio.get_running_loop()), source=NoWorkers(), log=log)
@@ -67,6 +74,8 @@ def local_parts(
     volumes = Volumes(home, on_note=lambda line: notice("", line))
 
     async def start_keeper(on_event: Callable[[KeeperEvent], None]) -> Keeper:
+        if keeps_endpoints:
+            return await Keeper.adopt_or_start(keeper_directory(place.directory), on_event)
         return await Keeper.start(place.pipe_fd, place.directory, on_event)
 
     target = LocalTarget(

@@ -9,10 +9,15 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
+from flashmesh.kit.files import write_atomically
+
 _PREFIX = "flash-"
+_KEPT_PREFIX = "flashd-"
+"""Not swept: their servers may be away."""
 _LOCK = "lock"
 
 
@@ -44,6 +49,27 @@ class SessionPlace:
         place.sources.mkdir(mode=0o700)
         return place
 
+    @classmethod
+    def keep(cls, pointer: Path, base: Path | None = None) -> "SessionPlace":
+        """The directory that the file `pointer` names, for those who come back to it; made when it is gone.
+
+        What is found is used only if it is this user's own and nobody else may look into it.
+        """
+        directory = kept_directory(pointer)
+        if directory is None:
+            directory = Path(tempfile.mkdtemp(prefix=_KEPT_PREFIX, dir=base or base_directory()))
+            write_atomically(pointer, f"{directory}\n", mode=0o600)
+        lock_fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock_fd, fcntl.LOCK_EX)
+        place = cls(directory, lock_fd, os.pipe())
+        if not place.key_file.exists():
+            key_fd = os.open(place.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(key_fd, "wb") as file:
+                file.write(secrets.token_bytes(32))
+        for folder in (directory / "endpoints", place.sources):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        return place
+
     def close(self) -> None:
         for fd in (self._write_fd, self.pipe_fd):
             with contextlib.suppress(OSError):
@@ -51,6 +77,17 @@ class SessionPlace:
         shutil.rmtree(self.directory, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._lock_fd)
+
+
+def kept_directory(pointer: Path) -> Path | None:
+    """The directory that `pointer` names, if it is there and this user's own; as in `SessionPlace.keep`."""
+    try:
+        directory = Path(pointer.read_text(encoding="utf-8").strip())
+        found = directory.lstat()
+    except (OSError, ValueError):
+        return None
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return directory if own and directory.name.startswith(_KEPT_PREFIX) else None
 
 
 def base_directory() -> Path:
