@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import uvloop
 
@@ -43,7 +44,7 @@ class Site:
             b"/hold": self.hold,
             b"/big": self.big,
             b"/empty": lambda request, respond: respond(Answer(204, [], b"")),
-            b"/evil": lambda request, respond: respond(Answer(200, [(b"x-a", b"1\r\nx-b: 2")], b"")),
+            b"/evil": lambda request, respond: respond(Answer(200, [(b"x-a", unquote_to_bytes(request.query))], b"")),
             b"/fail": self.fail,
         }
 

@@ -91,6 +91,28 @@ def test_a_refusal_is_seen_although_the_client_goes_on_sending(served: Served) -
     refused(client, 413, "PAYLOAD_TOO_LARGE")
 
 
+def test_a_refusal_is_seen_by_a_client_that_sends_before_it_reads(served: Served) -> None:
+    before = served.server.refused
+    client = served.connect().send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n")
+    served.wait_until(lambda: served.server.refused > before)
+    client.send(b"x" * 100_000).send(b"x" * 100_000)
+    refused(client, 413, "PAYLOAD_TOO_LARGE")
+
+
+@LEAN
+def test_pipelined_requests_do_not_count_as_one_head(served: Served, path: str) -> None:
+    client = warmed(served, path).send(get(path) * 1000 + get(path)[:-2])
+    client.send(b"\r\n")
+    assert [client.answer().status for _ in range(1001)] == [200] * 1001
+
+
+@pytest.mark.parametrize(
+    "head", ["GET /about HTTP/1.1\nHost: a\n\n", "GET /about HTTP/1.1\r\nHost: a\n\n", "GET /\x00"]
+)
+def test_what_can_never_become_a_head_is_refused_at_once(served: Served, head: str) -> None:
+    refused(served.connect().send(head.encode()), 400, "MALFORMED_REQUEST")
+
+
 def test_chunks_of_nothing_but_framing_are_refused() -> None:
     with serving() as served:
         client = served.connect()
@@ -122,8 +144,6 @@ def test_a_body_that_trickles_runs_out_of_time(hurried: Served, path: str) -> No
 
 @LEAN
 def test_an_idle_connection_is_closed(hurried: Served, path: str) -> None:
-    if path == "/app":
-        pytest.skip("uvicorn's own timer, of whole seconds")
     client = warmed(hurried, path)
     assert client.is_ended()
 

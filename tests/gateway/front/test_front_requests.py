@@ -78,6 +78,18 @@ def test_connection_close_is_obeyed(served: Served) -> None:
     assert client.is_ended()
 
 
+def test_nothing_behind_the_last_request_is_served(served: Served) -> None:
+    client = served.connect().send(get("/hold?last", "Connection: close") + post("/echo?behind") + get("/app"))
+    client.send(post("/echo?behind"))
+    served.wait_until(lambda: any(held.request.query == b"last" for held in served.site.held))
+    assert served.connect().ask(get("/about")).status == 200
+    served.answer_held(b"last")
+    answer = client.answer()
+    assert (answer.body, answer.headers["connection"]) == (b"last", "close")
+    assert client.is_ended()
+    assert not any(request.query == b"behind" for request in served.site.seen)
+
+
 def test_http_1_0_closes_unless_it_asks_to_keep(served: Served) -> None:
     client = served.connect()
     assert client.ask(b"GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").headers["connection"] == "keep-alive"
@@ -140,9 +152,10 @@ def test_empty_lines_before_a_request_are_ignored(served: Served) -> None:
     assert client.send(b"\r").ask(b"\n" + post("/echo", b"y")).body == b"y"
 
 
-def test_a_header_value_cannot_end_its_line(served: Served) -> None:
+@pytest.mark.parametrize("value", ["1%0D%0Ax-b:%202", "1%0Ax-b:%202", "1%0Dx-b:%202", "1%00"])
+def test_a_header_value_cannot_end_its_line(served: Served, value: str) -> None:
     client = served.connect()
-    answer = client.ask(get("/evil"))
+    answer = client.ask(get(f"/evil?{value}"))
     assert answer.status == 500
     assert "x-b" not in answer.headers
     assert client.ask(get("/about")).status == 200

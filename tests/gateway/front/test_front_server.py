@@ -247,6 +247,20 @@ def test_a_request_whose_body_is_arriving_is_still_served() -> None:
         assert drained.result(20) == 0
 
 
+def test_what_waits_to_be_the_applications_is_still_served() -> None:
+    with serving() as served:
+        client = served.connect().send(get("/hold?1") + get("/app"))
+        served.wait_until(lambda: any(lane._handing for lane in served.server._lanes))
+        drained = served.begin_drain(20)
+        served.wait_until(lambda: served.server.draining)
+        served.answer_held(b"1")
+        assert client.answer().body == b"1"
+        answer = client.answer()
+        assert answer.json["app"]
+        assert answer.headers["connection"] == "close"
+        assert drained.result(20) == 0
+
+
 def test_draining_gives_up_in_time_and_close_ends_the_rest() -> None:
     with serving() as served:
         client = served.connect().send(get("/hold?forever"))

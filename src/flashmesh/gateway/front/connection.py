@@ -417,7 +417,7 @@ class Connection(asyncio.Protocol):
             following = later.popleft() if later else None
             self.first = following
             kind = exchange.kind
-            if front.draining and following is None and self._parser is None:
+            if front.draining and following is None and self._parser is None and not self._handing:
                 kind |= _LAST
             line = CLOSE if kind & _LAST else KEEP_ALIVE if kind & _OLD else b""
             self._encode(answer, line, bool(kind & _HEADLESS))
