@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from flashmesh.executions.sqlite.schema import EXECUTIONS, DatabaseLocked, DatabaseUnusable, damaged, migrate
+from flashmesh.executions.sqlite.schema import (
+    EXECUTIONS,
+    DatabaseDamaged,
+    DatabaseLocked,
+    DatabaseUnusable,
+    damaged,
+    migrate,
+)
 from flashmesh.executions.sqlite.writer import Group, Statement, Writer
 
 Durability = Literal["full", "normal"]
@@ -32,6 +39,8 @@ class Database:
         Raises DatabaseTooNew, DatabaseDamaged (a copy was made), DatabaseLocked, DatabaseUnusable.
         """
         self.path = path
+        self.opening = True
+        """Damage that is found now is a reason to keep a copy; later that would hold everything up."""
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise DatabaseUnusable(
                 f"Python's SQLite is {sqlite3.sqlite_version}, too old to keep executions: it has to be "
@@ -97,7 +106,9 @@ class Database:
     def _translated(self, error: sqlite3.DatabaseError) -> Exception:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return damaged(self.path, error)
+            if self.opening:
+                return damaged(self.path, error)
+            return DatabaseDamaged(f"{self.path} is damaged ({error}). Start the server again: it says what to do")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return DatabaseLocked(
                 f"{self.path} is locked: another process is writing to it. Stop that server or tool (`fuser "

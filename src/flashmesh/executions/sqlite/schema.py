@@ -114,9 +114,9 @@ def damaged(path: Path, reason: object) -> DatabaseDamaged:
     kept = f"A copy is at {copy}"
     try:
         if not copy.exists():
-            for end in ("-wal", "-shm", ""):
+            for end in ("-wal", ""):  # the log belongs to the file; the file last, as it tells that the copy is whole
                 source = Path(f"{path}{end}")
-                if source.exists():
+                if source.exists() and source.stat().st_size:
                     shutil.copy2(source, f"{copy}{end}")
     except OSError as error:
         kept = f"No copy could be made ({error})"

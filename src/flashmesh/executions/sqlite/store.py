@@ -85,6 +85,7 @@ class SqliteStore:
                 self.database, self._files, plain=self._plain, keyed=self._keyed, let_go=self._save_cursor
             )
             self._read_back()
+            self.database.opening = False
         except BaseException:
             self.database.close()
             raise
