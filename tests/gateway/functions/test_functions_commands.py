@@ -368,6 +368,19 @@ def test_what_a_command_left_running_ends_with_it() -> None:
     play(scenario)
 
 
+def test_what_a_process_left_running_ends_when_it_ends_by_itself() -> None:
+    async def scenario(bench: Bench) -> None:
+        code = (
+            "import os,subprocess; p=subprocess.Popen(['sleep','99']); "
+            "open(os.environ['OUTPUT_FILE'],'w').write(str(p.pid))"
+        )
+        await bench.create(command=python(code), runtimeMode="FILE")
+        grandchild = await bench.call("f").output()
+        await until(lambda: not alive(grandchild))
+
+    play(scenario)
+
+
 def test_a_string_command_is_split_like_a_shell_would_and_run_without_one() -> None:
     async def scenario(bench: Bench) -> None:
         code = "import sys; [print(repr(sys.argv[1:]).replace(chr(39), chr(34)), flush=True) for _ in sys.stdin]"
