@@ -18,7 +18,7 @@ def no_longer_served(endpoint: EndpointName) -> EndpointUnavailable:
 
 
 class Acceptance:
-    """Works on the dispatcher's own calls. `pump` is asked when a call has joined its queue."""
+    """Works on the dispatcher's own calls. `join` gives a call its place in line."""
 
     def __init__(
         self,
@@ -27,13 +27,13 @@ class Acceptance:
         clock: Clock,
         settlement: Settlement,
         calls: MutableMapping[ExecutionId, Call],
-        pump: Callable[[Lane], None],
+        join: Callable[[Lane, Call, float], None],
     ) -> None:
         self._store = store
         self._clock = clock
         self._settlement = settlement
         self._calls = calls
-        self._pump = pump
+        self._join = join
 
     def commit(self, lane: Lane, call: Call, accepted: Accepted | None) -> None:
         """Let an async call join its queue when its record is durable; until then it only counts in the backlog."""
@@ -57,9 +57,8 @@ class Acceptance:
             if wrong is not None:
                 self._settlement.raise_into(call, wrong, ran=False)
             else:
-                call.enqueued_at = self._clock.now()
-                lane.queue.push(call)
-                self._pump(lane)
+                now = call.enqueued_at = self._clock.now()
+                self._join(lane, call, now)
         if told is not None:
             for accepted in told.values():
                 accepted(error)

@@ -39,6 +39,14 @@ def assign(
     return [dispatch for dispatch in chain.from_iterable(zip_longest(*turns)) if dispatch is not None]
 
 
+def takes_at_once(worker: Worker, call: Call) -> bool:
+    """Whether the only worker there is can have the only call there is."""
+    if worker.reported <= worker.unstarted or worker.given_up:
+        return False
+    idle = worker.slots > len(worker.calls)
+    return idle or not (worker.stuck or len(call.frame.payload) > AHEAD_BYTES)
+
+
 def _for_endpoint(name: EndpointName, queue: EndpointQueue, slots: Slots, now: float) -> list[Dispatch]:
     queue.ripen(now)
     serving = slots.serving()

@@ -43,6 +43,7 @@ class Call:
         "queued",
         "reply",
         "reserved",
+        "restored",
         "start_failures",
         "started_at",
         "stream",
@@ -76,6 +77,8 @@ class Call:
         """Extra attempts, where the call has a say of its own."""
         self.uncommitted = False
         """Its record is not durable yet: it has no place in line."""
+        self.restored = False
+        """A server before this one accepted it."""
         self.reserved = False
         """It counts in the backlog all the same."""
         self.accepted: dict[ExecutionId, Accepted] | None = None

@@ -69,7 +69,7 @@ class Dispatcher:
         self._pumping = Pump(clock=clock, settlement=self._settlement, source=source)
         self._pump = self._pumping.run
         self._acceptance = Acceptance(
-            store=store, clock=clock, settlement=self._settlement, calls=self._calls, pump=self._pump
+            store=store, clock=clock, settlement=self._settlement, calls=self._calls, join=self._pumping.join
         )
         self._outcomes = Outcomes(
             store=store,
@@ -277,15 +277,16 @@ class Dispatcher:
             self._acceptance.attach(known, execution.id, reply, accepted)
             return known
         call = Call(execution, frame, reply, kind, now)
-        call.limit_ms = effective_limit_ms(frame.deadline_ms, lane.plan.limit_ms(function))
+        declared_ms = lane.plan.limit_ms(function)
+        if declared_ms or frame.deadline_ms:
+            call.limit_ms = effective_limit_ms(frame.deadline_ms, declared_ms)
         if (lane.fresh and function in lane.fresh) or (frame.build and frame.build == lane.plan.build):
             call.build = lane.plan.build
         self._calls[execution.id] = call
         if kind == "async":
             self._acceptance.commit(lane, call, accepted)
         else:
-            lane.queue.push(call)
-            self._pump(lane)
+            self._pumping.join(lane, call, now)
             if accepted is not None:
                 accepted(None)
         return execution
@@ -445,7 +446,8 @@ class Dispatcher:
     def _ended(self, call: Call) -> None:
         execution = call.execution
         self._calls.pop(execution.id, None)
-        self._resumption.forget(call)
+        if call.restored:
+            self._resumption.forget(call)
         lane = self._lanes.get(execution.endpoint)
         if lane is not None:
             lane.count(execution.status)

@@ -63,7 +63,7 @@ class Outcomes:
         lane = self._lanes.get(worker)
         if lane is None:
             return
-        if isinstance(frame, Result):
+        if isinstance(frame, Result):  # the commonest first
             self._result(lane, worker, frame)
         elif isinstance(frame, Started):
             self._started(lane, worker, frame)
@@ -112,7 +112,8 @@ class Outcomes:
             cold_us = min(waited_us, int((worker.ready_at - call.enqueued_at) * 1e6))
         execution.cold_us, execution.queue_us = cold_us, waited_us - cold_us
         self._store.start(execution, execution.attempt, at=self._clock.wall(), worker=worker.id, build=worker.build)
-        self.limit(lane, call, 0.0)
+        if call.limit_ms:
+            self.limit(lane, call, 0.0)
 
     def limit(self, lane: Lane, call: Call, run_s: float) -> None:
         """End a call that has run for `run_s` seconds already if it outlives its limit by far."""

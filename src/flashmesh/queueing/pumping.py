@@ -1,12 +1,14 @@
 """Carries out what was decided: calls to workers, more workers, calls taken back. Asked after every event of a lane."""
 
 from flashmesh.functions.errors import Cancelled
-from flashmesh.queueing.assign import assign
+from flashmesh.queueing.assign import assign, takes_at_once
+from flashmesh.queueing.calls import Call
 from flashmesh.queueing.lane import Lane
 from flashmesh.queueing.ports import Clock, WorkerSource
 from flashmesh.queueing.recall import next_look_s, recall
 from flashmesh.queueing.scaling import wanted_workers
 from flashmesh.queueing.settlement import Settlement
+from flashmesh.queueing.slots import Worker
 
 
 class Pump:
@@ -16,6 +18,30 @@ class Pump:
         self.source = source
         self._clock = clock
         self._settlement = settlement
+
+    def join(self, lane: Lane, call: Call, now: float) -> None:
+        """A call takes its place in line, or goes to a worker at once where nobody stands before it."""
+        slots = lane.slots
+        if not lane.queue.size and slots.uniform:
+            serving = slots.serving()
+            if len(serving) == 1 and takes_at_once(serving[0], call):
+                self._send(lane, call, serving[0], now)
+                return
+        lane.queue.push(call)
+        self.run(lane)
+
+    def _send(self, lane: Lane, call: Call, worker: Worker, now: float) -> None:
+        calls = worker.calls
+        if not calls:
+            worker.moved_at = now
+        worker.unstarted += 1
+        worker.last_used = now
+        calls[call.execution.id] = call
+        call.worker = worker
+        call.execution.build = worker.build
+        worker.port.send(call.invoke(worker.build))
+        if len(calls) > worker.slots and lane.recall is None:
+            self._watch_waiting(lane, now)
 
     def run(self, lane: Lane) -> None:
         """Send what can be sent, and see to workers for the rest."""
@@ -27,16 +53,7 @@ class Pump:
             name = lane.plan.name
             for _, call, worker in assign({name: queue}, {name: lane.slots}, now):
                 queue.take(call)
-                if not worker.calls:
-                    worker.moved_at = now
-                worker.unstarted += 1
-                worker.last_used = now
-                worker.calls[call.execution.id] = call
-                call.worker = worker
-                call.execution.build = worker.build
-                worker.port.send(call.invoke(worker.build))
-                if lane.recall is None and len(worker.calls) > worker.slots:
-                    self._watch_waiting(lane, now)
+                self._send(lane, call, worker, now)
             if not queue.size:
                 return
         else:

@@ -78,6 +78,7 @@ class Resumption:
         )
         now, wall = self._clock.now(), self._clock.wall()
         call = Call(execution, frame, None, execution.kind, now)
+        call.restored = True
         call.submitted_at = now - max(0.0, wall - execution.created_at)
         if execution.status is Status.RUNNING:
             call.started_at = now - max(0.0, wall - (execution.started_at or wall))
@@ -107,8 +108,7 @@ class Resumption:
 
     def forget(self, call: Call) -> None:
         """It has ended; nobody need claim it."""
-        if self._awaited:
-            self._awaited.pop(call.execution.id, None)
+        self._awaited.pop(call.execution.id, None)
 
     def welcome(self, lane: Lane, worker: Worker, hello: Hello) -> None:
         """A worker has dialled, for the first time or again: what it claims goes on, what it lost is over."""

@@ -59,7 +59,8 @@ class Settlement:
                 payload,
             )
             call.answer(answer)
-            self._tell_waiters(call)
+            if call.waiters:
+                self._tell_waiters(call)
         self._close(call)
 
     def fail(self, call: Call, frame: Error) -> None:
