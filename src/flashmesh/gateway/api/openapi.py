@@ -54,6 +54,15 @@ _FULL_HEADERS: Final = {
         "description": "What is full",
     },
 }
+_AT_THE_DOOR: Final = {
+    400: "This is not HTTP as it should be",
+    408: "The request did not arrive in time",
+    413: "The body is too large",
+    401: "A token is needed",
+    403: "The token, host or page is not allowed",
+    503: "The server starts or stops",
+}
+"""Answers that may come before any route."""
 _TAGS: Final = {
     "functions": "Functions, and calls of them.",
     "executions": "What was called, where it stands, what came of it.",
@@ -92,10 +101,9 @@ def _described(operation: Operation) -> dict[str, Any]:
         "summary": operation.summary,
         "responses": {str(status): _response(operation, status) for status in sorted(operation.responses)},
     }
-    refusal = "JobRefusal" if operation.face == "queue" else "Refusal"
-    for status, text in ((401, "A token is needed"), (403, "The token, host or page is not allowed")):
+    for status, text in _AT_THE_DOOR.items():
         if operation.path not in ("/healthz", "/readyz"):
-            made["responses"].setdefault(str(status), _json(text, _schema(refusal)))
+            made["responses"].setdefault(str(status), _json(text, _schema("Refusal")))
     parameters = [_parameter("path", name, _PARAMETERS) for name in re.findall(r"\{(\w+)\}", operation.path)]
     parameters += [_parameter("query", name, _QUERIES) for name in operation.queries]
     parameters += [_parameter("header", name, _HEADERS) for name in operation.headers]

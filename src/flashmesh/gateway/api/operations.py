@@ -10,10 +10,12 @@ Responses = Mapping[int, str]
 
 _REFUSED: Final = {400: "Refusal", 404: "Refusal", 409: "Refusal"}
 _BODY: Final = {408: "Refusal", 413: "Refusal", 415: "Refusal", 422: "Refusal"}
-_JOB_REFUSED: Final = {400: "JobRefusal", 404: "JobRefusal", 409: "JobRefusal"}
-_JOB_BODY: Final = {408: "JobRefusal", 413: "JobRefusal", 415: "JobRefusal", 422: "JobRefusal"}
+_EITHER: Final = "JobRefusal|Refusal"
+"""What the server itself refuses, before a request has reached its route, has one shape on every face."""
+_JOB_REFUSED: Final = {400: _EITHER, 404: "JobRefusal", 409: "JobRefusal"}
+_JOB_BODY: Final = {408: _EITHER, 413: _EITHER, 415: "JobRefusal", 422: "JobRefusal"}
 _FULL: Final = {429: "Refusal", 503: "Refusal"}
-_JOB_FULL: Final = {429: "JobRefusal", 503: "JobRefusal"}
+_JOB_FULL: Final = {429: "JobRefusal", 503: _EITHER}
 _CALL_HEADERS: Final = ("Idempotency-Key", "traceparent", "X-Trace-Id")
 
 
@@ -295,7 +297,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/readyz",
         tag="operations",
         summary="Whether every endpoint can run calls",
-        responses={200: "Readiness", 503: "Readiness"},
+        responses={200: "Readiness", 503: "Readiness|Refusal"},
     ),
     Operation(
         id="get_openapi",

@@ -95,14 +95,14 @@ class InvocationResult(Struct, forbid_unknown_fields=True):
 
 
 class FunctionResponse(Struct):
-    """A function as it is served. A project's functions have no `image`."""
+    """A function as it is served. `timeoutMs` null: its calls have no limit."""
 
     name: str
-    executionMode: str | UnsetType = UNSET  # noqa: N815
-    concurrency: int | UnsetType = UNSET
-    timeoutMs: int | UnsetType = UNSET  # noqa: N815
-    queueSize: int | UnsetType = UNSET  # noqa: N815
-    maxRetries: int | UnsetType = UNSET  # noqa: N815
+    executionMode: str | UnsetType | None = UNSET  # noqa: N815
+    concurrency: int | UnsetType | None = UNSET
+    timeoutMs: int | UnsetType | None = UNSET  # noqa: N815
+    queueSize: int | UnsetType | None = UNSET  # noqa: N815
+    maxRetries: int | UnsetType | None = UNSET  # noqa: N815
 
 
 class JobRefusal(Struct, forbid_unknown_fields=True):
