@@ -4,6 +4,7 @@ Nothing here waits for a disk, a terminal or a pipe. Lines go into bounded buffe
 does not fit is dropped, counted, and said in the log itself as soon as something fits again.
 """
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -22,6 +23,8 @@ BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Text that may wait for a slow reader. Higher: longer stalls without loss, and more memory while they last."""
 BATCH_S: Final = 0.02
 """How long a line may wait for others: a thread that woke up for each would take half of the processor."""
+GATHERED_LINES: Final = 128
+"""Closing lines that are encoded in one go: a tenth of a millisecond of the loop."""
 _PIECE: Final = 256 * 1024
 
 
@@ -54,15 +57,15 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, line: bytes) -> None:
-        """Write it soon, or drop it when too much waits already."""
+    def put(self, text: bytes, lines: int = 1) -> None:
+        """Write it soon, or drop it when too much waits already. `lines`: how many it holds."""
         with self._lock:
-            if self._bytes + len(line) > self._limit:
-                self.dropped += 1
-                self._unsaid += 1
+            if self._bytes + len(text) > self._limit:
+                self.dropped += lines
+                self._unsaid += lines
                 return
-            self._waiting.append(line)
-            self._bytes += len(line)
+            self._waiting.append(text)
+            self._bytes += len(text)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -209,9 +212,9 @@ class ServerLog:
         self._printer = LogPrinter(
             out=_Text(self._out, os.isatty(out)), err=_Text(self._err, terminal), pretty=not self._json
         )
-        self._encode = msgspec.json.Encoder(enc_hook=str).encode
-        self._second = 0
-        self._at = ""
+        self._encoder = msgspec.json.Encoder(enc_hook=str)
+        self._gathered: list[tuple[str, Mapping[str, Any]]] = []
+        """Events of this moment: encoded together, a line costs a third of what it does alone."""
 
     @property
     def dropped(self) -> int:
@@ -220,19 +223,23 @@ class ServerLog:
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
         """Something the queues tell (an EventLog): the end of an invocation, or what happened to an endpoint."""
-        if name != "invocation":
-            if self._json:
-                self._put(name, fields)
+        is_end = name == "invocation"
+        if is_end and not self._invocations:
             return
-        if not self._invocations:
+        if not self._json:
+            if is_end:
+                self._printer.closing(fields)
             return
-        if self._json:
-            self._put(name, fields)
-        else:
-            self._printer.closing(fields)
+        gathered = self._gathered
+        gathered.append((name, fields))
+        if len(gathered) == 1:
+            self._soon()
+        elif len(gathered) >= GATHERED_LINES:
+            self._pass_on()
 
     def notice(self, text: str, *, level: str = "info", **fields: Any) -> None:
         """Something of the server's own."""
+        self._pass_on()
         self._printer.notice(text, level=level, **fields)
 
     def plain(self, text: str) -> None:
@@ -248,24 +255,33 @@ class ServerLog:
             self._kept.put(f"{line.endpoint}\0{_stamp(line.at_ms / 1000)} {line.stream} {line.text}".encode())
 
     def close(self) -> None:
+        self._pass_on()
         for writer in (self._err, self._out, self._kept):
             if writer is not None:
                 writer.close()
         if self._files is not None:
             self._files.close()
 
-    def _put(self, event: str, fields: Mapping[str, Any]) -> None:
-        now = int(time.time())
-        if now != self._second:
-            self._second, self._at = now, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-        self._err.put(self._encode({"event": event, "at": self._at, **fields}) + b"\n")
+    def _soon(self) -> None:
+        try:
+            asyncio.get_running_loop().call_later(BATCH_S, self._pass_on)
+        except RuntimeError:
+            self._pass_on()  # not on a loop: nobody would come back
+
+    def _pass_on(self) -> None:
+        gathered = self._gathered
+        if gathered:
+            at = _stamp(time.time())
+            lines = [{"event": name, "at": at, **fields} for name, fields in gathered]
+            self._err.put(self._encoder.encode_lines(lines), len(lines))
+            gathered.clear()
 
     def _loss(self, count: int) -> bytes:
         text = f"{count} lines were dropped: they were not read fast enough"
         if not self._json:
             return f"… {text}\n".encode()
         line = {"event": "notice", "at": _stamp(time.time()), "level": "warning", "message": text, "dropped": count}
-        return self._encode(line) + b"\n"
+        return self._encoder.encode(line) + b"\n"
 
     def _keep(self, batch: list[bytes]) -> None:
         assert self._files is not None

@@ -1,5 +1,6 @@
 """What the server writes never holds a call up, and what is lost is said."""
 
+import asyncio
 import json
 import os
 import threading
@@ -153,3 +154,18 @@ def test_many_endpoints_share_few_descriptors(tmp_path: Path, monkeypatch: pytes
     assert len(list(Path("/dev/fd").iterdir())) <= before + 2
     files.close()
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["x\nx\n"] * 5
+
+
+def test_lines_of_one_moment_are_written_together_and_in_order() -> None:
+    async def busy(log: ServerLog) -> None:
+        for number in range(300):
+            log.event("invocation", {**FIELDS, "attempt": number})
+        log.notice("between")
+        log.event("invocation", {**FIELDS, "attempt": 300})
+
+    with pipe() as (read, write):
+        log = ServerLog(form="json", out=write, err=write)
+        asyncio.run(busy(log))
+        log.close()
+        lines = [json.loads(line) for line in everything(read, write).splitlines()]
+    assert [line.get("attempt") for line in lines] == [*range(300), None, 300]

@@ -1,12 +1,13 @@
 """Settings of the server: where they come from, what they take, what a bad one is told."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmesh.gateway.settings import BadSetting, ServerSettings, load
+from flashmesh.gateway.settings import BadSetting, ServerSettings, load, variable_of
 
 
 def file(tmp_path: Path, text: str) -> Path:
@@ -137,3 +138,17 @@ def test_any_text_is_read_or_refused_by_name(env: dict[str, str]) -> None:
     else:
         assert isinstance(settings, ServerSettings)
         assert 0 <= settings.port <= 65535
+
+
+def test_every_setting_is_in_the_manual() -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "server.md").read_text()
+    for field in dataclasses.fields(ServerSettings):
+        assert variable_of(field) in manual, variable_of(field)
+
+
+def test_every_option_of_the_command_is_a_setting() -> None:
+    from flashmesh.cli.server import server
+
+    fields = {field.name for field in dataclasses.fields(ServerSettings)}
+    options = {parameter.name for parameter in server.params}
+    assert options - fields == {"config", "detach", "ready_fd", "verbose"}
