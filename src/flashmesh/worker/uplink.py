@@ -23,7 +23,7 @@ import msgspec
 
 from flashmesh.functions.errors import Cancelled, FunctionNotFound, PayloadTooLarge
 from flashmesh.wire import failures
-from flashmesh.wire.connection import Link
+from flashmesh.wire.connection import Keepalive, Link
 from flashmesh.wire.frames import (
     PROTOCOL_VERSION,
     Ack,
@@ -197,7 +197,8 @@ class Uplink:
 
     async def _dial(self) -> None:
         """Connect, and say all that the session must know: it may be another one than before."""
-        link = Link(self._on_frame, self._on_lost)
+        # Payloads are decoded here and nowhere kept: large ones need no copy. A session never keeps its loop busy.
+        link = Link(self._on_frame, self._on_lost, mapped=True, keepalive=Keepalive())
         await self._connect(link)
         runs = [
             attempt_ref(invocation.execution, invocation.attempt)
