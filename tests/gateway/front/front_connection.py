@@ -7,7 +7,7 @@ from front_fixtures import Site
 
 from flashmesh.gateway.front import FrontServer
 from flashmesh.gateway.front.connection import Connection
-from flashmesh.gateway.http import Request
+from flashmesh.gateway.http import Answer, Request
 
 
 class Transport:
@@ -53,8 +53,8 @@ class Lone(FrontServer):
         transport.handed += data
 
 
-def fed(pieces: list[bytes]) -> tuple[list[Request], Transport]:
-    """What the hot routes saw and what became of the transport."""
+def fed(pieces: list[bytes], *, answer_held: bool = False) -> tuple[list[Request], Transport]:
+    """What the hot routes saw and what became of the transport. Held requests are answered in one turn, in order."""
     site, transport = Site(), Transport()
 
     async def run() -> None:
@@ -67,6 +67,10 @@ def fed(pieces: list[bytes]) -> tuple[list[Request], Transport]:
                 transport.handed += piece
             else:
                 connection.data_received(piece)
+        if answer_held:
+            for held in site.held:
+                held.respond(Answer(200, [], b"late"))
+            await asyncio.sleep(0)
         server.close()
 
     asyncio.run(run())

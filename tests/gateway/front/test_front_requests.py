@@ -145,6 +145,16 @@ def test_chunks_with_extensions_and_trailers_are_one_body(served: Served) -> Non
     assert "x-trailer" not in client.answer().json["headers"]
 
 
+def test_an_offer_of_another_http_is_ignored(served: Served) -> None:
+    offer = ("Connection: Upgrade, HTTP2-Settings", "UPGRADE: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    client = served.connect().send(post("/echo", b"one", *offer) + post("/echo", b"two", *offer))
+    assert [client.answer().body, client.answer().body] == [b"one", b"two"]
+    large = post("/echo", b"x" * 100_000, *offer)
+    client.send(large[:150])
+    assert client.ask(large[150:]).body == b"x" * 100_000
+    assert client.ask(post("/app", b"three", *offer)).json["body"] == "three"
+
+
 def test_empty_lines_before_a_request_are_ignored(served: Served) -> None:
     client = served.connect()
     assert client.ask(b"\r\n\r\n" + get("/about")).status == 200
@@ -173,6 +183,13 @@ def test_answers_leave_in_the_order_of_the_requests(served: Served) -> None:
     for query in (b"order-4", b"order-2", b"order-1"):
         served.answer_held(query)
     assert [client.answer().body for _ in range(4)] == [b"order-1", b"order-2", b"third", b"order-4"]
+
+
+def test_the_answers_of_one_turn_leave_in_one_write() -> None:
+    seen, transport = fed([post("/echo", b"x") * 5])
+    assert (len(seen), transport.writes) == (5, 1)
+    _, transport = fed([get("/hold") * 5], answer_held=True)
+    assert (transport.written.count(b"late"), transport.writes) == (5, 1)
 
 
 def test_an_answer_given_twice_counts_once(served: Served) -> None:

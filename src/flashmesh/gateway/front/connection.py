@@ -12,11 +12,11 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from flashmesh.gateway.front.answers import CLOSE, CONTINUE, KEEP_ALIVE, WITHOUT_LENGTH, BadAnswer, encode_head
-from flashmesh.gateway.front.limits import FrontLimits, Refusal, head_too_large, not_http, too_slow
+from flashmesh.gateway.front.exchange import HEADLESS, LAST, OLD, Exchange, Front
+from flashmesh.gateway.front.limits import Refusal, head_too_large, not_http, too_slow
 from flashmesh.gateway.front.parser import END, MoreFollows, RequestParser
 from flashmesh.gateway.http import Answer, Handler, Request
 
@@ -27,84 +27,8 @@ _LARGE_BODY: Final = 32 * 1024
 _ENOUGH: Final = 256 * 1024
 """So much is given to the transport within a turn, so that it can say when the client does not keep up."""
 _LONE_LF: Final = re.compile(rb"(?<!\r)\n|\0")
+_UPGRADE_LINE: Final = re.compile(rb"(?<=\r\n)upgrade:[^\r\n]*\r\n", re.IGNORECASE)
 _STOPPED: Final = -1
-
-_LAST: Final = 1
-"""The connection closes after this answer."""
-_HEADLESS: Final = 2
-"""Without the body: HEAD."""
-_OLD: Final = 4
-"""HTTP/1.0: that the connection is kept must be said."""
-
-
-class Front(Protocol):
-    """What a connection uses of its server."""
-
-    limits: FrontLimits
-    loop: asyncio.AbstractEventLoop
-    now: float
-    """Monotonic seconds, as fresh as the last sweep."""
-    date: bytes
-    """The date header's line."""
-    draining: bool
-    parser: RequestParser
-    """For the next request of any connection: it is between two requests whenever the loop runs."""
-    find: Callable[[bytes, bytes], Handler | None]
-    check: Callable[[bytes, bytes, bytes, Mapping[bytes, bytes]], Answer | str]
-    requests: int
-    refused: int
-    dropped: int
-
-    small_head: int
-    """Up to so many bytes a head cannot have too many headers."""
-
-    def new_parser(self) -> None:
-        """`parser` is taken, or broken: the next request has another."""
-        ...
-
-    def joined(self, connection: "Connection") -> Refusal | None:
-        """It was accepted; the refusal when there are too many."""
-        ...
-
-    def left(self, connection: "Connection") -> None: ...
-
-    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
-        """The connection is uvicorn's from here, with the bytes received so far."""
-        ...
-
-
-class Exchange:
-    """One request that waits for its answer; `respond` is what its handler gets."""
-
-    __slots__ = ("answer", "cancel", "connection", "kind")
-
-    def __init__(self, connection: "Connection", kind: int) -> None:
-        self.connection: Connection | None = connection
-        """None once it has its answer or nobody waits for it."""
-        self.kind = kind
-        """Of _LAST, _HEADLESS and _OLD; most are none of them."""
-        self.answer: Answer | None = None
-        """While those before it have none."""
-        self.cancel: Callable[[], None] | None = None
-
-    def respond(self, answer: Answer) -> None:
-        connection = self.connection
-        if connection is not None:
-            self.connection = self.cancel = None
-            if connection.first is self:
-                connection.answered(self, answer)
-            else:
-                self.answer = answer
-
-    def abandon(self) -> None:
-        """The client is gone."""
-        cancel = self.cancel
-        self.connection = self.cancel = None
-        if cancel is not None:
-            try:
-                cancel()
-            except Exception:
-                log.exception("giving up a request failed")
 
 
 class Connection(asyncio.Protocol):
@@ -235,7 +159,7 @@ class Connection(asyncio.Protocol):
         if parser.complete and not parser.odd and (handler := front.find(parser.method, path)) is not None:
             verdict = front.check(parser.method, path, query, parser.headers)
             if isinstance(verdict, str):
-                self.first = exchange = Exchange(self, 0 if parser.method != b"HEAD" else _HEADLESS)
+                self.first = exchange = Exchange(self, 0 if parser.method != b"HEAD" else HEADLESS)
                 request = Request(parser.method, path, query, parser.headers, parser.body, verdict)
                 self._call(handler, request, exchange)
                 return
@@ -305,6 +229,8 @@ class Connection(asyncio.Protocol):
         refusal = parser.check() if parser.odd else None
         if refusal is not None:
             return self._refuse(refusal)
+        if parser.upgrade and parser.headers[b"upgrade"].lower() != b"websocket":
+            return self._take_without_upgrade(data, start)
         if b"?" in path:
             path, _, query = path.partition(b"?")
         handler = None if parser.upgrade or parser.elsewhere else front.find(method, path)
@@ -327,6 +253,15 @@ class Connection(asyncio.Protocol):
         if b"expect" in parser.headers and parser.version == "1.1" and parser.missing == parser.length:
             self._say_continue()
         return end
+
+    def _take_without_upgrade(self, data: bytes, start: int) -> int:
+        """RFC 9110, 7.8: a server may ignore an upgrade. Java's client offers HTTP/2 so with every first request.
+
+        llhttp would take the body for the other protocol's bytes.
+        """
+        end = data.find(END, start) + 2
+        self._take(_UPGRADE_LINE.sub(b"", data[start:end]) + data[end:])
+        return _STOPPED
 
     def _take_body(self, parser: RequestParser, data: bytes, start: int) -> int:
         try:
@@ -373,11 +308,11 @@ class Connection(asyncio.Protocol):
                 exchange.cancel = cancel
 
     def _expect_answer(self, parser: RequestParser) -> Exchange:
-        kind = 0 if parser.keep_alive and parser.complete else _LAST
+        kind = 0 if parser.keep_alive and parser.complete else LAST
         if parser.method == b"HEAD":
-            kind |= _HEADLESS
+            kind |= HEADLESS
         if parser.odd and parser.version == "1.0":
-            kind |= _OLD
+            kind |= OLD
         return self._queue(Exchange(self, kind))
 
     def _queue(self, exchange: Exchange) -> Exchange:
@@ -394,7 +329,7 @@ class Connection(asyncio.Protocol):
         self._front.refused += 1
         self._parser = self._route = self._rest = None
         self._deaf = self._lingers = True
-        self._queue(Exchange(self, _LAST)).respond(refusal.answer)
+        self._queue(Exchange(self, LAST)).respond(refusal.answer)
         return _STOPPED
 
     def answered(self, exchange: Exchange, answer: Answer) -> None:
@@ -418,10 +353,10 @@ class Connection(asyncio.Protocol):
             self.first = following
             kind = exchange.kind
             if front.draining and following is None and self._parser is None and not self._handing:
-                kind |= _LAST
-            line = CLOSE if kind & _LAST else KEEP_ALIVE if kind & _OLD else b""
-            self._encode(answer, line, bool(kind & _HEADLESS))
-            if kind & _LAST:
+                kind |= LAST
+            line = CLOSE if kind & LAST else KEEP_ALIVE if kind & OLD else b""
+            self._encode(answer, line, bool(kind & HEADLESS))
+            if kind & LAST:
                 self._deaf = self._closing = True
                 self._since = front.now
                 break

@@ -1,7 +1,6 @@
 """What a client may send and how long it may take, and how a request beyond that is refused."""
 
 import dataclasses
-from http import HTTPStatus
 from typing import Final
 
 from flashmesh.gateway.http import JSON_TYPE, Answer
@@ -58,10 +57,6 @@ class Refusal(Exception):
         """As JSON: `error`, a code, and `message`, which says what to do."""
         body = json_body({"error": _CODES[self.status], "message": self.message})
         return Answer(self.status, [JSON_TYPE], body)
-
-    @property
-    def phrase(self) -> str:
-        return HTTPStatus(self.status).phrase
 
 
 def not_http(why: object) -> Refusal:
