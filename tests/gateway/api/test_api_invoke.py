@@ -357,6 +357,7 @@ def test_a_name_that_is_new_in_the_directory_is_found_at_once_and_an_old_one_for
     assert faces.hot.find(b"POST", b"/v1/functions/m.f:invoke") is not None
     gone = faces.shelf.endpoints.pop("m")
     faces.shelf.version += 1
+    assert faces.hot.find(b"POST", b"/v1/functions/other.echo:invoke") is not None
     assert faces.hot.find(b"POST", b"/v1/functions/m.f:invoke") is None
     faces.shelf.endpoints["m"] = gone
     faces.shelf.version += 1

@@ -7,28 +7,28 @@ and is imported when it is first needed.
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from flashmesh.gateway.api.hot import CallRoutes
-from flashmesh.gateway.calls import Calls
-from flashmesh.gateway.directory import Directory
-from flashmesh.gateway.http import HotRoutes
-
 if TYPE_CHECKING:
     from flashmesh.gateway.api.asgi import ASGIApp
     from flashmesh.gateway.api.registry_port import Complete, Registry
     from flashmesh.gateway.api.starlette_app import ApiLimits
+    from flashmesh.gateway.calls import Calls
+    from flashmesh.gateway.directory import Directory
+    from flashmesh.gateway.http import HotRoutes
     from flashmesh.queueing.logbook import LogBook
 
 __all__ = ["application", "hot_routes"]
 
 
-def hot_routes(calls: Calls, directory: Directory) -> HotRoutes:
+def hot_routes(calls: "Calls", directory: "Directory") -> "HotRoutes":
     """`:invoke`, `:enqueue`, run, runsync, status, and GET of one execution."""
+    from flashmesh.gateway.api.hot import CallRoutes  # the dev server uses pure parts of this package only
+
     return CallRoutes(calls, directory)
 
 
 def application(
     *,
-    calls: Calls,
+    calls: "Calls",
     registry: "Registry",
     logbook: "LogBook",
     complete: "Complete",
