@@ -119,6 +119,8 @@ def test_an_allowed_host_is_served(tmp_path: Path) -> None:
 
 def test_a_good_token_makes_up_for_an_unknown_host_and_for_that_request_only(here: Door) -> None:
     token = here.issue("call")
+    headers = {b"host": b"tunnel.example", b"authorization": b"Bearer " + token.encode()}
+    assert here.gate.check(b"GET", b"/docs", b"", headers) == "ci"
     assert here.ask(INVOKE, token=token, host="tunnel.example") == "ci"
     assert refused(here.ask(INVOKE, host="tunnel.example"))[0] == 403
 
