@@ -17,7 +17,7 @@ from flashmesh.gateway.front import FrontLimits, FrontServer
 from flashmesh.gateway.http import JSON_TYPE, Answer, Handler, Request, Respond
 
 PLAIN = (b"content-type", b"application/octet-stream")
-HURRY = FrontLimits(head_s=0.2, body_s=0.3, idle_s=0.3, write_s=0.3, linger_s=0.1, sweep_s=0.02)
+HURRY = FrontLimits(head_s=0.2, body_s=0.3, idle_s=1, write_s=0.3, linger_s=0.1, sweep_s=0.02)
 
 
 class Held(NamedTuple):
