@@ -137,13 +137,14 @@ class Bench:
         database: TinyDatabase | None = None,
         settings: Settings | None = None,
         scratch: Path | None = None,
+        store: MemoryStore | None = None,
         **options: Any,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.lines: list[Log] = []
         self.clock = LoopClock(loop)
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.local = NoLocalTarget()
         self.dispatcher = Dispatcher(
             store=self.store,
@@ -245,16 +246,17 @@ Handler = Callable[[Asked, asyncio.StreamWriter], Awaitable[bytes | None]]
 class WebFunction:
     """An HTTP function on a real port."""
 
-    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._handler = handler
         self._tls = tls
+        self._port = port
         self._server: asyncio.Server | None = None
         self.asked: list[Asked] = []
         self.connections = 0
         self.open = 0
 
     async def __aenter__(self) -> "WebFunction":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=1 << 20, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/invoke"
         return self

@@ -444,3 +444,26 @@ def test_when_the_starter_is_killed_calls_are_lost_and_the_next_ones_run() -> No
         assert await bench.call("f", 1).output() == 1
 
     play(scenario)
+
+
+@pytest.mark.parametrize("mode", ["STDIO", "HTTP"])
+def test_every_call_ends_once_with_its_own_answer_while_processes_are_killed(mode: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        code = STDIO_ECHO if mode == "STDIO" else HTTP_ECHO
+        scaling = {"minReplicas": 2, "maxReplicas": 2}
+        await bench.create(command=python(code), runtimeMode=mode, concurrency=4, scalingConfig=scaling)
+        calls = [bench.call("f", number, kind="async") for number in range(300)]
+        for left in (250, 150, 50):
+            await until(lambda left=left: bench.endpoint()["workers"] and sum(not call.ended for call in calls) <= left)
+            for pid in bench.pids():
+                os.kill(pid, signal.SIGKILL)
+        ends = [await call.end() for call in calls]
+        for number, frame in enumerate(ends):
+            if isinstance(frame, Error):
+                assert frame.code in ("WORKER_LOST", "ENDPOINT_UNREACHABLE")
+            else:
+                assert frame.payload == b"%d" % number
+        assert sum(isinstance(frame, Error) for frame in ends) == 0, "three more attempts are enough for three deaths"
+        await until(lambda: bench.endpoint()["workers"] == 2)
+
+    play(scenario)

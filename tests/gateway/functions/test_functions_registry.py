@@ -9,6 +9,7 @@ import pytest
 from functions_fixtures import Bench, Settings, TinyDatabase, WebFunction, answer, echo, play, python, refused, until
 from test_functions_commands import STDIO_ECHO
 
+from flashmesh.executions.memory import MemoryStore
 from flashmesh.executions.sqlite.database import Database
 from flashmesh.executions.store import StoreUnavailable
 from flashmesh.functions.config import ResourceConfig
@@ -320,5 +321,37 @@ def test_the_servers_own_database_keeps_them(tmp_path: Path) -> None:
         await bench.registry.delete("one")
         assert database.read("SELECT name FROM functions_posted") == [("two",)]
         database.close()
+
+    asyncio.run(run())
+
+
+def test_calls_accepted_before_a_restart_run_on_the_functions_served_again(tmp_path: Path) -> None:
+    store = MemoryStore()
+
+    async def run() -> None:
+        async def hold(asked: Any, _: Any) -> bytes:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async with WebFunction(hold) as function:
+            before = Bench(database=TinyDatabase(tmp_path / "db"), store=store)
+            await before.create("web", endpointUrl=function.url, concurrency=1)
+            await before.create("cmd", command=python(STDIO_ECHO), runtimeMode="STDIO")
+            running, waiting = before.call("web", 1, kind="async"), before.call("web", 2, kind="async")
+            await until(lambda: function.asked)
+            port = function.port
+        unfinished = store.unfinished()
+        assert [str(execution.id) for execution in unfinished] == [running.execution, waiting.execution]
+
+        async with WebFunction(echo, port=port) as function:
+            after = Bench(database=TinyDatabase(tmp_path / "db"), store=store)
+            await after.registry.restore()
+            after.dispatcher.restore(unfinished)
+            await until(lambda: not store.unfinished())
+            assert [execution.result for execution in unfinished] == [b"1", b"2"]
+            assert [execution.attempt for execution in unfinished] == [2, 1]
+            assert await after.call("cmd", 3).output() == 3
+            await after.registry.close()
+        await before.registry.close()
 
     asyncio.run(run())

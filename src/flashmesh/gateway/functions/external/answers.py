@@ -48,8 +48,10 @@ def of_http(status: int, headers: Mapping[str, str], body: bytes) -> Output | La
 
 def of_body(content_type: str, body: bytes) -> Output | FlashmeshError:
     """A success by its media type: JSON and bytes as they came, text as a JSON string, nothing as null."""
-    media, _, parameters = content_type.partition(";")
-    media = media.strip().lower()
+    media, parameters = JSON, ""
+    if content_type != JSON:
+        media, _, parameters = content_type.partition(";")
+        media = media.strip().lower()
     if not body:
         return Output(JSON, b"null") if media != BINARY else Output(BINARY, b"")
     if media == JSON or media.endswith("+json"):
