@@ -169,6 +169,16 @@ def test_logs_show_what_functions_printed(place: Place) -> None:
         assert time.monotonic() < end
 
 
+def test_logs_of_one_execution_are_its_own(place: Place) -> None:
+    ids = [place.json("call", "hello", f'{{"name": "{name}"}}', "--async")["id"] for name in ("Eve", "Finn")]
+    for id in ids:
+        ended(place, id)
+    end = time.monotonic() + 30
+    while "greeting Finn" not in (text := place.flash("logs", ids[1]).stdout):
+        assert time.monotonic() < end
+    assert "Eve" not in text
+
+
 def test_logs_follow_until_interrupted(place: Place) -> None:
     with subprocess.Popen(
         [FLASH, "logs", "-f", "-n", "0"], cwd=place.elsewhere, env=place.env, stdout=subprocess.PIPE, text=True

@@ -204,7 +204,9 @@ def stop(data: Path | None, now: bool, verbose: bool) -> None:
         click.echo("No server runs here.", err=True)
         return
     if not lives(found):
-        ended = _end_endpoints(_folder(data) / "place")
+        from flashmesh.deploy.local.assemble import end_kept
+
+        ended = end_kept(_folder(data) / "place")
         (_folder(data) / "server.json").unlink(missing_ok=True)
         left = "its endpoints are ended" if ended else "nothing of it is left"
         click.echo(f"The server (pid {found.pid}) was gone already; {left}.", err=True)
@@ -218,16 +220,6 @@ def stop(data: Path | None, now: bool, verbose: bool) -> None:
         click.echo(f"Error: pid {found.pid} was told to stop and still runs.", err=True)
         sys.exit(EXIT_FAILED)
     click.echo(f"Stopped the server at {found.url} (pid {found.pid}).", err=True)
-
-
-def _end_endpoints(pointer: Path) -> bool:
-    """End what outlived a server, at once. Whether there was anything."""
-    from flashmesh.deploy.local.assemble import keeper_directory
-    from flashmesh.deploy.local.place import kept_directory
-    from flashmesh.worker.keeper.detached import KeeperPlace
-
-    directory = kept_directory(pointer)
-    return directory is not None and KeeperPlace(keeper_directory(directory)).kill()
 
 
 def _gone(found: Any, seconds: float) -> bool:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flashmesh import __version__
+from flashmesh.deploy.local.assemble import end_kept
 from flashmesh.deploy.local.place import SessionPlace, sweep
 from flashmesh.deploy.local.prestart import prestart
 from flashmesh.executions.record import Execution
@@ -98,7 +99,12 @@ class Server:
         files = RotatedFiles(data.logs, limit_bytes=settings.log_bytes, keep=settings.log_files)
         self._log = ServerLog(form=settings.log_format, invocations=settings.log_invocations, files=files)
         self._closers.append(self._log.close)
-        place = SessionPlace.keep(data.place) if settings.keep_endpoints else SessionPlace.create()
+        if settings.keep_endpoints:
+            place = SessionPlace.keep(data.place)
+        else:
+            if await asyncio.to_thread(end_kept, data.place):
+                self._log.notice("Ended the endpoints that an earlier server had kept.")
+            place = SessionPlace.create()
         self._closers.append(place.close)
         parts = self._parts = assemble(
             settings,

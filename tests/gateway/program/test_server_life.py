@@ -124,6 +124,20 @@ def test_stop_ends_endpoints_that_outlived_their_server(home: Path, project: Pat
     until(lambda: is_gone(worker))
 
 
+def test_a_server_that_keeps_no_endpoints_ends_those_that_were_kept(home: Path, project: Path, tmp_path: Path) -> None:
+    with serving(home, "--keep-endpoints", project=project) as server:
+        running = server.enqueue("wait_for", folder=str(tmp_path), name="a")
+        until((tmp_path / "a.begun").exists)
+        worker = int((tmp_path / "a.begun").read_text())
+        server.kill()
+    (tmp_path / "a.begun").unlink()
+    with serving(home, project=project) as server:
+        until(lambda: is_gone(worker))
+        until((tmp_path / "a.begun").exists)  # by a worker of the new server
+        (tmp_path / "a.end").write_text("")
+        assert server.ended(running)["output"] != worker
+
+
 def test_sigterm_lets_running_calls_finish_and_takes_no_new_ones(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, project=project) as server:
         call = Background(server, "/v1/functions/wait_for:invoke", {"input": {"folder": str(tmp_path), "name": "a"}})

@@ -2,12 +2,13 @@
 
 import asyncio
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from flashmesh.deploy.local import gpus
 from flashmesh.deploy.local.environments import Environments
-from flashmesh.deploy.local.place import SessionPlace
+from flashmesh.deploy.local.place import SessionPlace, kept_directory
 from flashmesh.deploy.local.target import LocalTarget
 from flashmesh.deploy.local.volumes import Volumes
 from flashmesh.executions.store import Store
@@ -17,11 +18,26 @@ from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import EventLog, LoopClock, WorkerPort
 from flashmesh.wire.frames import Hello
 from flashmesh.worker.keeper.client import Keeper, KeeperEvent
+from flashmesh.worker.keeper.detached import KeeperPlace
 
 
 def keeper_directory(place: Path) -> Path:
     """Where a keeper that outlives its server is found again."""
     return place / "keeper"
+
+
+def end_kept(pointer: Path) -> bool:
+    """End, at once, the endpoints that outlived a server which kept its place at `pointer`. Whether there were any.
+
+    Their processes may take a moment more to see that the keeper is gone.
+    """
+    directory = kept_directory(pointer)
+    if directory is None:
+        return False
+    ended = KeeperPlace(keeper_directory(directory)).kill()
+    shutil.rmtree(directory, ignore_errors=True)
+    pointer.unlink(missing_ok=True)
+    return ended
 
 
 class NoWorkers:
