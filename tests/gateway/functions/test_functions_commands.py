@@ -1,6 +1,8 @@
 """Functions that are commands on this machine: real processes over HTTP, stdin and files, and how they die."""
 
 import asyncio
+import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -174,7 +176,7 @@ def test_cancelling_ends_the_process_that_runs_the_call() -> None:
 
 def test_a_command_that_never_listens_fails_its_calls_with_the_reason() -> None:
     async def scenario(bench: Bench) -> None:
-        bench.registry._around = __import__("dataclasses").replace(bench.registry._around, ready_s=0.2)
+        bench.registry._around = dataclasses.replace(bench.registry._around, ready_s=0.2)
         await bench.create(command=python("import time; print('here', flush=True); time.sleep(600)"))
         code, message = await bench.call().error()
         assert code == "ENDPOINT_UNAVAILABLE"
@@ -424,7 +426,7 @@ def test_commands_and_what_they_started_die_with_a_server_that_is_killed() -> No
 
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        pids = __import__("json").loads(server.stdout.readline())
+        pids = json.loads(server.stdout.readline())
         assert all(alive(pid) for pid in pids)
         server.kill()
     asyncio.run(wait_for(pids))
@@ -436,7 +438,7 @@ def test_when_the_starter_is_killed_calls_are_lost_and_the_next_ones_run() -> No
         pid = await bench.call("f", "pid").output()
         call = bench.call("f", "hang")
         await call.started.wait()
-        starter = bench.registry._around.processes._helper
+        starter = bench.registry._around.processes._starter_process
         assert starter is not None
         starter.kill()
         assert (await call.error())[0] == "WORKER_LOST"

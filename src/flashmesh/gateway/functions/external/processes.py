@@ -62,7 +62,7 @@ class Processes:
         self.ports: set[int] = set()
         """Ports that commands were told to listen on."""
         self._starter: socket.socket | None = None
-        self._helper: subprocess.Popen[bytes] | None = None
+        self._starter_process: subprocess.Popen[bytes] | None = None
         self._live: dict[int, Process] = {}
         self._count = 0
         self._buffer = bytearray()
@@ -112,10 +112,10 @@ class Processes:
                 await self._emptied.wait()
         except TimeoutError:
             pass  # closing the socket kills what is left
-        helper = self._helper
+        starter = self._starter_process
         self._drop_starter()
-        if helper is not None:
-            await asyncio.to_thread(helper.wait)
+        if starter is not None:
+            await asyncio.to_thread(starter.wait)
 
     def _say(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         data = json.dumps(message).encode()
@@ -130,7 +130,7 @@ class Processes:
     def _make_starter(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._helper = subprocess.Popen(
+            self._starter_process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "flashmesh.gateway.functions.external.starter", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -176,10 +176,10 @@ class Processes:
 
     def _lost(self) -> None:
         """The starter was killed, and all that it started with it."""
-        helper = self._helper
+        starter = self._starter_process
         self._drop_starter()
-        if helper is not None:
-            helper.wait()
+        if starter is not None:
+            starter.wait()
         lost, self._live = self._live, {}
         self._emptied.set()
         for process in lost.values():
@@ -189,4 +189,4 @@ class Processes:
         if self._starter is not None:
             self.loop.remove_reader(self._starter.fileno())
             self._starter.close()
-        self._starter = self._helper = None
+        self._starter = self._starter_process = None
