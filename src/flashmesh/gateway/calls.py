@@ -20,6 +20,7 @@ from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import Clock, Timer
 from flashmesh.wire.frames import AnyFrame, Error, Invoke, Result
 
+_FINAL: Final = (Result, Error)
 MAX_LINES: Final = 16
 """Lengths of waits that have a line of their own; any other wait has its own timer."""
 MAX_KEPT: Final = 10_000
@@ -70,10 +71,8 @@ class Waiting:
 
     def send(self, frame: AnyFrame) -> None:
         """What the dispatcher says of the call."""
-        kind = type(frame)
-        if kind is not Result and kind is not Error:
+        if not isinstance(frame, _FINAL):
             return
-        assert isinstance(frame, Result | Error)
         line = self._line
         if line is not None:
             line.waiting.pop(self, None)
