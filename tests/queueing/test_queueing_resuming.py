@@ -115,6 +115,31 @@ def test_a_worker_that_claims_what_is_not_its_to_run_is_told_to_stop() -> None:
     assert after.dispatcher.execution(ExecutionId("e1")).result == b"fresh"
 
 
+def test_a_worker_that_returns_too_late_does_not_go_on() -> None:
+    """Its attempt is over: the next one waits for a worker, and may go to this one."""
+    before = Bench()
+    before.call("e1", kind="async")
+    frame = before.worker().begin()
+    after = dead(before)
+    after.clock.advance(RESUME_S)
+    late = after.worker(slots=2, running=[frame])
+    assert late.told(Cancel) == [Cancel("e1")]
+    assert [(sent.execution, sent.attempt) for sent in late.inbox] == [("e1", 2)]
+
+
+def test_of_two_workers_that_claim_a_call_one_has_it() -> None:
+    """The other is told to stop, and what it answers is left aside."""
+    before = Bench()
+    before.call("e1", kind="async")
+    frame = before.worker().begin()
+    after = dead(before)
+    one, other = after.worker("w1", running=[frame]), after.worker("w2", running=[frame])
+    assert (one.told(Cancel), other.told(Cancel)) == ([], [Cancel("e1")])
+    other.succeed(frame, b"other")
+    one.succeed(frame, b"one")
+    assert after.dispatcher.execution(ExecutionId("e1")).result == b"one"
+
+
 def test_a_call_taken_back_before_the_server_died_is_claimed_under_its_later_number() -> None:
     """The worker that had it second says so, and its answer counts."""
     before = Bench()
