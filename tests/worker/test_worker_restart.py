@@ -130,6 +130,8 @@ def test_a_result_that_came_while_the_server_was_away_is_stored_by_the_next() ->
         server.dispatcher.submit(later("e1", "until_file", payload), None, kind="async")
         await until(lambda: server.store.get(ExecutionId("e1")).status == "RUNNING" and log.exists())
         left = await server.crash()
+        await asyncio.sleep(0)
+        assert server.store.get(ExecutionId("e1")).status == "RUNNING", "a server that goes judges nobody lost"
         go.touch()
         await until(lambda: worker.record.head().free == 1)
         after = Server(here.folder, worker.spec.build, left)

@@ -90,6 +90,7 @@ class LinkServer:
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()
+        self.closing = False
 
     async def start(self) -> None:
         """Bind the socket, in a directory of mode 0700, and accept. Raises OSError when that cannot be."""
@@ -114,7 +115,11 @@ class LinkServer:
         return int(server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Stop accepting, close every connection and wait for the handlers."""
+        """Stop accepting, close every connection and wait for the handlers.
+
+        Workers lose their session by that and nothing else: what they run is not judged lost, the next session asks.
+        """
+        self.closing = True
         for server in self._servers:
             server.close()
         for link in list(self._links):
@@ -224,7 +229,7 @@ class _WorkerEnd:
                 link.close()
 
     def lost(self, link: Link) -> None:
-        if self._worker is not None:
+        if self._worker is not None and not self._server.closing:
             self._server.dispatcher.worker_lost(self._worker)
 
 
