@@ -294,6 +294,7 @@ def test_after_a_slow_call_nothing_more_is_asked_for_and_what_comes_is_refused(h
     assert receive(worker, Result).free == 1
     again = here.folder / "again"
     invoke(worker, "own.until_file_async", str(again), execution="runs")
+    started(worker, "runs")
     invoke(worker, "own.echo", 1, execution="e1")
     refused = receive(worker, Error, execution="e1")
     assert (refused.code, refused.ran, refused.free) == ("BUSY", False, 0)
