@@ -30,7 +30,7 @@ class Acknowledgements:
             self._ask(worker, execution)
 
     def _ask(self, worker: Worker, execution: ExecutionId) -> None:
-        self._store.when_durable(lambda error: self._stored(worker, execution, error))
+        self._store.when_durable(lambda error: self._stored(worker, execution, error), about=execution)
 
     def _stored(self, worker: Worker, execution: ExecutionId, error: StoreUnavailable | None) -> None:
         if error is not None:
