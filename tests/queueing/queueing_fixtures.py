@@ -88,7 +88,9 @@ class SlowStore(MemoryStore):
             self._created.append(execution)
         return known
 
-    def when_durable(self, then: Callable[[StoreUnavailable | None], None]) -> None:
+    def when_durable(
+        self, then: Callable[[StoreUnavailable | None], None], *, about: ExecutionId | None = None
+    ) -> None:
         self._waiting.append(then)
 
     def commit(self, error: StoreUnavailable | None = None) -> None:

@@ -22,12 +22,15 @@ class Callee:
 
 
 class Directory(Protocol):
-    """Names of endpoints and functions. `version` grows with every change, so that faces may remember what they found."""
+    """Names of endpoints and functions. `version` grows with every change: faces remember what they found."""
 
     version: int
 
     def function(self, name: str) -> Callee:
-        """By id (`module.qualname`) or a unique bare name. Raises FunctionNotFound (with the nearest), AmbiguousFunction."""
+        """By id (`module.qualname`) or a unique bare name.
+
+        Raises FunctionNotFound (naming the nearest), AmbiguousFunction.
+        """
         ...
 
     def endpoint(self, name: str) -> tuple[Callee, ...]:

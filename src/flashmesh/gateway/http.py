@@ -32,7 +32,7 @@ Respond = Callable[[Answer], None]
 """Takes the one answer of a request, at once or later, on the event loop. The client may be gone: nothing happens."""
 
 Handler = Callable[[Request, Respond], Callable[[], None] | None]
-"""Serves one request without a task. Never raises. What it returns is called if the client goes away before the answer."""
+"""Serves one request without a task. Never raises. What it returns is called if the client leaves before the answer."""
 
 
 class HotRoutes(Protocol):
