@@ -124,7 +124,7 @@ def test_a_call_begun_a_moment_before_it_was_taken_back_is_stopped_there() -> No
     bench.clock.advance(2 * RECALL_S)
     del slow.running[first.execution]
     stale = slow.begin()
-    assert slow.told(Cancel) == [Cancel("e1")]
+    assert slow.told(Cancel) == [Cancel("e1", attempt=1)]
     assert slow.worker.reported == 2, "a slot and what may wait, less the two it has begun"
     assert bench.status("e1") == "QUEUED"
     slow.running[first.execution] = first

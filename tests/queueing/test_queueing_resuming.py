@@ -107,7 +107,7 @@ def test_a_worker_that_claims_what_is_not_its_to_run_is_told_to_stop() -> None:
     assert second.attempt == 2
     unknown = Invoke("nobody", "m.f", 1)
     stale = after.worker("w1", slots=2, running=[frame, unknown])
-    assert stale.told(Cancel) == [Cancel("e1"), Cancel("nobody")]
+    assert stale.told(Cancel) == [Cancel("e1", attempt=1), Cancel("nobody", attempt=1)]
     stale.succeed(frame, b"stale")
     after.clock.advance(0)
     assert (after.status("e1"), stale.acked) == ("RUNNING", ["e1"])
@@ -123,7 +123,7 @@ def test_a_worker_that_returns_too_late_does_not_go_on() -> None:
     after = dead(before)
     after.clock.advance(RESUME_S)
     late = after.worker(slots=2, running=[frame])
-    assert late.told(Cancel) == [Cancel("e1")]
+    assert late.told(Cancel) == [Cancel("e1", attempt=1)]
     assert [(sent.execution, sent.attempt) for sent in late.inbox] == [("e1", 2)]
 
 
@@ -134,7 +134,7 @@ def test_of_two_workers_that_claim_a_call_one_has_it() -> None:
     frame = before.worker().begin()
     after = dead(before)
     one, other = after.worker("w1", running=[frame]), after.worker("w2", running=[frame])
-    assert (one.told(Cancel), other.told(Cancel)) == ([], [Cancel("e1")])
+    assert (one.told(Cancel), other.told(Cancel)) == ([], [Cancel("e1", attempt=1)])
     other.succeed(frame, b"other")
     one.succeed(frame, b"one")
     assert after.dispatcher.execution(ExecutionId("e1")).result == b"one"

@@ -271,17 +271,31 @@ def test_a_discarded_call_never_begins(here: Session) -> None:
 
 
 def test_a_waiting_call_can_be_cancelled(here: Session) -> None:
-    """It is answered as not run."""
+    """It is answered as not run. What came in one piece with the call before it is no sooner begun for that."""
     worker = here.worker(SOURCE)
     quick(worker)
-    go = here.folder / "go"
+    first, go = here.folder / "first", here.folder / "go"
+    invoke(worker, "own.until_file", str(first), execution="first")
+    started(worker, "first")
     invoke(worker, "own.until_file", str(go), execution="slow")
     invoke(worker, "own.echo", 1, execution="e1")
+    first.touch()
     started(worker, "slow")
     link_of(worker).send(Cancel("e1"))
     go.touch()
     answer = receive(worker, Error, execution="e1")
     assert (answer.code, answer.ran) == ("CANCELLED", False)
+
+
+def test_a_cancel_of_another_attempt_leaves_a_call_alone(here: Session) -> None:
+    """The call was taken back from here, and has been sent here again since."""
+    worker = here.worker(SOURCE)
+    go = here.folder / "go"
+    invoke(worker, "own.until_file_async", str(go), execution="e1", attempt=2)
+    started(worker)
+    link_of(worker).send(Cancel("e1", attempt=1))
+    go.touch()
+    assert outcome(worker) == "finished"
 
 
 def test_after_a_slow_call_nothing_more_is_asked_for_and_what_comes_is_refused(here: Session) -> None:

@@ -87,7 +87,7 @@ class Outcomes:
         call = worker.calls.get(ExecutionId(frame.execution))
         if call is None or frame.attempt != call.attempt:
             worker.reported -= 1  # taken back a moment too late: it takes a slot all the same
-            worker.port.send(Cancel(frame.execution))
+            worker.port.send(Cancel(frame.execution, attempt=frame.attempt))  # it may have been sent here again
             return
         if call.worker is not worker or call.started_at is not None:
             return

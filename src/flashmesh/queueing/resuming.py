@@ -114,8 +114,9 @@ class Resumption:
         """A worker has dialled, for the first time or again: what it claims goes on, what it lost is over."""
         lost = lane.lost.pop(worker.id, None)
         for ref in hello.running:
-            if not self._claim(lane, worker, *read_attempt_ref(ref)):
-                worker.port.send(Cancel(read_attempt_ref(ref)[0]))
+            execution, attempt = read_attempt_ref(ref)
+            if not self._claim(lane, worker, execution, attempt):
+                worker.port.send(Cancel(execution, attempt=attempt))
         for ref in hello.held:
             self._claim(lane, worker, *read_attempt_ref(ref))
         if lost is not None:

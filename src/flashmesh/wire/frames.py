@@ -154,10 +154,14 @@ class Discard(Frame, frozen=True, tag=10):
 
 
 class Cancel(Frame, frozen=True, tag=11):
-    """Stop this execution. Client to session; session to the worker and its template."""
+    """Stop this execution. Client to session; session to the worker and its template.
+
+    `attempt`: only what was sent under that number; 0: whichever there is.
+    """
 
     execution: str
     reason: Literal["cancel", "timeout"] = "cancel"
+    attempt: int = 0
 
 
 class Log(Frame, frozen=True, tag=12):

@@ -342,11 +342,11 @@ class Uplink:
                 self._invoke(frame)
             case Ack(executions=executions):
                 self._acknowledged(executions)
-            case Cancel(execution=execution, reason=reason):
+            case Cancel(execution=execution, reason=reason, attempt=attempt):
                 invocation = self.runner.by_execution.get(execution)
-                if invocation is not None:
+                if invocation is not None and attempt in (0, invocation.attempt):
                     self.runner.canceller.stop(invocation, reason)
-                elif (waiting := self._take_back(execution)) is not None:
+                elif (waiting := self._take_back(execution, attempt)) is not None:
                     self.deliver(failure(execution, waiting.attempt, Cancelled(), ran=False), kept=False)
             case Discard(execution=execution, attempt=attempt):
                 self._take_back(execution, attempt)
@@ -367,10 +367,10 @@ class Uplink:
         if not self._held and self._released is not None:
             self._released.set()
 
-    def _take_back(self, execution: str, attempt: int | None = None) -> Invoke | None:
-        """A call that waits here and shall not begin."""
+    def _take_back(self, execution: str, attempt: int) -> Invoke | None:
+        """A call that waits here and shall not begin; `attempt` 0: whichever."""
         for frame in self._waiting:
-            if frame.execution == execution and attempt in (None, frame.attempt):
+            if frame.execution == execution and attempt in (0, frame.attempt):
                 self._waiting.remove(frame)
                 return frame
         return None
@@ -407,7 +407,10 @@ class Uplink:
     def _begin_waiting(self) -> None:
         self._beginning = False
         link = self._link
-        while self._waiting and link is not None and self.runner.free:
+        for _ in range(self.runner.free):
+            # A synchronous call has ended when `_begin` returns, and has asked for the next one's turn.
+            if not self._waiting or link is None or not self.runner.free:
+                break
             self._begin(link, self._waiting.popleft())
         while len(self._waiting) > self.times.allowed:  # peers took the slots meanwhile
             self._refuse(self._waiting.pop())

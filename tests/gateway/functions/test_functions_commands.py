@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from functions_fixtures import PYTHON, Bench, Settings, play, python, refused, until
+from external_fixtures import PYTHON, Bench, Settings, play, python, refused, until
 
 from flashmesh.kit.ids import ExecutionId
 from flashmesh.wire.frames import BINARY, Error
@@ -404,7 +404,7 @@ def test_commands_need_permission_which_the_refusal_names() -> None:
 SERVER = """
 import asyncio, sys, uvloop
 sys.path.insert(0, {here!r})
-from functions_fixtures import Bench, python
+from external_fixtures import Bench, python
 async def main():
     bench = Bench()
     await bench.create(command=python({code!r}), runtimeMode="STDIO", concurrency=1)

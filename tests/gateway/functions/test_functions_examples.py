@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from functions_fixtures import Bench, play, until
+from external_fixtures import Bench, play, until
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "other-languages"
 

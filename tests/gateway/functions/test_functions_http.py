@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from functions_fixtures import Asked, Bench, Settings, WebFunction, answer, echo, play, refused, until
+from external_fixtures import Asked, Bench, Settings, WebFunction, answer, echo, play, refused, until
 
 from flashmesh.executions.record import StaleAttempt
 from flashmesh.functions.errors import ExecutionNotFound, ValidationError

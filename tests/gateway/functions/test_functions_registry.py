@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from functions_fixtures import Bench, Settings, TinyDatabase, WebFunction, answer, echo, play, python, refused, until
+from external_fixtures import Bench, Settings, TinyDatabase, WebFunction, answer, echo, play, python, refused, until
 from test_functions_commands import STDIO_ECHO
 
 from flashmesh.executions.memory import MemoryStore
