@@ -171,7 +171,9 @@ class Uplink:
         self._held = Held()
         self._released: asyncio.Event | None = None
         self._waiting: deque[Invoke] = deque()
-        self._beginning = False
+        self._beginning: asyncio.Handle | None = None
+        self._postponed = False
+        """The beginning was put off once because a slot was freed before it: what ran may have held the thread."""
         self._summaries = Summaries(self._send_summary)
 
     # Connecting
@@ -394,18 +396,23 @@ class Uplink:
     # Beginning
 
     def slot_freed(self) -> None:
-        """The next call that waits here may have a slot."""
-        if self._waiting:
-            self._begin_soon()
+        """The next call that waits here may have a slot: a turn from now, even where its turn was due in this one."""
+        if not self._waiting:
+            return
+        if self._beginning is not None and not self._postponed:
+            self._beginning.cancel()
+            self._beginning = None
+            self._postponed = True
+        self._begin_soon()
 
     def _begin_soon(self) -> None:
         """Not at once: what the session has said until now, a DISCARD above all, is heard before a call begins."""
-        if not self._beginning:
-            self._beginning = True
-            asyncio.get_running_loop().call_soon(self._begin_waiting)
+        if self._beginning is None:
+            self._beginning = asyncio.get_running_loop().call_soon(self._begin_waiting)
 
     def _begin_waiting(self) -> None:
-        self._beginning = False
+        self._beginning = None
+        self._postponed = False
         link = self._link
         for _ in range(self.runner.free):
             # A synchronous call has ended when `_begin` returns, and has asked for the next one's turn.
