@@ -8,7 +8,7 @@ COVERAGE ?= on
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fork quality-check format bench clean
+.PHONY: help run test test-fork quality-check format bench bench-peers clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -56,6 +56,9 @@ format: $(VENV)/.stamp-dev ## Format the code and mend what the linter can
 
 bench: $(VENV)/.stamp-dev ## Measure each path next to its floor and print ratios
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(VENV)/.stamp-dev ## The same job on what else one could pick, each in a throw-away environment (downloads)
+	$(BIN)/python -m benchmarks.peers $(PEERS)
 
 clean: ## Remove what the commands above made
 	rm -rf .venv .venv-fork .venv-second .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,15 +7,19 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import library, running
+from benchmarks import front, library, running, wire
 from benchmarks.measure import Row
 from benchmarks.product import running as session_of
 from benchmarks.product import write_project
+from benchmarks.server import server_rows
 
 
 def rows(folder: Path) -> Iterator[Row]:
     yield from library.import_rows()
     yield library.local_route()
+    yield wire.large_argument()
+    with tempfile.TemporaryDirectory(prefix="flash-bench-") as scratch:
+        yield from front.front_rows(Path(scratch))
     yield running.stopping(folder)
     yield from running.start_to_first_200(folder)
     with session_of(folder) as session:
@@ -26,6 +30,7 @@ def rows(folder: Path) -> Iterator[Row]:
         yield from running.job_per_call(session)
         yield from running.calls_through_the_server(session)
         yield running.peer_calls(session)
+    yield from server_rows(folder.parent)
 
 
 def line(row: Row) -> str:

@@ -51,8 +51,9 @@ def _content_length(head: bytes) -> int:
 class _Lane(asyncio.Protocol):
     """One connection that always has one request under way."""
 
-    def __init__(self, request: bytes, until: float, done: asyncio.Future[None]) -> None:
+    def __init__(self, request: bytes, until: float, done: asyncio.Future[None], accepted: int) -> None:
         self.request = request
+        self._good = b"HTTP/1.1 %d" % accepted
         self.until = until
         self.done = done
         self.latencies: Latencies = []
@@ -77,7 +78,7 @@ class _Lane(asyncio.Protocol):
             return
         if len(self._buffer) - head_end - 4 < _content_length(self._buffer[:head_end]):
             return
-        if self._buffer.startswith(b"HTTP/1.1 200"):
+        if self._buffer.startswith(self._good):
             self.latencies.append(time.perf_counter() - self._begin)
         else:
             self.refused += 1
@@ -89,13 +90,16 @@ class _Lane(asyncio.Protocol):
             self.done.set_result(None)
 
 
-def many_at_once(port: int, request: bytes, seconds: float, connections: int) -> tuple[float, Latencies, int]:
-    """(requests per second, latencies in seconds, answers other than 200) over so many connections."""
+def many_at_once(
+    port: int, request: bytes, seconds: float, connections: int, *, accepted: int = 200
+) -> tuple[float, Latencies, int]:
+    """(requests per second, latencies in seconds, answers of another status than `accepted`) over so many
+    connections."""
 
     async def run() -> tuple[float, Latencies, int]:
         loop = asyncio.get_running_loop()
         begin = time.perf_counter()
-        lanes = [_Lane(request, begin + seconds, loop.create_future()) for _ in range(connections)]
+        lanes = [_Lane(request, begin + seconds, loop.create_future(), accepted) for _ in range(connections)]
         for lane in lanes:
             await loop.create_connection(lambda lane=lane: lane, "127.0.0.1", port)
         await asyncio.gather(*(lane.done for lane in lanes))

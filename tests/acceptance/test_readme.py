@@ -77,7 +77,7 @@ def answers(port: int) -> bool:
     return False
 
 
-CURLS = shell_lines(README, "curl ")
+CURLS = [(line, below) for line, below in shell_lines(README, "curl ") if "localhost:8888" in line]
 
 
 @pytest.mark.parametrize(("line", "expected"), CURLS, ids=[line.split("localhost:8888")[1][:40] for line, _ in CURLS])
@@ -99,6 +99,35 @@ def test_flash_call_of_the_readme_prints_the_result(project: Path, port: int) ->
         ["bash", "-c", command], cwd=project, capture_output=True, text=True, timeout=30, env=environment(project)
     )
     assert (done.returncode, json.loads(done.stdout)) == (0, {"message": "Hello, Grace!"}), done.stderr
+
+
+def test_the_servers_lines_of_the_readme_serve_the_same_project(project: Path, tmp_path: Path) -> None:
+    (block,) = (
+        block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "flash server --project" in block
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    home = tmp_path / "home"
+    env = {**os.environ, "FLASH_HOME": str(home), "PATH": f"{Path(FLASH).parent}{os.pathsep}{os.environ['PATH']}"}
+    served = tmp_path / "project"
+    served.mkdir()
+    (served / "hello.py").write_text((project / "hello.py").read_text())
+    said = {}
+    try:
+        for line in block.splitlines():
+            command = line.split("#")[0].strip().replace("7470", port).replace("--detach", f"--detach --port {port}")
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=served, env=env, capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 0, (line, done.stderr)
+            said[command.split(" -d")[0]] = done.stdout
+    finally:
+        subprocess.run([FLASH, "server", "stop"], cwd=served, env=env, capture_output=True, check=False, timeout=60)
+    functions = f"curl -s localhost:{port}/v1/functions/hello:"
+    assert json.loads(said[functions + "invoke"])["output"] == {"message": "Hello, Ada!"}
+    assert json.loads(said[functions + "enqueue"])["status"] == "queued"
+    assert said["flash executions list"].count("hello.hello") == 2
 
 
 def test_the_script_of_the_readme_runs_with_nothing_else_running(project: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class FakeKeeper:
     async def close_endpoint(self, endpoint: str, *, drain_s: float = 30) -> None:
         self.removed.append(endpoint)
 
-    async def close(self, *, drain_s: float = 30) -> None:
+    async def close(self, *, drain_s: float = 30, keep: bool = False) -> None:
         self.closed_with = drain_s
 
     def die(self) -> None:

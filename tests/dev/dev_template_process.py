@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flashmesh.dev.session.ports import Listener, listen
+from flashmesh.dev.session.ports import listen
 from flashmesh.dev.session.server_process import ServerProcess
+from flashmesh.gateway.listening import Listener
 
 PLAIN_SERVER = """
 import asyncio, os, sys

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from flashmesh.dev.server.descriptors import raise_limit
+from flashmesh.kit.descriptors import raise_limit
 soft, hard = int(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 print(raise_limit(2000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])

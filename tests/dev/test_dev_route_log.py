@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.server.route_book import HttpRoute
 from flashmesh.dev.server.route_log import RouteLog
-from flashmesh.dev.session.logs import LogPrinter
 
 
 def route(name: str) -> HttpRoute:

@@ -1,16 +1,23 @@
 """The contract of the execution store, run over every implementation."""
 
-from collections.abc import Callable
+import asyncio
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
+from flashmesh.executions.items import ItemBuffer
 from flashmesh.executions.memory import MemoryStore
-from flashmesh.executions.record import Execution, Outcome, StaleAttempt
+from flashmesh.executions.record import Execution, Kind, Outcome, StaleAttempt
+from flashmesh.executions.sqlite.database import Durability
+from flashmesh.executions.sqlite.store import SqliteStore
 from flashmesh.executions.states import FINAL, Event, IllegalTransition, Status
-from flashmesh.executions.store import Retention, Store
+from flashmesh.executions.store import Retention, Store, StoreUnavailable
 from flashmesh.functions.errors import DuplicateExecution, ExecutionNotFound, IdempotencyConflict
 from flashmesh.kit.ids import EndpointName, ExecutionId, FunctionId
 
@@ -21,12 +28,65 @@ def memory(now: Callable[[], float], retention: Retention) -> Store:
     return MemoryStore(now=now, retention=retention)
 
 
-STORES: dict[str, Factory] = {"memory": memory}
+@dataclasses.dataclass
+class Sqlite:
+    """Makes stores over one file; `window` 0: what has ended leaves memory as soon as it is written."""
+
+    path: Path
+    loop: asyncio.AbstractEventLoop
+    window: int | None = None
+    durability: Durability = "full"
+    made: list[SqliteStore] = dataclasses.field(default_factory=list)
+
+    def __call__(self, now: Callable[[], float], retention: Retention) -> SqliteStore:
+        window = None if self.window is None else Retention(count=self.window)
+        store = SqliteStore(
+            self.path, loop=self.loop, now=now, retention=retention, window=window, durability=self.durability
+        )
+        self.made.append(store)
+        return store
+
+    def again(self, store: SqliteStore, now: Callable[[], float], retention: Retention) -> SqliteStore:
+        """Another store on the same file, after the first one was closed."""
+        store.close()
+        self.made.remove(store)
+        return self(now, retention)
 
 
-@pytest.fixture(params=STORES.values(), ids=STORES.keys())
+class Eager:
+    """Has everything written before the next call, so that what is read comes from the disk."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> object:
+        self._store.sync()
+        return getattr(self._store, name)
+
+
+STORES = ("memory", "sqlite", "sqlite-normal", "sqlite-from-disk")
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Sqlite]:
+    with asyncio.Runner() as runner:
+        maker = Sqlite(tmp_path / "executions.db", runner.get_loop())
+        yield maker
+        for store in maker.made:
+            store.close()
+
+
+@pytest.fixture(params=STORES)
 def make(request: pytest.FixtureRequest) -> Factory:
-    return request.param  # type: ignore[no-any-return]
+    if request.param == "memory":
+        return memory
+    maker: Sqlite = request.getfixturevalue("sqlite")
+    if request.param == "sqlite-normal":
+        maker.durability = "normal"
+    if request.param == "sqlite-from-disk":
+        maker.window = 0
+        return lambda now, retention: Eager(maker(now, retention))  # type: ignore[return-value]
+    return maker
 
 
 class Wall:
@@ -39,12 +99,20 @@ class Wall:
         return self.seconds
 
 
-def new(number: int | str, *, payload: bytes = b"{}", key: str | None = None, at: float = 0.0) -> Execution:
+def new(
+    number: int | str,
+    *,
+    payload: bytes = b"{}",
+    key: str | None = None,
+    at: float = 0.0,
+    kind: Kind = "async",
+    function: str = "m.f",
+) -> Execution:
     return Execution(
         ExecutionId(f"e{number}"),
-        FunctionId("m.f"),
+        FunctionId(function),
         EndpointName("m"),
-        "async",
+        kind,
         at,
         payload=payload,
         idempotency_key=key,
@@ -154,36 +222,107 @@ def test_executions_are_listed_newest_first_and_filtered(make: Factory) -> None:
     assert [one.id for one in store.unfinished()] == ["e3"]
 
 
+def test_the_list_is_paged_by_the_last_execution_of_the_page_before(make: Factory) -> None:
+    """Pages follow one another without gap or repetition, while new executions come in between."""
+    wall = Wall()
+    store = make(wall, Retention())
+    for number in range(10):
+        execution = new(number, function="m.f" if number % 2 else "m.g")
+        run(store, execution, wall())
+    seen: list[str] = []
+    last: ExecutionId | None = None
+    while page := store.recent(limit=3, after=last):
+        seen += [one.id for one in page]
+        last = page[-1].id
+        store.create(new(f"-later-{len(seen)}"))
+    assert seen == [f"e{number}" for number in reversed(range(10))]
+    assert [one.id for one in store.recent(function="m.g", limit=2, after=ExecutionId("e5"))] == ["e4", "e2"]
+    with pytest.raises(ExecutionNotFound):
+        store.recent(after=ExecutionId("never"))
+
+
+def test_keys_belong_to_one_function(make: Factory) -> None:
+    """Two functions may be called with one key."""
+    store = make(Wall(), Retention())
+    store.create(new(1, key="k", function="m.f"))
+    assert store.create(new(2, key="k", function="m.g")).id == "e2"
+
+
+def test_a_memory_store_says_at_once_that_it_is_as_durable_as_it_gets() -> None:
+    """Nothing has to be waited for."""
+    told: list[StoreUnavailable | None] = []
+    store = MemoryStore()
+    store.create(new(1))
+    store.when_durable(told.append)
+    assert told == [None]
+
+
+def test_a_call_that_was_collected_can_be_read_item_by_item_after_it_ended(make: Factory) -> None:
+    """What was handed out before is not handed out again, wherever the record has been in between."""
+    wall = Wall()
+    store = make(wall, Retention())
+    execution = new(1)
+    store.create(execution)
+    store.start(execution, 1, at=wall(), worker="w", build="b")
+    execution.items = ItemBuffer()
+    for item in (b"1", b"2", b"3"):
+        execution.items.add(item)
+    assert execution.items.take(limit=1) == ([b"1"], 1)
+    store.finish(execution, 1, Outcome(event=Event.SUCCEED, result_type="application/json"), at=wall())
+    store.recent()
+    items = store.get(ExecutionId("e1")).items
+    assert items is not None and items.as_list("application/json") == b"[1,2,3]"
+    assert items.take(limit=1) == ([b"2"], 2)
+    store.recent()
+    items = store.get(ExecutionId("e1")).items
+    assert items is not None and items.take() == ([b"3"], 3)
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Enqueue, start, retry, finish, late answers and time, against the simplest model there is."""
 
     executions = Bundle("executions")
-    factory: Factory = staticmethod(memory)
+    restarts = False
+    loop: asyncio.AbstractEventLoop
+    window = Retention()
+    """Bounds of what is never written, for stores that write."""
 
     def __init__(self) -> None:
         super().__init__()
         self.wall = Wall()
         self.retention = Retention(count=5, age_s=100, bytes=200)
-        self.store = self.factory(self.wall, self.retention)
         self.numbers = iter(range(1_000_000))
         self.model: dict[ExecutionId, tuple[Status, int]] = {}
-        self.keys: dict[str, bytes] = {}
+        self.live: dict[ExecutionId, Execution] = {}
+        self.store = self.open()
 
-    @rule(target=executions, payload=st.sampled_from([b"a", b"b"]), key=st.sampled_from([None, "k", "l"]))
-    def enqueue(self, payload: bytes, key: str | None) -> Execution:
-        execution = new(next(self.numbers), payload=payload, key=key, at=self.wall())
+    def open(self) -> Store:
+        return MemoryStore(now=self.wall, retention=self.retention)
+
+    @rule(
+        target=executions,
+        payload=st.sampled_from([b"a", b"b"]),
+        key=st.sampled_from([None, "k", "l"]),
+        kind=st.sampled_from(["sync", "async", "async"]),
+    )
+    def enqueue(self, payload: bytes, key: str | None, kind: Kind) -> ExecutionId:
+        execution = new(next(self.numbers), payload=payload, key=key, at=self.wall(), kind=kind)
         try:
             taken = self.store.create(execution)
         except IdempotencyConflict:
             assert key is not None
             taken = next(one for one in self.store.recent(limit=10**6) if one.idempotency_key == key)
         self.model.setdefault(taken.id, (taken.status, taken.attempt))
-        return taken
+        self.live.setdefault(taken.id, taken)
+        return taken.id
 
-    def _apply(self, execution: Execution, event: Event, attempt: int, change: Callable[[], None]) -> None:
-        status, current = self.model[execution.id]
+    def _apply(self, name: ExecutionId, event: Event, attempt: int, change: Callable[[Execution], None]) -> None:
+        if name not in self.live:
+            return  # it was promised to nobody, and a restart forgot it
+        execution = self.live[name]
+        status, current = self.model[name]
         try:
-            change()
+            change(execution)
         except StaleAttempt:
             assert attempt != current
         except IllegalTransition:
@@ -194,21 +333,21 @@ class StoreMachine(RuleBasedStateMachine):
             }
         else:
             assert attempt == current and status not in FINAL
-            self.model[execution.id] = (execution.status, execution.attempt)
-        assert (execution.status, execution.attempt) == self.model[execution.id]
+            self.model[name] = (execution.status, execution.attempt)
+        assert (execution.status, execution.attempt) == self.model[name]
 
     @rule(execution=executions, attempt=st.integers(1, 3))
-    def start(self, execution: Execution, attempt: int) -> None:
+    def start(self, execution: ExecutionId, attempt: int) -> None:
         self._apply(
             execution,
             Event.START,
             attempt,
-            lambda: self.store.start(execution, attempt, at=self.wall(), worker="w", build="b"),
+            lambda one: self.store.start(one, attempt, at=self.wall(), worker="w", build="b"),
         )
 
     @rule(execution=executions, attempt=st.integers(1, 3))
-    def retry(self, execution: Execution, attempt: int) -> None:
-        self._apply(execution, Event.REQUEUE, attempt, lambda: self.store.requeue(execution, attempt))
+    def retry(self, execution: ExecutionId, attempt: int) -> None:
+        self._apply(execution, Event.REQUEUE, attempt, lambda one: self.store.requeue(one, attempt))
 
     @rule(
         execution=executions,
@@ -216,24 +355,86 @@ class StoreMachine(RuleBasedStateMachine):
         event=st.sampled_from([Event.SUCCEED, Event.FAIL, Event.TIME_OUT, Event.CANCEL]),
         size=st.integers(0, 90),
     )
-    def finish(self, execution: Execution, attempt: int, event: Event, size: int) -> None:
+    def finish(self, execution: ExecutionId, attempt: int, event: Event, size: int) -> None:
         outcome = Outcome(event=event, result=b"x" * size)
-        self._apply(execution, event, attempt, lambda: self.store.finish(execution, attempt, outcome, at=self.wall()))
+        self._apply(execution, event, attempt, lambda one: self.store.finish(one, attempt, outcome, at=self.wall()))
 
     @rule(seconds=st.integers(1, 60))
     def time_passes(self, seconds: int) -> None:
         self.wall.seconds += seconds
+
+    @precondition(lambda self: self.restarts)
+    @rule()
+    def restart(self) -> None:
+        assert isinstance(self.store, SqliteStore)
+        keys = {one.id: one.idempotency_key for one in self.live.values()}
+        self.store.close()
+        self.store = self.open()
+        for name, execution in list(self.live.items()):
+            if execution.kind == "sync" and keys[name] is None:
+                del self.live[name], self.model[name]
+        self.live.update({one.id: one for one in self.store.unfinished()})
+
+    @precondition(lambda self: self.restarts)
+    @rule()
+    def the_loop_turns(self) -> None:
+        """What was said goes to the writer, and what it has done by now is heard of."""
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+    @precondition(lambda self: self.restarts)
+    @rule()
+    def everything_is_written(self) -> None:
+        assert isinstance(self.store, SqliteStore)
+        self.store.sync()
 
     @invariant()
     def nothing_unfinished_is_lost_and_the_bounds_hold(self) -> None:
         listed = self.store.recent(limit=10**6)
         unfinished = {name for name, (status, _) in self.model.items() if status not in FINAL}
         assert {one.id for one in self.store.unfinished()} == unfinished
-        ended = [one for one in listed if one.ended]
-        assert len([one for one in ended if one.idempotency_key is None]) <= self.retention.count
-        assert sum(len(one.result) for one in ended) <= self.retention.bytes
+        assert all((one.status, one.attempt) == self.model[one.id] for one in self.store.unfinished())
+        ended = [self.store.get(one.id) for one in listed if one.ended]
+        assert all((one.status, one.attempt) == self.model[one.id] for one in ended)
         assert all((one.ended_at or 0) >= self.wall() - self.retention.age_s for one in ended)
+        assert len({one.id for one in listed}) == len(listed)
+        assert [one.row for one in listed] == sorted((one.row for one in listed), reverse=True)
+        unwritten = [one for one in ended if self.restarts and one.kind == "sync" and one.idempotency_key is None]
+        assert len(unwritten) <= self.window.count
+        kept = [one for one in ended if one not in unwritten]
+        assert len([one for one in kept if one.idempotency_key is None]) <= self.retention.count
+        assert sum(len(one.result) for one in kept) <= self.retention.bytes
+
+
+class SqliteStoreMachine(StoreMachine):
+    """The same with closing and opening again in between, and hardly any room in memory."""
+
+    restarts = True
+    window = Retention(count=2)
+    durability: Durability = "full"
+
+    def __init__(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self.loop = asyncio.new_event_loop()
+        super().__init__()
+
+    def open(self) -> Store:
+        return SqliteStore(
+            Path(self.directory.name) / "executions.db",
+            loop=self.loop,
+            now=self.wall,
+            retention=self.retention,
+            window=self.window,
+            durability=self.durability,
+        )
+
+    def teardown(self) -> None:
+        assert isinstance(self.store, SqliteStore)
+        self.store.close()
+        self.loop.close()
+        self.directory.cleanup()
 
 
 TestMemoryStoreMachine = StoreMachine.TestCase
 TestMemoryStoreMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSqliteStoreMachine = SqliteStoreMachine.TestCase
+TestSqliteStoreMachine.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)

@@ -1,11 +1,13 @@
 """Fakes at the dispatcher's ports: time that passes when told, workers that obey a test, clients that remember."""
 
+import dataclasses
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flashmesh.executions.memory import MemoryStore
 from flashmesh.executions.record import Execution
+from flashmesh.executions.store import StoreUnavailable
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId
 from flashmesh.queueing.calls import Call
 from flashmesh.queueing.dispatcher import Dispatcher
@@ -16,6 +18,7 @@ from flashmesh.wire.failures import describe, pack, unpack
 from flashmesh.wire.frames import (
     JSON,
     PROTOCOL_VERSION,
+    Ack,
     AnyFrame,
     Chunk,
     Credit,
@@ -24,6 +27,7 @@ from flashmesh.wire.frames import (
     Invoke,
     Result,
     Started,
+    attempt_ref,
 )
 
 
@@ -68,6 +72,35 @@ class VirtualClock:
     @property
     def pending(self) -> int:
         return sum(timer.callback is not None for _, _, timer in self._timers)
+
+
+class SlowStore(MemoryStore):
+    """A store whose disk a test lets write, or fail, in groups: what MemoryStore does, durable after `commit`."""
+
+    def __init__(self, *, now: Callable[[], float]) -> None:
+        super().__init__(now=now)
+        self._waiting: list[Callable[[StoreUnavailable | None], None]] = []
+        self._created: list[Execution] = []
+
+    def create(self, execution: Execution) -> Execution:
+        known = super().create(execution)
+        if known is execution and execution.kind == "async":
+            self._created.append(execution)
+        return known
+
+    def when_durable(
+        self, then: Callable[[StoreUnavailable | None], None], *, about: ExecutionId | None = None
+    ) -> None:
+        self._waiting.append(then)
+
+    def commit(self, error: StoreUnavailable | None = None) -> None:
+        waiting, self._waiting = self._waiting, []
+        created, self._created = self._created, []
+        for execution in created if error is not None else ():
+            del self._executions[execution.id]
+            self._keys.pop((execution.function, execution.idempotency_key or ""), None)
+        for then in waiting:
+            then(error)
 
 
 class FakeSource:
@@ -127,15 +160,40 @@ class FakeClient:
 class FakeWorker:
     """The far end of a worker's link: keeps what it is sent and answers when told, with honest `free` counts."""
 
-    def __init__(self, bench: "Bench", name: str, *, slots: int = 1, build: str = "b1", endpoint: str = "m") -> None:
+    def __init__(
+        self,
+        bench: "Bench",
+        name: str,
+        *,
+        slots: int = 1,
+        build: str = "b1",
+        endpoint: str = "m",
+        running: Iterable[Invoke] = (),
+        held: Iterable[Invoke] = (),
+        remote: bool = False,
+    ) -> None:
+        """`running`, `held`: what an earlier connection gave it, and of which it has the outcome."""
+        running, held = list(running), list(held)
         self.bench = bench
         self.slots = slots
         self.inbox: list[Invoke] = []
-        self.running: dict[str, Invoke] = {}
+        self.running: dict[str, Invoke] = {frame.execution: frame for frame in running}
         self.sent: list[AnyFrame] = []
         self.closed = False
-        hello = Hello(PROTOCOL_VERSION, "worker", endpoint, build, f"{endpoint}/{name}", 4000)
-        worker = bench.dispatcher.worker_ready(hello, slots, self)
+        self.ahead = 0
+        """Calls it lets wait behind those that run."""
+        hello = Hello(
+            PROTOCOL_VERSION,
+            "worker",
+            endpoint,
+            build,
+            f"{endpoint}/{name}",
+            4000,
+            free=self.free,
+            running=[attempt_ref(frame.execution, frame.attempt) for frame in running],
+            held=[attempt_ref(frame.execution, frame.attempt) for frame in held],
+        )
+        worker = bench.dispatcher.worker_ready(hello, self.free, self, remote=remote)
         assert worker is not None
         self.worker: Worker = worker
 
@@ -146,6 +204,11 @@ class FakeWorker:
     @property
     def free(self) -> int:
         return self.slots - len(self.running)
+
+    @property
+    def said(self) -> int:
+        """What it reports as free."""
+        return self.free + self.ahead
 
     def send(self, frame: AnyFrame) -> None:
         self.sent.append(frame)
@@ -168,9 +231,17 @@ class FakeWorker:
 
     def succeed(self, frame: Invoke, payload: bytes = b"1", *, run_ms: float = 1.0, items: int = -1) -> None:
         del self.running[frame.execution]
+        self.answer(frame, payload, run_ms=run_ms, items=items)
+
+    def answer(self, frame: Invoke, payload: bytes = b"1", *, run_ms: float = 1.0, items: int = -1) -> None:
+        """The RESULT, whether it runs here or was held."""
         self.say(
-            Result(frame.execution, frame.attempt, self.free, JSON, int(run_ms * 1000), items=items, payload=payload)
+            Result(frame.execution, frame.attempt, self.said, JSON, int(run_ms * 1000), items=items, payload=payload)
         )
+
+    @property
+    def acked(self) -> list[str]:
+        return [execution for frame in self.told(Ack) for execution in frame.executions]
 
     def fail(self, frame: Invoke, error: BaseException, code: str = "USER_ERROR", *, run_ms: float = 1.0) -> None:
         del self.running[frame.execution]
@@ -211,10 +282,10 @@ class FakeWorker:
 class Bench:
     """A dispatcher with fakes around it."""
 
-    def __init__(self, **plan: Any) -> None:
+    def __init__(self, store: type[MemoryStore] = MemoryStore, **plan: Any) -> None:
         self.clock = VirtualClock()
         self.source = FakeSource()
-        self.store = MemoryStore(now=self.clock.wall)
+        self.store = store(now=self.clock.wall)
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.dispatcher = Dispatcher(
             store=self.store, clock=self.clock, source=self.source, log=lambda name, fields: self.record(name, fields)
@@ -234,9 +305,21 @@ class Bench:
     def call_function(
         self, function: str, execution: str, *, kind: str = "sync", payload: bytes = b"{}", **meta: Any
     ) -> Execution:
-        deadline_ms = meta.pop("deadline_ms", 0)
+        deadline_ms, accepted = meta.pop("deadline_ms", 0), meta.pop("accepted", None)
         frame = Invoke(execution, function, deadline_ms=deadline_ms, meta=meta, payload=payload)
-        return self.dispatcher.submit(frame, self.client, kind="async" if kind == "async" else "sync")
+        word: Any = kind
+        return self.dispatcher.submit(frame, self.client, kind=word, accepted=accepted)
+
+    def restart(self, **plan: Any) -> "Bench":
+        """The server is gone with all it knew but its store; another one begins."""
+        after = Bench(**plan)
+        after.clock.seconds = self.clock.seconds
+        for execution in self.store.unfinished():
+            after.store.create(dataclasses.replace(execution))
+        return after
+
+    def restore(self) -> None:
+        self.dispatcher.restore(self.store.unfinished())
 
     def status(self, execution: str) -> str:
         return str(self.store.get(ExecutionId(execution)).status)

@@ -4,14 +4,16 @@ import asyncio
 import os
 import socket
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from queueing_fixtures import FakeSource, plan_of
+from queueing_fixtures import FakeSource, SlowStore, plan_of
 
 from flashmesh.executions.memory import MemoryStore
+from flashmesh.executions.store import StoreUnavailable
 from flashmesh.functions.errors import (
     ExecutionNotFound,
     FlashmeshError,
@@ -20,6 +22,7 @@ from flashmesh.functions.errors import (
     LinkLost,
     ValidationError,
 )
+from flashmesh.kit.ids import ExecutionId
 from flashmesh.queueing import link as link_module
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.link import LinkServer
@@ -29,6 +32,7 @@ from flashmesh.wire.codec import encode
 from flashmesh.wire.connection import Link, dial
 from flashmesh.wire.frames import (
     PROTOCOL_VERSION,
+    Answer,
     AnyFrame,
     Cancel,
     Chunk,
@@ -37,6 +41,7 @@ from flashmesh.wire.frames import (
     Hello,
     Invoke,
     Log,
+    Query,
     Ready,
     Result,
     Started,
@@ -79,14 +84,14 @@ class EchoWorker:
 class Scene:
     """A served socket with a dispatcher behind it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: MemoryStore | None = None) -> None:
         self.path = folder / "run" / "link.sock"
         self.source = FakeSource()
         self.lines: list[Log] = []
         self.infos: list[Any] = []
         self.problems: list[Any] = []
         self.dispatcher = Dispatcher(
-            store=MemoryStore(),
+            store=store or MemoryStore(),
             clock=LoopClock(asyncio.get_running_loop()),
             source=self.source,
             log=lambda event, fields: None,
@@ -113,9 +118,9 @@ class Scene:
         return await dial(self.path, lambda link, frame: None, lambda link, error: None, hello)
 
 
-def run(folder: Path, story: Callable[[Scene], Awaitable[None]]) -> None:
+def run(folder: Path, story: Callable[[Scene], Awaitable[None]], store: MemoryStore | None = None) -> None:
     async def play() -> None:
-        scene = Scene(folder)
+        scene = Scene(folder, store)
         await scene.server.start()
         try:
             async with asyncio.timeout(20):
@@ -188,6 +193,31 @@ def test_accepted_says_as_which_execution_a_call_was_taken_also_while_its_payloa
                 await client.query("accepted", id="e4")
 
     run(tmp_path, story)
+
+
+def test_accepted_is_answered_when_the_call_is_stored_and_not_before(tmp_path: Path) -> None:
+    """A commit that fails refuses the call, and nothing of it is left."""
+    store = SlowStore(now=time.time)
+
+    async def story(scene: Scene) -> None:
+        answers: list[AnyFrame] = []
+        hello = Hello(PROTOCOL_VERSION, "client")
+        link = await dial(scene.path, lambda _, frame: answers.append(frame), lambda *_: None, hello)
+        for number, (name, error) in enumerate((("good", None), ("bad", StoreUnavailable("disk full")))):
+            link.send(invoke(name, mode="async"))
+            link.send(Query(number, "accepted", {"id": name}))
+            await until(lambda name=name: name in {execution.id for execution in store.unfinished()})
+            await asyncio.sleep(0)
+            assert not [frame for frame in answers if isinstance(frame, Answer) and frame.id == number]
+            store.commit(error)
+            await until(lambda number=number: [f for f in answers if isinstance(f, Answer) and f.id == number])
+        good, bad = [frame for frame in answers if isinstance(frame, Answer)]
+        assert (good.body["id"], good.error) == ("good", None)
+        assert bad.error is not None and bad.error["code"] == "STORE_UNAVAILABLE"
+        with pytest.raises(ExecutionNotFound):
+            store.get(ExecutionId("bad"))
+
+    run(tmp_path, story, store)
 
 
 def test_a_client_that_goes_away_does_not_end_its_execution(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from worker_fixtures import (
 )
 
 from flashmesh.functions.errors import Cancelled, LinkLost, TimedOut
-from flashmesh.wire.frames import Cancel, Credit, Drain, Error, Result
+from flashmesh.wire.frames import Cancel, Drain, Error, Result
 from flashmesh.worker.records import Reason
 
 SOURCE = """
@@ -233,18 +233,19 @@ def test_a_worker_dials_again_for_ever() -> None:
         assert call(worker, "own.echo", 2) == 2
 
 
-def test_a_call_that_runs_while_the_session_goes_away_is_not_answered_to_the_next_one() -> None:
-    """The new connection gets the truth about free slots, and no result of a call it did not give."""
+def test_a_call_that_runs_while_the_session_goes_away_is_answered_to_the_next_one() -> None:
+    """The new connection is told what runs, gets the truth about free slots, and the result under its attempt."""
     with session() as here:
         worker = here.worker(SOURCE)
         file = here.folder / "go"
-        invoke(worker, "own.until_file_async", str(file))
+        invoke(worker, "own.until_file_async", str(file), attempt=2)
         assert started(worker)
         link_of(worker).close()
         worker.link, hello, _ = here.accept()
-        assert hello.free == 0
+        assert (hello.free, hello.running, hello.held) == (0, ["e1@2"], [])
         file.touch()
-        assert receive(worker, Credit).free == 1
+        answered = receive(worker, Result)
+        assert (answered.execution, answered.attempt, answered.free) == ("e1", 2, 1)
         invoke(worker, "own.echo", 3, execution="e2")
         assert receive(worker, Result).execution == "e2"
 

@@ -15,9 +15,13 @@ _COMMANDS = {
     "init": "flashmesh.cli.init:init",
     "run": "flashmesh.cli.run:run",
     "dev": "flashmesh.cli.run:run",
+    "server": "flashmesh.cli.server:server",
     "call": "flashmesh.cli.call:call",
+    "executions": "flashmesh.cli.executions:executions",
     "logs": "flashmesh.cli.logs:logs",
     "status": "flashmesh.cli.status:status",
+    "token": "flashmesh.cli.token:token",
+    "login": "flashmesh.cli.login:login",
     "ls": "flashmesh.cli.status:status",
 }
 _HIDDEN = frozenset({"dev", "ls"})

@@ -1,46 +1,103 @@
-"""`flash logs`: what the functions of the running session print."""
+"""`flash logs`: what the functions of the running session, or of a server, print."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flashmesh.cli.commands import set_up_logging, verbose
+
+if TYPE_CHECKING:
+    from flashmesh.deploy.local.printer import LogPrinter
 
 _EPILOG = """\b
 Examples:
   flash logs                # the last lines
   flash logs -f             # and what comes, until Ctrl-C
   flash logs hello -f       # of one function
+  flash logs 1f0c6c1e-6f3b-4c5e-9d51-0c9a3a1f7a52   # of one execution
 """
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("function", required=False)
+@click.argument("function", metavar="[FUNCTION | EXECUTION]", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until Ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(0), default=100, show_default=True, help="How many past lines.")
+@click.option("--server", metavar="URL", help="Of this server.")
 @verbose
-def logs(function: str | None, follow: bool, lines: int, verbose: bool) -> None:
-    """Print what FUNCTION (default: all) wrote to stdout and stderr under the `flash run` of this directory."""
+def logs(function: str | None, follow: bool, lines: int, server: str | None, verbose: bool) -> None:
+    """Print what FUNCTION or EXECUTION (default: all) wrote to stdout and stderr.
+
+    Under the `flash run` of this directory; without one, under the server.
+    """
     set_up_logging(verbose)
+    from flashmesh.cli.session import find
+    from flashmesh.deploy.local.printer import LogPrinter
+
+    printer = LogPrinter(pretty=True)
+    if server is not None or find() is None:
+        _of_server(server, printer, function, follow=follow, lines=lines)
+    else:
+        _of_session(printer, function, follow=follow, lines=lines)
+
+
+def _of_session(printer: "LogPrinter", function: str | None, *, follow: bool, lines: int) -> None:
     from flashmesh.cli.session import connect
-    from flashmesh.dev.session.logs import LogPrinter
     from flashmesh.functions.errors import LinkLost
 
     client, _ = connect()
-    printer = LogPrinter(pretty=True)
-    arguments = {"tail": lines, "follow": follow}
-    if function is not None:
+    arguments: dict[str, Any] = {"tail": lines, "follow": follow}
+    if function is not None and _is_execution(function):
+        arguments["execution"] = function
+    elif function is not None:
         arguments["function"] = client.query("resolve", name=function)["function"]
     try:
         for answer in client.follow("follow_logs", **arguments):
             for line in answer["lines"]:
-                printer.output(
-                    function=line["function"],
-                    endpoint=line["endpoint"],
-                    text=line["text"],
-                    stream=line["stream"],
-                    dropped=line["dropped"],
-                )
+                _print(printer, line)
     except LinkLost:
         if follow:
             click.echo("The session has ended.", err=True)
     finally:
         client.close()
+
+
+def _of_server(server: str | None, printer: "LogPrinter", function: str | None, *, follow: bool, lines: int) -> None:
+    from urllib.parse import urlencode
+
+    from flashmesh.cli.client import NoServer, find_server
+
+    client = find_server(server)
+    wanted = {"tail": str(min(lines, 10_000)), "follow": "1" if follow else "0"}
+    if function is not None:
+        wanted["execution" if _is_execution(function) else "function"] = function
+    began = False
+    try:
+        for name, data in client.events("GET", "/v1/logs?" + urlencode(wanted)):
+            began = True
+            if not name:
+                _print(printer, json.loads(data))
+    except NoServer:
+        if not began:
+            raise
+    if follow:
+        click.echo("The server has ended.", err=True)
+
+
+def _is_execution(name: str) -> bool:
+    """Whether it is written as ids of executions are."""
+    groups = name.split("-")
+    return [len(group) for group in groups] == [8, 4, 4, 4, 12] and all(
+        letter in "0123456789abcdef" for group in groups for letter in group
+    )
+
+
+def _print(printer: "LogPrinter", line: Mapping[str, Any]) -> None:
+    printer.output(
+        function=line["function"],
+        endpoint=line["endpoint"],
+        text=line["text"],
+        stream=line["stream"],
+        dropped=line["dropped"],
+    )

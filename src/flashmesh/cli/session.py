@@ -19,8 +19,13 @@ def connect() -> tuple[BlockingClient, SessionFile]:
     Raises:
         NoSession: none is running.
     """
-    found = find_session(Path.cwd())
-    if found is None:
+    session = find()
+    if session is None:
         raise NoSession
-    _, session = found
     return BlockingClient.connect(session.link), session
+
+
+def find() -> SessionFile | None:
+    """The session of the current directory, or of the nearest one above that has one."""
+    found = find_session(Path.cwd())
+    return None if found is None else found[1]

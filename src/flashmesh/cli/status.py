@@ -1,7 +1,7 @@
-"""`flash status`: endpoints, workers and queues of the running session."""
+"""`flash status`: endpoints, workers and queues of the running session, or of a server."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -9,19 +9,31 @@ import click
 from flashmesh.cli.commands import set_up_logging, verbose
 
 _COLUMNS = ("Endpoint", "Kind", "State", "Workers", "Running", "Queued", "File")
+_SERVER_COLUMNS = ("Endpoint", "Mode", "State", "Workers", "Running", "Queued", "Completed", "Failed")
 _EPILOG = """\b
 Examples:
   flash status
+  flash status --server http://localhost:7470
   flash status --json | jq '.endpoints'
 """
 
 
 @click.command(epilog=_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--server", metavar="URL", help="Of this server.")
 @verbose
-def status(as_json: bool, verbose: bool) -> None:
-    """Show what the `flash run` of this directory serves."""
+def status(as_json: bool, server: str | None, verbose: bool) -> None:
+    """Show what the `flash run` of this directory serves; without one, what the server does."""
     set_up_logging(verbose)
+    from flashmesh.cli.session import find
+
+    if server is not None or find() is None:
+        _of_server(server, as_json=as_json)
+    else:
+        _of_session(as_json=as_json)
+
+
+def _of_session(*, as_json: bool) -> None:
     from flashmesh.cli.session import connect
 
     client, session = connect()
@@ -43,6 +55,56 @@ def status(as_json: bool, verbose: bool) -> None:
     for problem in document["problems"]:
         place = problem["file"] if problem["line"] is None else f"{problem['file']}:{problem['line']}"
         click.echo(f"{problem['severity']}: {place}: {problem['reason']}")
+
+
+def _of_server(server: str | None, *, as_json: bool) -> None:
+    from flashmesh.cli.client import find_server, path_name
+
+    client = find_server(server)
+    functions = client.get("/v1/functions")
+    names = sorted({str(function.get("endpoint") or function["name"]) for function in functions})
+    health = {name: client.get(f"/v2/{path_name(name)}/health") for name in names}
+    _, readiness = client.exchange("GET", "/readyz")
+    reasons = readiness.get("reasons", []) if isinstance(readiness, dict) else []
+    document = {"server": client.address.url, **describe_server(functions, health, reasons)}
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    click.echo(f"flash server  {client.address.url}\n")
+    rows = [tuple(str(endpoint[column.lower()]) for column in _SERVER_COLUMNS) for endpoint in document["endpoints"]]
+    click.echo(columns([_SERVER_COLUMNS, *rows]))
+    for endpoint in document["endpoints"]:
+        if endpoint["error"]:
+            click.echo(f"error: {endpoint['endpoint']}: {endpoint['error']}")
+
+
+def describe_server(
+    functions: Sequence[Mapping[str, Any]],
+    health: Mapping[str, Mapping[str, Any]],
+    reasons: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """One row per endpoint, from what the server says of functions, of each endpoint's health and of its readiness."""
+    broken = {reason["endpoint"]: reason.get("message") or reason["code"] for reason in reasons}
+    endpoints = []
+    for name, found in health.items():
+        own = [function for function in functions if (function.get("endpoint") or function["name"]) == name]
+        jobs, workers = found["jobs"], found["workers"]
+        state = "failed" if name in broken else "ready" if workers["ready"] else "cold"
+        endpoints.append(
+            {
+                "endpoint": name,
+                "mode": own[0].get("executionMode", "WARM"),
+                "state": "starting" if state == "cold" and workers["initializing"] else state,
+                "workers": workers["ready"],
+                "running": jobs["inProgress"],
+                "queued": jobs["inQueue"],
+                "completed": jobs["completed"],
+                "failed": jobs["failed"],
+                "functions": [function["name"] for function in own],
+                "error": broken.get(name),
+            }
+        )
+    return {"endpoints": endpoints}
 
 
 def describe(project: dict[str, Any], queues: dict[str, Any]) -> dict[str, Any]:

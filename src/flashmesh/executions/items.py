@@ -46,6 +46,21 @@ class ItemBuffer:
         self.streamed = False
         """Whether anybody reads them as they come."""
 
+    @classmethod
+    def of(cls, items: list[bytes], *, first: int, cursor: int) -> "ItemBuffer":
+        """As it was when `kept` gave these: `first` is the position of the first one."""
+        buffer = cls()
+        buffer._items.extend(items)
+        buffer.first, buffer.total, buffer.cursor = first, first + len(items), cursor
+        buffer.bytes = sum(map(len, items))
+        buffer._unread_bytes = sum(map(len, islice(items, max(0, cursor - first), None)))
+        buffer.streamed = cursor > 0
+        return buffer
+
+    def kept(self) -> list[bytes]:
+        """The items from position `first` on."""
+        return list(self._items)
+
     def add(self, item: bytes) -> None:
         """Keep one more. Raises PayloadTooLarge when nobody streams and a list cannot hold it."""
         if not self.streamed and (self.total >= MAX_LIST_ITEMS or self.bytes + len(item) > MAX_LIST_BYTES):

@@ -3,11 +3,12 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 
 from flashmesh.executions.record import Execution, Outcome
-from flashmesh.executions.states import Event, Status
-from flashmesh.executions.store import Retention, fingerprint
-from flashmesh.functions.errors import DuplicateExecution, ExecutionNotFound, IdempotencyConflict
+from flashmesh.executions.states import Status
+from flashmesh.executions.store import Retention, StoreUnavailable, already_exists, fingerprint, unknown
+from flashmesh.functions.errors import IdempotencyConflict
 from flashmesh.kit.ids import ExecutionId
 
 _SWEEP_S = 1.0
@@ -32,10 +33,11 @@ class MemoryStore:
         self._ended_bytes = 0
         self._sweep_at = 0.0
         self._keys: dict[tuple[str, str], tuple[bytes, ExecutionId]] = {}
+        self._row = 0
 
     def create(self, execution: Execution) -> Execution:
         if execution.id in self._executions:
-            raise DuplicateExecution(f"an execution {execution.id} exists already. Make a new id for every call")
+            raise already_exists(execution.id)
         key = execution.idempotency_key
         if key is not None:
             self._evict_old()
@@ -46,6 +48,8 @@ class MemoryStore:
                     raise IdempotencyConflict
                 return self._executions[known[1]]
             self._keys[(execution.function, key)] = (body, execution.id)
+        self._row += 1
+        execution.row = self._row
         self._executions[execution.id] = execution
         return execution
 
@@ -54,30 +58,16 @@ class MemoryStore:
         try:
             return self._executions[execution]
         except KeyError:
-            raise ExecutionNotFound(
-                f"no execution {execution} is known; it may be too old to be kept. `flash status` shows what runs"
-            ) from None
+            raise unknown(execution) from None
 
     def start(self, execution: Execution, attempt: int, *, at: float, worker: str, build: str) -> None:
-        execution.advance(Event.START, attempt)
-        execution.started_at = at
-        execution.worker = worker
-        execution.build = build
+        execution.begin(attempt, at=at, worker=worker, build=build)
 
     def requeue(self, execution: Execution, attempt: int) -> None:
-        execution.advance(Event.REQUEUE, attempt)
-        execution.started_at = None
-        execution.worker = ""
+        execution.wait_again(attempt)
 
     def finish(self, execution: Execution, attempt: int, outcome: Outcome, *, at: float) -> None:
-        execution.advance(outcome.event, attempt)
-        execution.ended_at = at
-        execution.payload = b""
-        execution.result = outcome.result
-        execution.result_type = outcome.result_type
-        execution.error_code = outcome.error_code
-        execution.error_message = outcome.error_message
-        execution.run_us = outcome.run_us
+        execution.end(attempt, outcome, at=at)
         if self._executions.get(execution.id) is not execution:
             return
         size = execution.size_bytes
@@ -90,18 +80,32 @@ class MemoryStore:
         ):
             self._evict()
 
-    def recent(self, *, function: str | None = None, status: Status | None = None, limit: int = 100) -> list[Execution]:
+    def recent(
+        self,
+        *,
+        function: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        after: ExecutionId | None = None,
+    ) -> list[Execution]:
         self._evict_old()
-        found: list[Execution] = []
-        for execution in reversed(self._executions.values()):
-            if len(found) >= limit:
-                break
-            if (function is None or execution.function == function) and (status is None or execution.status is status):
-                found.append(execution)
-        return found
+        before = None if after is None else self.get(after).row
+        matching = (
+            execution
+            for execution in reversed(self._executions.values())
+            if (before is None or execution.row < before)
+            and (function is None or execution.function == function)
+            and (status is None or execution.status is status)
+        )
+        return list(islice(matching, limit))
 
     def unfinished(self) -> list[Execution]:
         return [execution for execution in self._executions.values() if not execution.ended]
+
+    def when_durable(
+        self, then: Callable[[StoreUnavailable | None], None], *, about: ExecutionId | None = None
+    ) -> None:
+        then(None)
 
     def _evict(self) -> None:
         retention = self._retention
@@ -141,6 +145,6 @@ class MemoryStore:
             if not size:
                 continue
             execution = self._executions[kept]
-            execution.result, execution.items, execution.result_evicted = b"", None, True
+            execution.drop_result()
             self._ended_bytes -= size
             self._ended_keyed[kept] = 0

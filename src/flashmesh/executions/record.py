@@ -56,6 +56,12 @@ class Execution:
     cold_us: int = 0
     items: ItemBuffer | None = None
     """What a generator yielded; None for a plain function."""
+    deadline_ms: int = 0
+    """The run-time limit that was asked for with the call; 0 = none. After a restart the worker is given it again."""
+    retried_from: ExecutionId | None = None
+    """The execution that a client has repeated by making this one."""
+    row: int = 0
+    """Its number in its store: later executions have higher ones."""
 
     @property
     def ended(self) -> bool:
@@ -78,6 +84,34 @@ class Execution:
         self.status = next_status(self.status, event)
         if event is Event.REQUEUE:
             self.attempt += 1
+
+    def begin(self, attempt: int, *, at: float, worker: str, build: str) -> None:
+        """QUEUED → RUNNING. Raises as `advance`."""
+        self.advance(Event.START, attempt)
+        self.started_at = at
+        self.worker = worker
+        self.build = build
+
+    def wait_again(self, attempt: int) -> None:
+        """RUNNING → QUEUED. Raises as `advance`."""
+        self.advance(Event.REQUEUE, attempt)
+        self.started_at = None
+        self.worker = ""
+
+    def end(self, attempt: int, outcome: "Outcome", *, at: float) -> None:
+        """Enter a final state. Raises as `advance`."""
+        self.advance(outcome.event, attempt)
+        self.ended_at = at
+        self.payload = b""
+        self.result = outcome.result
+        self.result_type = outcome.result_type
+        self.error_code = outcome.error_code
+        self.error_message = outcome.error_message
+        self.run_us = outcome.run_us
+
+    def drop_result(self) -> None:
+        """Make room: the record stays, what came of it does not."""
+        self.result, self.items, self.result_evicted = b"", None, True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

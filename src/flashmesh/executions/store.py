@@ -2,11 +2,24 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from typing import Protocol
 
 from flashmesh.executions.record import Execution, Outcome
 from flashmesh.executions.states import Status
+from flashmesh.functions.errors import DuplicateExecution, ExecutionNotFound, FlashmeshError
 from flashmesh.kit.ids import ExecutionId
+
+
+class StoreUnavailable(FlashmeshError):
+    """What is accepted cannot be written down now, so nothing was accepted. Look at the disk, then try again."""
+
+    code = "STORE_UNAVAILABLE"
+    status = 503
+
+    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +41,22 @@ def fingerprint(function: str, content_type: str, payload: bytes) -> bytes:
     return digest.digest()
 
 
+def already_exists(execution: ExecutionId) -> DuplicateExecution:
+    return DuplicateExecution(f"an execution {execution} exists already. Make a new id for every call")
+
+
+def unknown(execution: ExecutionId) -> ExecutionNotFound:
+    return ExecutionNotFound(
+        f"no execution {execution} is known; it may be too old to be kept. `flash status` shows what runs"
+    )
+
+
 class Store(Protocol):
     """Keeps executions. Synchronous: an implementation that waits for a disk commits in groups behind this port.
 
-    Each method is atomic: when it raises, nothing has changed. A change is durable (as far as the implementation
-    promises any durability) when the method returns. An ended execution never changes again, except that it may be
-    evicted, or lose its result, within the store's Retention.
+    Each method is atomic: when it raises, nothing has changed. Every later call sees a change at once; it is durable,
+    as far as the implementation promises that, when `when_durable` says so. An ended execution never changes again,
+    except that it may be evicted, or lose its result, within the store's Retention.
     """
 
     def create(self, execution: Execution) -> Execution:
@@ -46,6 +69,7 @@ class Store(Protocol):
         Raises:
             IdempotencyConflict: the key is known with another body.
             DuplicateExecution: the id is taken.
+            StoreUnavailable: it cannot be written down now; only for what would have to be.
         """
         ...
 
@@ -65,10 +89,37 @@ class Store(Protocol):
         """Enter a final state and drop the request's payload. Raises StaleAttempt, IllegalTransition."""
         ...
 
-    def recent(self, *, function: str | None = None, status: Status | None = None, limit: int = 100) -> list[Execution]:
-        """At most `limit` executions that match, newest first."""
+    def recent(
+        self,
+        *,
+        function: str | None = None,
+        status: Status | None = None,
+        limit: int = 100,
+        after: ExecutionId | None = None,
+    ) -> list[Execution]:
+        """At most `limit` executions that match, newest first, of those older than `after` when it is given.
+
+        For lists: a record that is read back from a disk may come without its result and items; `get` has them.
+
+        Raises:
+            ExecutionNotFound: `after` is not known (any more). Begin again without it.
+        """
         ...
 
     def unfinished(self) -> list[Execution]:
         """Every QUEUED or RUNNING execution, oldest first: what a restarted session goes on with."""
+        ...
+
+    def when_durable(
+        self, then: Callable[[StoreUnavailable | None], None], *, about: ExecutionId | None = None
+    ) -> None:
+        """Call `then(None)` once what was said to the store before is as durable as this store makes it.
+
+        Ask right after the change that matters, or name the execution that it is about. An implementation without a
+        disk calls before it returns, others on the event loop, in the order they were asked. Only a change that carries
+        many bytes is waited for by who asked right after or about it, and not by those who say something small later.
+
+        `then(StoreUnavailable)`: it could not be written. Each async `create` among it is undone, as if it had never
+        been: its record and its idempotency key are gone. Other changes stay, and are written when that is possible.
+        """
         ...

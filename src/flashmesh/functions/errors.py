@@ -60,6 +60,45 @@ class AmbiguousFunction(FlashmeshError, LookupError):
     status = 409
 
 
+class FunctionExists(FlashmeshError):
+    """A function of that name is served already. Delete it first, or change what may be changed with PATCH."""
+
+    code = "FUNCTION_EXISTS"
+    status = 409
+
+
+class FunctionRemoved(FlashmeshError):
+    """The function was removed before the call ran."""
+
+    code = "FUNCTION_REMOVED"
+    status = 410
+
+
+class CommandsNotAllowed(FlashmeshError):
+    """Functions that start a command on this machine are off. Start the server with `--allow-commands`."""
+
+    code = "COMMANDS_NOT_ALLOWED"
+    status = 403
+
+
+class ExternalError(FlashmeshError):
+    """An external function answered with an error, or with something that cannot be understood."""
+
+    code = "EXTERNAL_ERROR"
+    status = 502
+
+
+class ExternalBusy(FlashmeshError):
+    """An external function cannot take the call now (429 or 503). Try again after `retry_after` seconds."""
+
+    code = "EXTERNAL_BUSY"
+    status = 503
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class ExecutionNotFound(FlashmeshError, LookupError):
     """No execution with that id is known; it may be too old to be kept."""
 
@@ -96,14 +135,19 @@ class ItemsGone(FlashmeshError):
 
 
 class QueueFull(FlashmeshError):
-    """The queue of this function is full. Try again after `retry_after` seconds, or raise `queue_size`."""
+    """The queue of this function is full. Try again after `retry_after` seconds, or raise `queue_size`.
+
+    Attributes:
+        reason: what is full: `depth` (calls) or `bytes`.
+    """
 
     code = "QUEUE_FULL"
     status = 429
 
-    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
+    def __init__(self, message: str | None = None, *, retry_after: float = 1.0, reason: str = "depth") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class ImportFailed(FlashmeshError):

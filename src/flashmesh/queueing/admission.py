@@ -20,7 +20,8 @@ def admit(plan: EndpointPlan, queue: EndpointQueue, *, sync: bool, size_bytes: i
         f"the backlog of {plan.name} is full: {queue.waiting_async} calls, {queue.async_bytes} bytes. "
         "Wait until some have run"
     )
-    raise QueueFull(message, retry_after=retry_after_s(plan, queue.waiting_async, mean_run_s))
+    reason = "depth" if queue.waiting_async >= plan.backlog else "bytes"
+    raise QueueFull(message, retry_after=retry_after_s(plan, queue.waiting_async, mean_run_s), reason=reason)
 
 
 def retry_after_s(plan: EndpointPlan, waiting: int, mean_run_s: float | None) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from flashmesh.executions.record import Execution, Kind
+from flashmesh.functions.errors import FlashmeshError
 from flashmesh.kit.ids import BuildId, ExecutionId
 from flashmesh.queueing.ports import Reply, Timer
 from flashmesh.wire.frames import AnyFrame, Invoke
@@ -11,6 +12,8 @@ from flashmesh.wire.frames import AnyFrame, Invoke
 if TYPE_CHECKING:
     from flashmesh.queueing.slots import Worker
 
+Accepted = Callable[[FlashmeshError | None], None]
+"""Told None once a call is accepted for good, or why it was not after all."""
 INITIAL_WINDOW_ITEMS = 64
 """Items a worker may send before it needs credits (the link's rule)."""
 GRANT_ITEMS = INITIAL_WINDOW_ITEMS // 2
@@ -22,24 +25,32 @@ class Call:
     """One accepted call until it ends. Times are seconds of the monotonic clock."""
 
     __slots__ = (
+        "accepted",
         "build",
         "cancel",
         "cold_us",
         "enqueued_at",
         "execution",
         "frame",
+        "kept",
         "kind",
+        "later",
         "limit_ms",
+        "max_retries",
+        "moved",
         "owed_bytes",
         "owed_items",
-        "priority",
         "queued",
         "reply",
+        "reserved",
+        "restored",
         "start_failures",
         "started_at",
         "stream",
         "submitted_at",
         "timer",
+        "uncommitted",
+        "urgent",
         "waiters",
         "watchers",
         "worker",
@@ -47,6 +58,7 @@ class Call:
     )
 
     def __init__(self, execution: Execution, frame: Invoke, reply: Reply | None, kind: Kind, now: float) -> None:
+        meta = frame.meta
         self.execution = execution
         self.frame = frame
         self.reply = reply
@@ -56,7 +68,23 @@ class Call:
         self.watchers: list[Callable[[], None]] | None = None
         """Told of every item and of the end."""
         self.kind = kind
-        self.priority = 0 if kind == "sync" else 1
+        self.later = kind == "async"
+        """Nobody waits on a connection: it stands in the second line."""
+        self.urgent = meta.get("priority") == 1
+        self.kept = self.later or execution.idempotency_key is not None
+        """Its record outlives this process, and its worker keeps the outcome until that is stored."""
+        self.max_retries: int | None = meta.get("max_retries")
+        """Extra attempts, where the call has a say of its own."""
+        self.uncommitted = False
+        """Its record is not durable yet: it has no place in line."""
+        self.restored = False
+        """A server before this one accepted it."""
+        self.reserved = False
+        """It counts in the backlog all the same."""
+        self.accepted: dict[ExecutionId, Accepted] | None = None
+        """Who is to be told once it is durable, by the id under which they sent it."""
+        self.moved = 0
+        """How often it was taken back from a worker that had not begun it; never an attempt that counts."""
         self.submitted_at = now
         self.enqueued_at = now
         self.queued = False
@@ -67,7 +95,7 @@ class Call:
         """Why it was told to stop, if it was."""
         self.build = BuildId("")
         """Only workers of this build can run it; empty: any."""
-        self.stream = bool(frame.meta.get("stream")) and kind == "sync"
+        self.stream = bool(meta.get("stream")) and kind == "sync"
         """Items go to the caller as they come."""
         self.yielded = 0
         self.owed_items = 0
@@ -82,6 +110,11 @@ class Call:
         return self.execution.id
 
     @property
+    def attempt(self) -> int:
+        """What its worker is told and answers under. Grows whenever another worker may have it."""
+        return self.execution.attempt + self.moved
+
+    @property
     def size_bytes(self) -> int:
         return len(self.frame.payload)
 
@@ -89,12 +122,12 @@ class Call:
         """The frame for a worker: the client's own payload bytes under the current attempt."""
         frame = self.frame
         meta = frame.meta
-        if self.kind == "async":
-            meta = {**meta, "stream": True}  # items are kept here, for whoever asks for them
+        if self.later:
+            meta = {**meta, "mode": "async", "stream": True}  # items are kept here, for whoever asks for them
         return Invoke(
             frame.execution,
             frame.function,
-            self.execution.attempt,
+            self.execution.attempt + self.moved,
             build,
             frame.content_type,
             frame.accept,

@@ -5,8 +5,10 @@ set for a known moment fires. Each event changes state and then asks `assign` wh
 call and no polling. The payload bytes a client sent are spliced into the worker's INVOKE, and the worker's into the
 client's RESULT. Time, connections and processes are ports, so that tests run it in virtual time.
 
-What belongs to whom: queues.py and slots.py hold state, assign.py, scaling.py, admission.py and retry.py decide,
-outcomes.py acts on what workers say, settlement.py ends calls; here they meet.
+An async call joins its queue when its record is durable, and its caller is told then; until that moment it only counts.
+
+What belongs to whom: queues.py and slots.py hold state, assign.py, scaling.py, admission.py, recall.py and retry.py
+decide, outcomes.py acts on what workers say, resuming.py on who comes back, settlement.py ends calls; here they meet.
 """
 
 import dataclasses
@@ -22,23 +24,27 @@ from flashmesh.functions.errors import (
     FlashmeshError,
     FunctionNotFound,
     ImportFailed,
+    QueueFull,
 )
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId, WorkerId
+from flashmesh.queueing.accepting import Acceptance, no_longer_served
 from flashmesh.queueing.admission import admit
-from flashmesh.queueing.assign import assign
-from flashmesh.queueing.calls import Call
+from flashmesh.queueing.calls import Accepted, Call
 from flashmesh.queueing.lane import Lane
 from flashmesh.queueing.outcomes import Outcomes
 from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import Clock, EventLog, Reply, WorkerPort, WorkerSource
+from flashmesh.queueing.pumping import Pump
+from flashmesh.queueing.resuming import Resumption
 from flashmesh.queueing.retry import after_failed_start, backoff_s
-from flashmesh.queueing.scaling import wanted_workers
-from flashmesh.queueing.settlement import Settlement, answer_from_record
+from flashmesh.queueing.settlement import Settlement, peer_fields
 from flashmesh.queueing.slots import Worker
-from flashmesh.wire.frames import AnyFrame, Cancel, Credit, Hello, Invoke
+from flashmesh.wire.frames import AnyFrame, Cancel, Credit, Hello, Invoke, Summary
 
 CANCEL_GRACE_S: Final = 5.0
 """How long after a cancel the record waits for the worker's word; a backstop, as the template kills after 2 s."""
+EXTERNAL: Final = "EXTERNAL"
+"""Mode of an endpoint whose workers are an adapter of this process."""
 FAILED_STARTS: Final = 3
 """Workers in a row that end before they are ready; then the endpoint has failed."""
 
@@ -48,16 +54,52 @@ class Dispatcher:
 
     def __init__(self, *, store: Store, clock: Clock, source: WorkerSource, log: EventLog) -> None:
         self.store = store
-        self.source = source
         self._clock = clock
         self._log = log
         self._lanes: dict[EndpointName, Lane] = {}
         self._functions: dict[FunctionId, Lane] = {}
         self._calls: dict[ExecutionId, Call] = {}
-        self._settlement = Settlement(store=store, clock=clock, log=self._ended)
-        self._outcomes = Outcomes(
-            store=store, clock=clock, settlement=self._settlement, pump=self._pump, stop=self._stop_by_force
+        self.on_ended: list[Callable[[Execution], None]] = []
+        """Called after an execution has ended and its callers were answered."""
+        self.on_refused: list[Callable[[FunctionId], None]] = []
+        """Told of each call that found its queue full."""
+        self.on_summary: list[Callable[[EndpointName, WorkerId, Summary], None]] = []
+        """Called with what a worker says of calls that it took from peers."""
+        self._settlement = Settlement(store=store, clock=clock, log=log, ended=self._ended)
+        self._pumping = Pump(clock=clock, settlement=self._settlement, source=source)
+        self._pump = self._pumping.run
+        self._acceptance = Acceptance(
+            store=store, clock=clock, settlement=self._settlement, calls=self._calls, join=self._pumping.join
         )
+        self._outcomes = Outcomes(
+            store=store,
+            clock=clock,
+            settlement=self._settlement,
+            pump=self._pump,
+            stop=self._stop_by_force,
+            summarize=self._summarize,
+        )
+        self._resumption = Resumption(
+            store=store,
+            clock=clock,
+            settlement=self._settlement,
+            outcomes=self._outcomes,
+            lanes=self._lanes,
+            calls=self._calls,
+            limit_ms=lambda lane, execution: effective_limit_ms(
+                execution.deadline_ms, lane.plan.limit_ms(execution.function)
+            ),
+            pump=self._pump,
+        )
+
+    @property
+    def source(self) -> WorkerSource:
+        """Who makes workers. A program whose parts need each other sets it once, before the first call."""
+        return self._pumping.source
+
+    @source.setter
+    def source(self, source: WorkerSource) -> None:
+        self._pumping.source = source
 
     # Endpoints
 
@@ -87,8 +129,8 @@ class Dispatcher:
         lane.ensured = False
         self._pump(lane)
 
-    def withdraw(self, endpoint: EndpointName) -> None:
-        """Stop serving an endpoint: what waits fails, what runs finishes."""
+    def withdraw(self, endpoint: EndpointName, error: FlashmeshError | None = None) -> None:
+        """Stop serving an endpoint: what waits fails with `error`, what runs finishes."""
         lane = self._lanes.get(endpoint)
         if lane is None:
             return
@@ -96,7 +138,7 @@ class Dispatcher:
         for function in lane.plan.functions:
             if self._functions.get(function) is lane:
                 del self._functions[function]
-        gone = EndpointUnavailable(f"{endpoint} is no longer part of the project. `flash status` lists what is served")
+        gone = error or no_longer_served(endpoint)
         for call in lane.queue.drain():
             self._settlement.raise_into(call, gone, ran=False)
         self._forget_if_empty(lane)
@@ -118,7 +160,8 @@ class Dispatcher:
         for call in lane.queue.drain():
             call.start_failures += 1
             again = isinstance(error, EndpointUnavailable) and not lane.withdrawn
-            if again and after_failed_start(lane.plan, call.kind, failures=call.start_failures):
+            if again and after_failed_start(lane.plan, call.kind, failures=call.start_failures, own=call.max_retries):
+                lane.retried += 1
                 lane.queue.push_later(call, now + backoff_s(call.start_failures))
             else:
                 self._settlement.raise_into(call, error, ran=False)
@@ -137,7 +180,7 @@ class Dispatcher:
         self._serve_also(lane, info.get("functions") or ())
         if info.get("state") == "not_forkable":
             self._log("not_forkable", {"endpoint": endpoint, "reason": info.get("reason", "")})
-        self._scale(lane, self._clock.now())
+        self._pumping.scale(lane, self._clock.now())
 
     def _serve_also(self, lane: Lane, functions: Iterable[Mapping[str, Any]]) -> None:
         """Functions that only the import could tell of."""
@@ -176,14 +219,22 @@ class Dispatcher:
 
     # Calls
 
-    def submit(self, frame: Invoke, reply: Reply | None, *, kind: Kind = "sync") -> Execution:
+    def submit(
+        self, frame: Invoke, reply: Reply | None, *, kind: Kind = "sync", accepted: Accepted | None = None
+    ) -> Execution:
         """Accept a call. `reply` gets its answers under the frame's execution id.
 
         The same idempotency key with the same body attaches `reply` to the first call, whose execution is returned.
 
+        Args:
+            accepted: told None once the call is accepted for good: an async one when its record is durable (before
+                this returns where the store has no disk), a sync one at once. Told StoreUnavailable when the record
+                could not be written: nothing was accepted then, and the execution is forgotten. Without it `reply`
+                gets that error.
+
         Raises:
-            FunctionNotFound, QueueFull, DuplicateExecution, IdempotencyConflict, or why the endpoint cannot run calls.
-            Nothing was accepted then.
+            FunctionNotFound, QueueFull, DuplicateExecution, IdempotencyConflict, StoreUnavailable, or why the endpoint
+            cannot run calls. Nothing was accepted then.
         """
         function = FunctionId(frame.function)
         lane = self._functions.get(function)
@@ -192,14 +243,19 @@ class Dispatcher:
         if lane.failure is not None:
             raise lane.failure
         now = self._clock.now()
-        if not lane.slots.has_room():
-            admit(
-                lane.plan,
-                lane.queue,
-                sync=kind == "sync",
-                size_bytes=len(frame.payload),
-                mean_run_s=lane.mean_run_s,
-            )
+        if not lane.slots.has_room() or (kind == "async" and lane.queue.waiting_async):
+            try:
+                admit(
+                    lane.plan,
+                    lane.queue,
+                    sync=kind == "sync",
+                    size_bytes=len(frame.payload),
+                    mean_run_s=lane.mean_run_s,
+                )
+            except QueueFull:
+                for told in self.on_refused:
+                    told(function)
+                raise
         execution = Execution(
             ExecutionId(frame.execution),
             function,
@@ -212,27 +268,51 @@ class Dispatcher:
             frame.meta,
             frame.meta.get("idempotency_key"),
         )
+        if frame.deadline_ms:
+            execution.deadline_ms = frame.deadline_ms
+        if "retried_from" in frame.meta:
+            execution.retried_from = frame.meta["retried_from"]
         known = self.store.create(execution)
         if known is not execution:
-            self._attach(known, execution.id, reply)
+            self._acceptance.attach(known, execution.id, reply, accepted)
             return known
         call = Call(execution, frame, reply, kind, now)
-        call.limit_ms = effective_limit_ms(frame.deadline_ms, lane.plan.limit_ms(function))
+        declared_ms = lane.plan.limit_ms(function)
+        if declared_ms or frame.deadline_ms:
+            call.limit_ms = effective_limit_ms(frame.deadline_ms, declared_ms)
         if (lane.fresh and function in lane.fresh) or (frame.build and frame.build == lane.plan.build):
             call.build = lane.plan.build
         self._calls[execution.id] = call
-        lane.queue.push(call)
-        self._pump(lane)
+        if kind == "async":
+            self._acceptance.commit(lane, call, accepted)
+        else:
+            self._pumping.join(lane, call, now)
+            if accepted is not None:
+                accepted(None)
         return execution
 
-    def _attach(self, known: Execution, under: ExecutionId, reply: Reply | None) -> None:
-        if reply is None:
-            return
-        call = self._calls.get(known.id)
-        if call is None or known.ended:
-            answer_from_record(reply, under, known)
-        else:
-            call.waiters = [*(call.waiters or ()), (reply, under)]
+    def is_accepted(self, execution: ExecutionId) -> bool:
+        """Whether a known execution is accepted for good. False while its record waits to become durable."""
+        call = self._calls.get(execution)
+        return call is None or not call.uncommitted
+
+    def restore(self, executions: Iterable[Execution]) -> None:
+        """At boot, after every endpoint was declared: go on with what the store has as unfinished, oldest first.
+
+        QUEUED ones queue again. RUNNING ones wait RESUME_S for a worker that says that it runs them, or holds their
+        outcome; then they run again as the next attempt. Those of endpoints that are not served any more: ERROR.
+        """
+        self._resumption.restore(executions)
+
+    def purge(self, endpoint: EndpointName) -> int:
+        """Cancel everything that waits for a worker of an endpoint. How many calls that were."""
+        lane = self._lanes.get(endpoint)
+        if lane is None:
+            return 0
+        purged = lane.queue.drain()
+        for call in purged:
+            self._settlement.raise_into(call, Cancelled("the queue was purged before the call ran"), ran=False)
+        return len(purged)
 
     def _not_found(self, function: FunctionId) -> FunctionNotFound:
         near = get_close_matches(function, self._functions, n=1)
@@ -247,8 +327,9 @@ class Dispatcher:
         call = self._calls.get(execution)
         if call is None:
             return self.store.get(execution)
-        if call.queued:
-            self._lanes[call.execution.endpoint].queue.remove(call)
+        if call.queued or call.uncommitted:
+            if call.queued:
+                self._lanes[call.execution.endpoint].queue.remove(call)
             self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
         elif not call.cancel:
             call.cancel = "cancel"
@@ -287,11 +368,18 @@ class Dispatcher:
 
     # Workers
 
-    def worker_ready(self, hello: Hello, free: int, port: WorkerPort) -> Worker | None:
-        """A worker has said HELLO and READY. None: its endpoint is not served, so the link should be closed."""
+    def worker_ready(self, hello: Hello, free: int, port: WorkerPort, *, remote: bool = False) -> Worker | None:
+        """A worker has said HELLO and READY. None: its endpoint is not served, so the link should be closed.
+
+        `remote`: it is on another machine, where a link may break under a worker that lives.
+        """
         lane = self._lanes.get(EndpointName(hello.endpoint))
         if lane is None or lane.withdrawn:
             return None
+        before = lane.slots.workers.get(WorkerId(hello.worker))
+        if before is not None:  # its new connection came before the end of the old one was seen
+            self._outcomes.lose(before)
+            before.port.close()
         worker = Worker(
             WorkerId(hello.worker),
             build=BuildId(hello.build),
@@ -299,6 +387,9 @@ class Dispatcher:
             port=port,
             free=free,
             now=self._clock.now(),
+            slots=hello.free + len(hello.running) if hello.free else len(hello.running),
+            remote=remote,
+            external=lane.plan.mode == EXTERNAL,
         )
         lane.slots.add(worker)
         lane.seen.add(worker.id)
@@ -307,6 +398,8 @@ class Dispatcher:
             lane.fresh = frozenset()
             lane.problem = None
         self._outcomes.adopt(worker, lane)
+        if hello.running or hello.held or lane.lost:
+            self._resumption.welcome(lane, worker, hello)
         self._pump(lane)
         return worker
 
@@ -324,8 +417,8 @@ class Dispatcher:
         if lane is None:
             return
         if worker in lane.seen:
-            lane.seen.discard(worker)
             self._outcomes.gone(lane, worker, status, reason)
+            lane.seen.discard(worker)  # not before: a worker that was seen dies with a reason
             if status == 0 and len(lane.queue):
                 lane.asked = len(
                     lane.slots.serving()
@@ -348,61 +441,29 @@ class Dispatcher:
         else:
             self._clock.call_later(backoff_s(lane.failed_starts), lambda: self._pump(lane))
 
-    # Deciding
+    # What follows
 
-    def _pump(self, lane: Lane) -> None:
-        """Send what can be sent, and see to workers for the rest."""
-        queue = lane.queue
-        if not queue.size:
-            return
-        now = self._clock.now()
-        name = lane.plan.name
-        queue.ripen(now)
-        for _, call, worker in assign({name: queue}, {name: lane.slots}, now) if lane.slots.has_room() else ():
-            queue.take(call)
-            worker.unstarted += 1
-            worker.last_used = now
-            worker.calls[call.execution.id] = call
-            call.worker = worker
-            call.execution.build = worker.build
-            worker.port.send(call.invoke(worker.build))
-        if queue.size:
-            self._scale(lane, now)
-            self._arm(lane, now)
+    def _ended(self, call: Call) -> None:
+        execution = call.execution
+        self._calls.pop(execution.id, None)
+        if call.restored:
+            self._resumption.forget(call)
+        lane = self._lanes.get(execution.endpoint)
+        if lane is not None:
+            lane.count(execution.status)
+        for told in self.on_ended:
+            told(execution)
 
-    def _scale(self, lane: Lane, now: float) -> None:
-        """Ask for the workers that the load calls for."""
-        if lane.ensured and max(lane.asked, len(lane.slots.serving())) >= lane.plan.workers_max:
-            return
-        demand = lane.demand(now)
-        if demand.waiting and not lane.ensured:
-            lane.ensured = True
-            self.source.ensure(lane.plan.name)
-            if not lane.ensured:
-                return  # it failed at once, and `fail_endpoint` has seen to the calls
-        wanted = wanted_workers(demand, lane.plan)
-        if wanted.workers > demand.workers:
-            lane.asked = wanted.workers
-            self.source.scale(lane.plan.name, wanted.workers)
-        if wanted.look_again_s is not None and lane.look_again is None:
-            lane.look_again = self._clock.call_later(wanted.look_again_s, lambda: self._look_again(lane))
-
-    def _look_again(self, lane: Lane) -> None:
-        lane.look_again = None
-        self._pump(lane)
-
-    def _arm(self, lane: Lane, now: float) -> None:
-        due = lane.queue.next_due()
-        if due is not None and lane.due is None:
-            lane.due = self._clock.call_later(max(0.0, due - now), lambda: self._ripe(lane))
-
-    def _ripe(self, lane: Lane) -> None:
-        lane.due = None
-        self._pump(lane)
-
-    def _ended(self, event: str, fields: Mapping[str, Any]) -> None:
-        self._calls.pop(fields["execution"], None)
-        self._log(event, fields)
+    def _summarize(self, lane: Lane, worker: Worker, summary: Summary) -> None:
+        """Calls of peers: a closing line each, and they count for scaling."""
+        for peer_call in summary.calls:
+            lane.peer_calls += 1
+            lane.ran(peer_call.run_us)
+            self._log("invocation", peer_fields(lane.plan.name, worker.id, peer_call))
+        if summary.dropped:
+            self._log("summary_dropped", {"endpoint": lane.plan.name, "worker": worker.id, "calls": summary.dropped})
+        for told in self.on_summary:
+            told(lane.plan.name, worker.id, summary)
 
     def _forget_if_empty(self, lane: Lane) -> None:
         if lane.withdrawn and not lane.slots.workers and not lane.lost:
@@ -431,6 +492,29 @@ class Dispatcher:
         """Endpoints with their queues and workers, as plain values."""
         lanes = sorted(self._lanes.values(), key=lambda lane: lane.plan.name)
         return {"endpoints": [lane.status() for lane in lanes if not lane.withdrawn]}
+
+    def unfinished(self) -> list[Execution]:
+        """Executions that wait or run now, in the order they came."""
+        return [call.execution for call in self._calls.values()]
+
+    @property
+    def in_flight(self) -> int:
+        """Executions that have not ended: waiting, running, or about to be accepted."""
+        return len(self._calls)
+
+    def running_of(self, endpoint: EndpointName) -> int:
+        """Calls of an endpoint that its workers run now; 0 when it is not served."""
+        lane = self._lanes.get(endpoint)
+        return 0 if lane is None else lane.health()["jobs"]["inProgress"]
+
+    def health(self, endpoint: EndpointName) -> dict[str, dict[str, int]]:
+        """Its jobs and workers by state, in RunPod's words. Raises FunctionNotFound.
+
+        `{"jobs": {completed, failed, inProgress, inQueue, retried}, "workers": {idle, initializing, ready, running,
+        throttled, unhealthy}}`; jobs that ended count from the start of this process.
+        """
+        self.plan(endpoint)
+        return self._lanes[endpoint].health()
 
     def plan(self, endpoint: EndpointName) -> EndpointPlan:
         """The endpoint's plan as declared last. Raises FunctionNotFound."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from flashmesh.executions.states import Status
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.kit.ids import FunctionId, WorkerId
 from flashmesh.queueing.calls import Call
@@ -32,8 +33,11 @@ class Lane:
 
     __slots__ = (
         "asked",
+        "cancelled",
+        "completed",
         "due",
         "ensured",
+        "failed",
         "failed_starts",
         "failure",
         "fresh",
@@ -41,9 +45,12 @@ class Lane:
         "look_again",
         "lost",
         "mean_run_s",
+        "peer_calls",
         "plan",
         "problem",
         "queue",
+        "recall",
+        "retried",
         "seen",
         "slots",
         "stage",
@@ -74,6 +81,14 @@ class Lane:
         self.mean_run_s: float | None = None
         self.look_again: Timer | None = None
         self.due: Timer | None = None
+        self.recall: Timer | None = None
+        """When to look whether calls wait behind one that runs for long."""
+        self.completed = self.failed = self.cancelled = 0
+        """How the endpoint's calls have ended: `failed` are errors and run-time limits."""
+        self.retried = 0
+        """Attempts after the first."""
+        self.peer_calls = 0
+        """Calls that its workers took from peers."""
         self.withdrawn = False
         self.stage = ""
         """What its source is doing about a template: building, starting, warm, or nothing."""
@@ -104,6 +119,40 @@ class Lane:
             return "ready"
         return self.stage or ("starting" if self.ensured and len(self.queue) else "cold")
 
+    def count(self, status: Status) -> None:
+        """One more call has ended so."""
+        if status is Status.SUCCESS:
+            self.completed += 1
+        elif status is Status.CANCELLED:
+            self.cancelled += 1
+        else:
+            self.failed += 1
+
+    def health(self) -> dict[str, dict[str, int]]:
+        """Jobs and workers by state, in RunPod's words."""
+        serving = self.slots.serving()
+        begun = sum(len(worker.calls) - worker.unstarted for worker in self.slots.workers.values())
+        begun += sum(len(lost.calls) for lost in self.lost.values())
+        unstarted = sum(worker.unstarted for worker in self.slots.workers.values())
+        busy = sum(1 for worker in serving if worker.calls)
+        return {
+            "jobs": {
+                "completed": self.completed,
+                "failed": self.failed,
+                "inProgress": begun,
+                "inQueue": self.queue.size + unstarted,
+                "retried": self.retried,
+            },
+            "workers": {
+                "idle": len(serving) - busy,
+                "initializing": max(0, self.asked - len(serving)) if self.failure is None else 0,
+                "ready": len(serving),
+                "running": busy,
+                "throttled": 0,
+                "unhealthy": self.failed_starts,
+            },
+        }
+
     def status(self) -> dict[str, Any]:
         """For `flash status`: plain values."""
         wrong = self.failure or self.problem
@@ -116,6 +165,11 @@ class Lane:
             "functions": sorted(self.plan.functions),
             "queued": len(self.queue),
             "running": self.slots.running(),
+            "completed": self.completed,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "retried": self.retried,
+            "peer_calls": self.peer_calls,
             "workers_min": self.plan.workers_min,
             "workers_max": self.plan.workers_max,
             "mean_run_ms": None if self.mean_run_s is None else round(self.mean_run_s * 1000, 3),

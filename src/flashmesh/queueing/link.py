@@ -7,8 +7,10 @@ but its own waits, except streams, which nobody else can read.
 
 import asyncio
 import os
-from collections import OrderedDict
+import ssl
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +24,7 @@ from flashmesh.queueing.queries import built_in
 from flashmesh.queueing.settlement import error_frame
 from flashmesh.queueing.slots import Worker
 from flashmesh.wire.answers import CLOSE
-from flashmesh.wire.connection import Link
+from flashmesh.wire.connection import Keepalive, Link, serve_tcp
 from flashmesh.wire.frames import (
     PROTOCOL_VERSION,
     Answer,
@@ -38,6 +40,7 @@ from flashmesh.wire.frames import (
     Result,
     WorkerGone,
 )
+from flashmesh.wire.memfd import Splices
 
 HELLO_S: Final = 5.0
 """How long a connection may stay silent before its HELLO."""
@@ -47,6 +50,8 @@ BEHIND_BYTES: Final = 256 * 1024 * 1024
 """Results a client may leave unread; beyond that its connection is closed. The executions keep their results."""
 VERDICTS: Final = 10_000
 """Refusals and repeated keys remembered per client, for its question whether a call was accepted."""
+WORKERS_BUSY: Final = Keepalive(wants_pong=False)
+"""Over TCP: a worker may run a user's code for any time without answering; its machine still acknowledges."""
 ACCEPT_S: Final = 60.0
 """How long the question whether a call was accepted waits for a payload that is still on its way."""
 
@@ -63,11 +68,14 @@ class LinkServer:
         on_template: Callable[[EndpointName, Mapping[str, Any]], None] | None = None,
         on_log: Callable[[Log], None] | None = None,
         log: EventLog | None = None,
+        check_token: Callable[[Hello], str | None] | None = None,
     ) -> None:
         """Args:
         queries: questions answered beside the built-in ones (queries.py), or in their place.
         on_template: told what a template said at READY, after the dispatcher.
         on_log: given each line of user code, after it was kept for those who follow.
+        check_token: given each HELLO that came over TCP, where no kernel says who dials; what it returns is why that
+            connection is refused. Without it every one is.
         """
         self.dispatcher = dispatcher
         self.logbook = LogBook()
@@ -76,23 +84,44 @@ class LinkServer:
         self.on_log = on_log
         self.log: EventLog = log or (lambda event, fields: None)
         self._path = path
-        self._server: asyncio.AbstractServer | None = None
+        self._check_token = check_token
+        self._servers: list[asyncio.AbstractServer] = []
+        self._splices: Splices | None = None
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()
+        self.closing = False
 
     async def start(self) -> None:
         """Bind the socket, in a directory of mode 0700, and accept. Raises OSError when that cannot be."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.parent.chmod(0o700)
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.get_running_loop().create_unix_server(self._accept, str(self._path), backlog=1024)
+        loop = asyncio.get_running_loop()
+        self._splices = Splices(loop)
+        self._servers.append(await loop.create_unix_server(self._accept, str(self._path), backlog=1024))
         self._path.chmod(0o600)
 
+    async def listen(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> int:
+        """Accept over TCP as well, from those `check_token` admits; the port, for when 0 was asked for. After `start`.
+
+        Args:
+            ssl_context: wire/tls.py's; None only where the network itself is protected.
+        Raises:
+            OSError: the address cannot be had.
+        """
+        server = await serve_tcp(self._accept, host, port, ssl_context)
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
     async def close(self) -> None:
-        """Stop accepting, close every connection and wait for the handlers."""
-        if self._server is not None:
-            self._server.close()
+        """Stop accepting, close every connection and wait for the handlers.
+
+        Workers lose their session by that and nothing else: what they run is not judged lost, the next session asks.
+        """
+        self.closing = True
+        for server in self._servers:
+            server.close()
         for link in list(self._links):
             link.close()
         for task in list(self._tasks):
@@ -105,10 +134,16 @@ class LinkServer:
             except TimeoutError:
                 for link in list(self._links):
                     link.abort()
+        if self._splices is not None:
+            self._splices.close()
         self._path.unlink(missing_ok=True)
 
+    def connections(self) -> dict[str, int]:
+        """How many are open, by role."""
+        return Counter(str(link.state.role) for link in self._links)
+
     def _accept(self) -> Link:
-        link = Link(_take, self._lost)
+        link = Link(_take, self._lost, splices=self._splices, keepalive=WORKERS_BUSY)
         loop = asyncio.get_running_loop()
         link.state = _Stranger(self, loop.call_later(HELLO_S, link.abort, LinkProtocolError("No HELLO came in time.")))
         self._links.add(link)
@@ -131,6 +166,8 @@ class LinkServer:
             )
         elif link.peer_uid not in (-1, os.getuid()):
             link.abort(LinkProtocolError(f"User {link.peer_uid} may not use this session."))
+        elif not link.local and (refusal := self._refusal(hello)) is not None:
+            link.abort(LinkProtocolError(f"A {hello.role} of {hello.endpoint or 'no endpoint'} was refused: {refusal}"))
         elif hello.role == "worker":
             link.state = _WorkerEnd(self, hello)
         elif hello.role == "template":
@@ -138,6 +175,9 @@ class LinkServer:
             self.dispatcher.source.template_linked(EndpointName(hello.endpoint), hello, link)
         else:
             link.state = _ClientEnd(self, link)
+
+    def _refusal(self, hello: Hello) -> str | None:
+        return "nobody is admitted over TCP here." if self._check_token is None else self._check_token(hello)
 
     def run(self, work: Awaitable[None]) -> "asyncio.Task[None]":
         """A handler's task; `close` awaits it."""
@@ -184,12 +224,12 @@ class _WorkerEnd:
         if self._worker is not None:
             dispatcher.worker_frame(self._worker, frame)
         elif isinstance(frame, Ready):
-            self._worker = dispatcher.worker_ready(self._hello, frame.free, link)
+            self._worker = dispatcher.worker_ready(self._hello, frame.free, link, remote=not link.local)
             if self._worker is None:
                 link.close()
 
     def lost(self, link: Link) -> None:
-        if self._worker is not None:
+        if self._worker is not None and not self._server.closing:
             self._server.dispatcher.worker_lost(self._worker)
 
 
@@ -268,16 +308,36 @@ class _ClientEnd:
         meta = frame.meta
         kind = "async" if meta.get("mode") == "async" else "sync"
         try:
-            execution = self._server.dispatcher.submit(frame, self, kind="async" if kind == "async" else "sync")
+            if kind == "async":
+                told = partial(self._stored, frame.execution)
+                execution = self._server.dispatcher.submit(frame, self, kind="async", accepted=told)
+            else:
+                execution = self._server.dispatcher.submit(frame, self)
         except FlashmeshError as error:
-            self._remember(frame.execution, error)
-            self._link.send(error_frame(frame.execution, error))
+            self._refuse(frame.execution, error)
+            return
+        if execution.id != frame.execution:
+            self._remember(frame.execution, execution)
+        elif kind == "sync" and meta.get("stream") and not execution.ended:
+            self._streams.add(frame.execution)
+        if kind == "sync" or self._server.dispatcher.is_accepted(execution.id):
+            self._settle(frame.execution)
+
+    def _stored(self, execution: str, error: FlashmeshError | None) -> None:
+        if error is not None:
+            self._verdicts.pop(execution, None)
+            self._refuse(execution, error)
         else:
-            if execution.id != frame.execution:
-                self._remember(frame.execution, execution)
-            elif kind == "sync" and meta.get("stream") and not execution.ended:
-                self._streams.add(frame.execution)
-        if self._expected and (waiting := self._expected.pop(frame.execution, None)) is not None:
+            self._settle(execution)
+
+    def _refuse(self, execution: str, error: FlashmeshError) -> None:
+        self._remember(execution, error)
+        self._link.send(error_frame(execution, error))
+        self._settle(execution)
+
+    def _settle(self, execution: str) -> None:
+        """Whoever asked whether this call was accepted can be answered."""
+        if self._expected and (waiting := self._expected.pop(execution, None)) is not None and not waiting.done():
             waiting.set_result(None)
 
     def _remember(self, execution: str, verdict: Execution | FlashmeshError) -> None:
@@ -334,13 +394,16 @@ class _ClientEnd:
         return {"id": verdict.id, "status": str(verdict.status)}
 
     def _verdict(self, asked: str) -> Execution | FlashmeshError | None:
-        known = self._verdicts.get(asked)
-        if known is not None:
-            return known
+        """None: not here yet, or not stored yet."""
+        found = self._verdicts.get(asked)
+        if isinstance(found, FlashmeshError):
+            return found
+        dispatcher = self._server.dispatcher
         try:
-            return self._server.dispatcher.execution(ExecutionId(asked))
+            found = found or dispatcher.execution(ExecutionId(asked))
         except ExecutionNotFound:
             return None
+        return found if dispatcher.is_accepted(found.id) else None
 
     def lost(self, link: Link) -> None:
         for task in list(self._questions.values()):

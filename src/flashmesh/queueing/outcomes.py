@@ -8,6 +8,7 @@ from flashmesh.executions.states import Status
 from flashmesh.executions.store import Store
 from flashmesh.functions.errors import Cancelled, PayloadTooLarge, TimedOut, WorkerLost
 from flashmesh.kit.ids import ExecutionId, WorkerId
+from flashmesh.queueing.acknowledging import Acknowledgements
 from flashmesh.queueing.calls import GRANT_BYTES, GRANT_ITEMS, Call
 from flashmesh.queueing.lane import Lane, Lost
 from flashmesh.queueing.ports import Clock
@@ -15,12 +16,20 @@ from flashmesh.queueing.retry import after_exception, after_lost_worker, after_t
 from flashmesh.queueing.settlement import Settlement
 from flashmesh.queueing.slots import Worker
 from flashmesh.wire.failures import unpack
-from flashmesh.wire.frames import AnyFrame, Chunk, Credit, Drain, Error, Result, Started
+from flashmesh.wire.frames import AnyFrame, Cancel, Chunk, Credit, Drain, Error, Result, Started, Summary
 
+BUSY: Final = "BUSY"
+"""A worker's answer to a call that it has no place for: certainly not run."""
 BACKSTOP_S: Final = 5.0
 """The template enforces run-time limits; a call that outlives its limit by this much is ended here."""
 LAST_WORDS_S: Final = 0.25
 """How long a call of a lost worker waits for the template to say how that worker ended."""
+RESUME_S: Final = 2.0
+"""How long it waits for a worker that may well live: on another machine, or started by a server before this one."""
+TEMPORARY: Final = frozenset({"WORKER_LOST", "ENDPOINT_UNREACHABLE", "EXTERNAL_BUSY"})
+"""Codes by which the far end of an external function says that the same call may well succeed a little later."""
+LONGEST_ASKED_S: Final = 300.0
+"""An external function's Retry-After beyond this is cut to it."""
 
 
 class Outcomes:
@@ -34,12 +43,15 @@ class Outcomes:
         settlement: Settlement,
         pump: Callable[[Lane], None],
         stop: Callable[[Call, str], None],
+        summarize: Callable[[Lane, Worker, Summary], None],
     ) -> None:
         self._store = store
         self._clock = clock
         self._settlement = settlement
         self._pump = pump
         self._stop = stop
+        self._summarize = summarize
+        self._acknowledgements = Acknowledgements(store=store, clock=clock)
         self._lanes: dict[Worker, Lane] = {}
 
     def adopt(self, worker: Worker, lane: Lane) -> None:
@@ -51,7 +63,7 @@ class Outcomes:
         lane = self._lanes.get(worker)
         if lane is None:
             return
-        if isinstance(frame, Result):
+        if isinstance(frame, Result):  # the commonest first
             self._result(lane, worker, frame)
         elif isinstance(frame, Started):
             self._started(lane, worker, frame)
@@ -61,40 +73,60 @@ class Outcomes:
             self._error(lane, worker, frame)
         elif isinstance(frame, Credit):
             worker.reported = frame.free
+            if worker.external:  # it may get more slots, or fewer
+                worker.slots = frame.free + len(worker.calls) - worker.unstarted
             self._pump(lane)
         elif isinstance(frame, Drain):
             self.drain(lane, worker)
+        elif isinstance(frame, Summary):
+            self._summarize(lane, worker, frame)
 
     # One call's life
 
     def _started(self, lane: Lane, worker: Worker, frame: Started) -> None:
         call = worker.calls.get(ExecutionId(frame.execution))
-        if call is None or call.worker is not worker or call.started_at is not None:
+        if call is None or frame.attempt != call.attempt:
+            worker.reported -= 1  # taken back a moment too late: it takes a slot all the same
+            worker.port.send(Cancel(frame.execution, attempt=frame.attempt))  # it may have been sent here again
+            return
+        if call.worker is not worker or call.started_at is not None:
             return
         worker.unstarted -= 1
         worker.reported -= 1
+        if len(worker.calls) - worker.unstarted > worker.slots:
+            worker.slots = len(worker.calls) - worker.unstarted
+        now = worker.moved_at = self._clock.now()
         if call.execution.ended:
-            call.started_at = self._clock.now()
+            call.started_at = now
             return
-        self._begin(lane, call, worker)
+        self.begin(lane, call, worker, now)
         call.answer(Started(call.frame.execution, call.execution.attempt, worker.id, call.execution.cold_us > 0))
 
-    def _begin(self, lane: Lane, call: Call, worker: Worker) -> None:
-        execution, now = call.execution, self._clock.now()
+    def begin(self, lane: Lane, call: Call, worker: Worker, now: float) -> None:
+        """The body of a queued call runs from here on."""
+        execution = call.execution
         call.started_at = now
         waited_us = int((now - call.submitted_at) * 1e6)
-        cold_us = max(0, min(waited_us, int((worker.ready_at - call.enqueued_at) * 1e6)))
+        cold_us = 0
+        if worker.ready_at > call.enqueued_at:
+            cold_us = min(waited_us, int((worker.ready_at - call.enqueued_at) * 1e6))
         execution.cold_us, execution.queue_us = cold_us, waited_us - cold_us
         self._store.start(execution, execution.attempt, at=self._clock.wall(), worker=worker.id, build=worker.build)
+        if call.limit_ms:
+            self.limit(lane, call, 0.0)
+
+    def limit(self, lane: Lane, call: Call, run_s: float) -> None:
+        """End a call that has run for `run_s` seconds already if it outlives its limit by far."""
         if call.limit_ms and not call.cancel:
-            call.timer = self._clock.call_later(call.limit_ms / 1000 + BACKSTOP_S, lambda: self._overdue(lane, call))
+            left_s = max(0.0, call.limit_ms / 1000 - run_s) + BACKSTOP_S
+            call.timer = self._clock.call_later(left_s, lambda: self._overdue(lane, call))
 
     def _overdue(self, lane: Lane, call: Call) -> None:
         call.cancel = "timeout"
         self._stop(call, "timeout")
         worker = call.worker
         if worker is not None:  # whatever it still says of this call comes too late
-            del worker.calls[call.id]
+            worker.calls.pop(call.id, None)
             worker.given_up.add(call.id)
             call.worker = None
         self._timed_out(lane, call, None)
@@ -102,15 +134,18 @@ class Outcomes:
     def _answered(self, lane: Lane, worker: Worker, frame: Result | Error) -> Call | None:
         """Book the slot of a call that a worker has answered. None: it is not its to answer, or has ended since."""
         worker.reported = frame.free
-        call = worker.calls.pop(ExecutionId(frame.execution), None)
-        if call is None:
-            worker.given_up.discard(ExecutionId(frame.execution))
+        worker.stuck = False
+        id = ExecutionId(frame.execution)
+        call = worker.calls.get(id)
+        if call is None or frame.attempt != call.attempt:
+            worker.given_up.discard(id)
+            self._acknowledgements.when_durable(worker, id)
             return None
+        del worker.calls[id]
         if call.started_at is None:
             worker.unstarted -= 1
-        if worker.draining and not worker.calls:
-            worker.port.close()
         if call.execution.ended or call.worker is not worker:
+            self._acknowledgements.when_durable(worker, id)
             return None
         call.worker = None
         return call
@@ -118,28 +153,36 @@ class Outcomes:
     def _result(self, lane: Lane, worker: Worker, frame: Result) -> None:
         call = self._answered(lane, worker, frame)
         if call is not None:
+            now = worker.moved_at = self._clock.now()
             if call.started_at is None:
-                self._begin(lane, call, worker)
+                self.begin(lane, call, worker, now)
             lane.ran(frame.run_us)
             self._settlement.succeed(call, frame)
+            if call.kept:
+                self._acknowledgements.when_durable(worker, call.id)
+        worker.close_if_done()
         self._pump(lane)
 
     def _error(self, lane: Lane, worker: Worker, frame: Error) -> None:
         call = self._answered(lane, worker, frame)
         if call is not None:
+            now = worker.moved_at = self._clock.now()
             if not frame.ran and call.started_at is None:
                 self._not_run(lane, call, frame)
             else:
                 if call.started_at is None:
-                    self._begin(lane, call, worker)
+                    self.begin(lane, call, worker, now)
                 lane.ran(frame.run_us)
                 self._failed(lane, call, frame)
+            if call.kept and frame.code != BUSY:
+                self._acknowledgements.when_durable(worker, call.id)
+        worker.close_if_done()
         self._pump(lane)
 
     def _not_run(self, lane: Lane, call: Call, frame: Error) -> None:
         if call.cancel:
             self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
-        elif frame.code == "BUSY":
+        elif frame.code == BUSY:
             lane.queue.push_front(call)
         else:
             self._settlement.fail(call, frame)
@@ -152,7 +195,9 @@ class Outcomes:
             self._settlement.raise_into(call, Cancelled(), ran=True)
         elif frame.code == "TIMEOUT":
             self._timed_out(lane, call, frame)
-        elif frame.code == "USER_ERROR" and plan.retries and not call.cancel:
+        elif frame.code in TEMPORARY and plan.mode == "EXTERNAL":
+            self._temporary(lane, call, frame)
+        elif frame.code in ("USER_ERROR", "EXTERNAL_ERROR") and plan.retries and not call.cancel:
             info = unpack(frame.payload)
             name = f"{info.module}.{info.qualname}" if info.qualname else info.type
             if after_exception(plan, name, attempt=attempt, yielded=yielded):
@@ -178,12 +223,24 @@ class Outcomes:
             error = TimedOut(f"{call.execution.function} ran longer than its limit of {limit} and was stopped")
             self._settlement.raise_into(call, error, ran=True)
 
-    def _again(self, lane: Lane, call: Call) -> None:
-        """Another attempt, after a back-off."""
+    def _temporary(self, lane: Lane, call: Call, frame: Error) -> None:
+        execution = call.execution
+        keyed = execution.idempotency_key is not None
+        plan, yielded = lane.plan.of(execution.function), call.yielded > 0
+        if not call.cancel and after_lost_worker(
+            plan, call.kind, attempt=execution.attempt, keyed=keyed, yielded=yielded, own=call.max_retries
+        ):
+            self._again(lane, call, min(LONGEST_ASKED_S, unpack(frame.payload).retry_after or 0.0))
+        else:
+            self._settlement.fail(call, frame)
+
+    def _again(self, lane: Lane, call: Call, not_before_s: float = 0.0) -> None:
+        """Another attempt, after a back-off and not before `not_before_s` seconds from now."""
         execution, now = call.execution, self._clock.now()
         call.stop_timer()
-        delay = backoff_s(execution.attempt)
+        delay = max(not_before_s, backoff_s(execution.attempt))
         self._store.requeue(execution, execution.attempt)
+        lane.retried += 1
         call.worker = call.started_at = None
         call.enqueued_at = now + delay
         lane.queue.push_later(call, call.enqueued_at)
@@ -193,6 +250,8 @@ class Outcomes:
     def _chunk(self, worker: Worker, frame: Chunk) -> None:
         call = worker.calls.get(ExecutionId(frame.execution))
         if call is None or call.worker is not worker or call.execution.ended or not frame.item:
+            return
+        if frame.attempt != call.attempt:
             return
         call.yielded += 1
         if call.stream:
@@ -231,8 +290,7 @@ class Outcomes:
             return
         lane.slots.drain(worker)
         lane.asked = max(len(lane.slots.serving()), lane.asked - 1)
-        if not worker.calls:
-            worker.port.close()
+        worker.close_if_done()
         self._pump(lane)
 
     def lose(self, worker: Worker) -> None:
@@ -254,10 +312,11 @@ class Outcomes:
                     lane.queue.push_front(call)
         begun = [call for call in calls if call.started_at is not None]
         if begun and worker.id in lane.seen:
-            timer = self._clock.call_later(LAST_WORDS_S, lambda: self._bury(lane, worker.id, "its connection ended"))
+            patience = RESUME_S if worker.remote else LAST_WORDS_S
+            timer = self._clock.call_later(patience, lambda: self._bury(lane, worker.id, "its connection ended"))
             lane.lost[worker.id] = Lost(worker, begun, timer)
         elif begun:
-            self._attempted(lane, worker, begun, "its process ended")
+            self.attempted(lane, worker, begun, "its process ended")
         self._pump(lane)
 
     def gone(self, lane: Lane, worker: WorkerId, status: int, reason: str) -> None:
@@ -272,15 +331,15 @@ class Outcomes:
         lost = lane.lost.pop(worker, None)
         if lost is not None:
             lost.timer.cancel()
-            self._attempted(lane, lost.worker, lost.calls, how)
+            self.attempted(lane, lost.worker, lost.calls, how)
             self._pump(lane)
 
-    def _attempted(self, lane: Lane, worker: Worker, calls: list[Call], how: str) -> None:
+    def attempted(self, lane: Lane, worker: Worker, calls: list[Call], how: str) -> None:
         """Calls that had begun on a worker that is gone: this attempt is over."""
         now = self._clock.now()
         for call in calls:
             execution = call.execution
-            if execution.ended or execution.status is not Status.RUNNING:
+            if execution.ended or execution.status is not Status.RUNNING or call.worker is not worker:
                 continue
             call.worker = None
             if call.cancel == "list":
@@ -295,6 +354,7 @@ class Outcomes:
                 attempt=execution.attempt,
                 keyed=execution.idempotency_key is not None,
                 yielded=call.yielded > 0,
+                own=call.max_retries,
             ):
                 self._again(lane, call)
             else:

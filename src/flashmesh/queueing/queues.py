@@ -1,27 +1,87 @@
-"""Calls that wait for a slot, per endpoint: bounded, two priorities, those in back-off apart.
+"""Calls that wait for a slot, per endpoint: bounded, in order of kind and priority, those in back-off apart.
 
-Sync calls (somebody waits on a connection) go before async ones, but never for ever: after `SHARE` of them one async
-call has its turn. A call that comes back without having run goes to the head, where it was.
+Sync calls (somebody waits on a connection) go before async ones, and within a kind urgent calls before ordinary ones;
+but never for ever: after `SHARE` that passed it, one of those behind has its turn. A call that comes back without
+having run goes to the head, where it was.
 """
 
 import heapq
 from collections import deque
-from itertools import count
+from collections.abc import Iterable, Iterator
+from itertools import chain, count, islice
 from typing import Final
 
 from flashmesh.queueing.calls import Call
 
 SHARE: Final = 8
-"""Sync calls that may pass a waiting async one. Higher: async work waits longer under steady sync load."""
+"""Calls that may pass one that waits behind them. Higher: async and ordinary work waits longer under steady load."""
+
+
+class _Line:
+    """The calls of one kind."""
+
+    __slots__ = ("ordinary", "passed", "urgent")
+
+    def __init__(self) -> None:
+        self.urgent: deque[Call] = deque()
+        self.ordinary: deque[Call] = deque()
+        self.passed = 0
+
+    def of(self, call: Call) -> deque[Call]:
+        return self.urgent if call.urgent else self.ordinary
+
+    def first(self) -> Call:
+        """Raises IndexError on an empty line."""
+        if self.urgent and not (self.ordinary and self.passed >= SHARE):
+            return self.urgent[0]
+        return self.ordinary[0]
+
+    def took(self, call: Call) -> None:
+        if not call.urgent:
+            self.passed = 0
+        elif self.ordinary:
+            self.passed += 1
+
+    def order(self, limit: int) -> list[Call]:
+        if not self.urgent:
+            return list(islice(self.ordinary, limit))
+        return merge(self.urgent, self.ordinary, self.passed, limit)
+
+    def __bool__(self) -> bool:
+        return bool(self.ordinary or self.urgent)
+
+    def __iter__(self) -> Iterator[Call]:
+        return chain(self.urgent, self.ordinary)
+
+
+def merge(first: Iterable[Call], second: Iterable[Call], passed: int, limit: int) -> list[Call]:
+    """Up to `limit` calls: those of `first`, with one of `second` after every SHARE of them; `passed` went already."""
+    ahead, behind = iter(first), iter(second)
+    waiting = next(behind, None)
+    found: list[Call] = []
+    while len(found) < limit:
+        following = next(ahead, None) if waiting is None or passed < SHARE else None
+        if following is not None:
+            found.append(following)
+            passed += 1
+        elif waiting is not None:
+            found.append(waiting)
+            waiting = next(behind, None)
+            passed = 0
+        else:
+            break
+    return found
 
 
 class EndpointQueue:
     """The waiting calls of one endpoint. Knows no bounds itself: see `admit` in admission.py."""
 
-    __slots__ = ("_delayed", "_lines", "_order", "_passed", "async_bytes", "size", "waiting_async", "waiting_sync")
+    __slots__ = ("_delayed", "_later", "_order", "_passed", "_sync", "async_bytes", "size", "waiting_async",
+                 "waiting_sync")  # fmt: skip
 
     def __init__(self) -> None:
-        self._lines: tuple[deque[Call], deque[Call]] = (deque(), deque())
+        self._sync = _Line()
+        self._later = _Line()
         self._delayed: list[tuple[float, int, Call]] = []
         self._order = count()
         self._passed = 0
@@ -29,19 +89,30 @@ class EndpointQueue:
         """How many wait, those in back-off included."""
         self.waiting_sync = 0
         self.waiting_async = 0
+        """Those included that wait for their record to be stored."""
         self.async_bytes = 0
 
     def __len__(self) -> int:
         return self.size
 
+    def reserve(self, call: Call) -> None:
+        """Count an async call that has no place in line yet against the backlog's bounds."""
+        self.waiting_async += 1
+        self.async_bytes += len(call.frame.payload)
+
+    def release(self, call: Call) -> None:
+        """Undo `reserve`."""
+        self.waiting_async -= 1
+        self.async_bytes -= len(call.frame.payload)
+
     def push(self, call: Call) -> None:
         """Last in its line."""
-        self._lines[call.priority].append(call)
+        (self._later if call.later else self._sync).of(call).append(call)
         self._count(call, 1)
 
     def push_front(self, call: Call) -> None:
         """First in its line: it was not run, and keeps its place."""
-        self._lines[call.priority].appendleft(call)
+        (self._later if call.later else self._sync).of(call).appendleft(call)
         self._count(call, 1)
 
     def push_later(self, call: Call, due: float) -> None:
@@ -53,7 +124,7 @@ class EndpointQueue:
         """Let calls whose back-off is over take their place."""
         while self._delayed and self._delayed[0][0] <= now:
             call = heapq.heappop(self._delayed)[2]
-            self._lines[call.priority].appendleft(call)
+            (self._later if call.later else self._sync).of(call).appendleft(call)
 
     def next_due(self) -> float | None:
         """When the next back-off ends; None when nothing is in back-off."""
@@ -65,43 +136,41 @@ class EndpointQueue:
         return self.size - len(self._delayed)
 
     def oldest(self) -> Call | None:
-        """The call that has waited longest in its line, of either priority."""
-        heads = [line[0] for line in self._lines if line]
+        """The call that has waited longest in its line, of any kind and priority."""
+        lines = (self._sync.urgent, self._sync.ordinary, self._later.urgent, self._later.ordinary)
+        heads = [line[0] for line in lines if line]
         return min(heads, key=lambda call: call.enqueued_at) if heads else None
+
+    def first(self) -> Call | None:
+        """The call that should run next."""
+        sync, later = self._sync, self._later
+        if later and (self._passed >= SHARE or not sync):
+            return later.first()
+        return sync.first() if sync else None
 
     def peek(self, limit: int) -> list[Call]:
         """The next `limit` calls in the order they should run. Changes nothing."""
-        sync, later = self._lines
-        if limit <= 0 or not (sync or later):
-            return []
-        if limit == 1:
-            return [later[0] if later and (not sync or self._passed >= SHARE) else sync[0]]
-        found: list[Call] = []
-        passed, first, second = self._passed, 0, 0
-        while len(found) < limit:
-            if second < len(later) and (first >= len(sync) or passed >= SHARE):
-                found.append(later[second])
-                second += 1
-                passed = 0
-            elif first < len(sync):
-                found.append(sync[first])
-                first += 1
-                passed += 1
-            else:
-                break
-        return found
+        if limit <= 1:
+            first = self.first() if limit == 1 else None
+            return [] if first is None else [first]
+        if not self._later:
+            return self._sync.order(limit)
+        return merge(self._sync.order(limit), self._later.order(limit), self._passed, limit)
 
     def take(self, call: Call) -> None:
         """Remove a call that goes to a worker."""
-        if call.priority:
+        if call.later:
             self._passed = 0
-        elif self._lines[1]:
-            self._passed += 1
+            self._later.took(call)
+        else:
+            if self._later:
+                self._passed += 1
+            self._sync.took(call)
         self.remove(call)
 
     def remove(self, call: Call) -> None:
         """Remove a call wherever it stands. One at the head costs nothing."""
-        line = self._lines[call.priority]
+        line = (self._later if call.later else self._sync).of(call)
         if line and line[0] is call:
             line.popleft()
         elif call in line:
@@ -112,20 +181,19 @@ class EndpointQueue:
         self._count(call, -1)
 
     def drain(self) -> list[Call]:
-        """Remove and return everything, in order."""
-        calls = [*self._lines[0], *self._lines[1], *(entry[2] for entry in sorted(self._delayed))]
-        for line in self._lines:
+        """Remove and return everything, in order of kind and priority."""
+        calls = [*self._sync, *self._later, *(entry[2] for entry in sorted(self._delayed))]
+        for line in (self._sync.urgent, self._sync.ordinary, self._later.urgent, self._later.ordinary):
             line.clear()
         self._delayed.clear()
-        self.size = self.waiting_sync = self.waiting_async = self.async_bytes = 0
         for call in calls:
-            call.queued = False
+            self._count(call, -1)
         return calls
 
     def _count(self, call: Call, change: int) -> None:
         call.queued = change > 0
         self.size += change
-        if call.priority:
+        if call.later:
             self.waiting_async += change
             self.async_bytes += change * len(call.frame.payload)
         else:

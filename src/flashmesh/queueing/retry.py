@@ -14,17 +14,19 @@ from flashmesh.queueing.plan import EndpointPlan
 __all__ = ["after_exception", "after_failed_start", "after_lost_worker", "after_timeout", "backoff_s"]
 
 
-def after_lost_worker(plan: EndpointPlan, kind: Kind, *, attempt: int, keyed: bool, yielded: bool) -> bool:
-    """Whether a call that had begun on a worker that died is tried again."""
+def after_lost_worker(
+    plan: EndpointPlan, kind: Kind, *, attempt: int, keyed: bool, yielded: bool, own: int | None = None
+) -> bool:
+    """Whether a call that had begun on a worker that died is tried again. `own`: what the call itself allows."""
     if yielded:
         return False
-    allowed = max(plan.retries, plan.max_retries) if kind == "async" or keyed else plan.retries
-    return attempt <= allowed
+    extra = plan.max_retries if own is None else own
+    return attempt <= (max(plan.retries, extra) if kind == "async" or keyed else plan.retries)
 
 
-def after_failed_start(plan: EndpointPlan, kind: Kind, *, failures: int) -> bool:
+def after_failed_start(plan: EndpointPlan, kind: Kind, *, failures: int, own: int | None = None) -> bool:
     """Whether a call whose endpoint could not be started waits for another try. `failures` counts this one."""
-    return kind == "async" and failures <= plan.max_retries
+    return kind == "async" and failures <= (plan.max_retries if own is None else own)
 
 
 def after_timeout(plan: EndpointPlan, *, attempt: int, yielded: bool) -> bool:

@@ -1,5 +1,7 @@
 """How a call ends: its record, its answer to everyone who waits, and its closing line in the log."""
 
+from collections.abc import Callable
+
 from flashmesh.executions.items import ItemBuffer
 from flashmesh.executions.record import Execution, Outcome
 from flashmesh.executions.states import Event, Status
@@ -9,7 +11,7 @@ from flashmesh.kit.ids import ExecutionId
 from flashmesh.queueing.calls import Call
 from flashmesh.queueing.ports import Clock, EventLog, Reply
 from flashmesh.wire.failures import describe, pack, unpack
-from flashmesh.wire.frames import Error, Result
+from flashmesh.wire.frames import Error, PeerCall, Result
 
 _EVENTS = {"TIMEOUT": Event.TIME_OUT, "CANCELLED": Event.CANCEL}
 
@@ -26,10 +28,12 @@ def pack_error(error: FlashmeshError) -> bytes:
 class Settlement:
     """Ends calls. Each of its methods ends `call` for good, once; a call that has ended is left alone."""
 
-    def __init__(self, *, store: Store, clock: Clock, log: EventLog) -> None:
+    def __init__(self, *, store: Store, clock: Clock, log: EventLog, ended: Callable[[Call], None]) -> None:
+        """`ended` is told of each call right after its closing line, before those who watch it."""
         self._store = store
         self._clock = clock
         self._log = log
+        self._ended = ended
 
     def succeed(self, call: Call, frame: Result) -> None:
         """The worker's answer. A generator's items, where they were collected, become the answer's list."""
@@ -55,7 +59,8 @@ class Settlement:
                 payload,
             )
             call.answer(answer)
-            self._tell_waiters(call)
+            if call.waiters:
+                self._tell_waiters(call)
         self._close(call)
 
     def fail(self, call: Call, frame: Error) -> None:
@@ -109,8 +114,30 @@ class Settlement:
         if execution.error_code:
             fields["code"] = execution.error_code
         self._log("invocation", fields)
+        self._ended(call)
         if call.watchers:
             call.tell_watchers()
+
+
+def peer_fields(endpoint: str, worker: str, call: PeerCall) -> dict[str, object]:
+    """The closing line of a call that a worker took from a peer."""
+    fields: dict[str, object] = {
+        "execution": call.execution,
+        "parent": call.parent,
+        "trace": call.trace,
+        "function": call.function,
+        "endpoint": endpoint,
+        "worker": worker,
+        "route": "peer",
+        "queue_ms": call.queue_us / 1000,
+        "cold_ms": 0.0,
+        "run_ms": call.run_us / 1000,
+        "outcome": call.outcome,
+        "attempt": 1,
+    }
+    if call.code:
+        fields["code"] = call.code
+    return fields
 
 
 def output(execution: Execution) -> tuple[bytes, str]:

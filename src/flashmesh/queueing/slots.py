@@ -1,8 +1,8 @@
 """What each worker can take, as far as the session knows.
 
-A worker reports `free` (slots not in use) in READY, RESULT, ERROR and CREDIT; it does not know of calls that are still
-on their way to it. So what may be sent is the last report, minus the calls sent since that it has not begun. STARTED
-moves one from "on its way" to "in use" and leaves the difference as it was.
+A worker reports `free` (slots not in use, and calls that may wait behind those) in READY, RESULT, ERROR and CREDIT; it
+does not count calls that it has not begun. So what may be sent is the last report, minus those. STARTED moves one from
+"not begun" to "in use" and leaves the difference as it was.
 """
 
 from math import inf
@@ -19,17 +19,40 @@ class Worker:
         "build",
         "calls",
         "draining",
+        "external",
         "given_up",
         "id",
         "last_used",
+        "moved_at",
         "pid",
         "port",
         "ready_at",
+        "remote",
         "reported",
+        "slots",
+        "stuck",
+        "unacknowledged",
         "unstarted",
     )
 
-    def __init__(self, id: WorkerId, *, build: BuildId, pid: int, port: WorkerPort, free: int, now: float) -> None:
+    def __init__(
+        self,
+        id: WorkerId,
+        *,
+        build: BuildId,
+        pid: int,
+        port: WorkerPort,
+        free: int,
+        now: float,
+        slots: int = 0,
+        remote: bool = False,
+        external: bool = False,
+    ) -> None:
+        """Args:
+        free: what it said at READY. slots: calls it runs at a time, as far as it told; 0: take `free` for it.
+        remote: on another machine, where a connection may break under a worker that lives.
+        external: an adapter in this process; it keeps nothing and begins what it gets.
+        """
         self.id = id
         self.build = build
         self.pid = pid
@@ -41,6 +64,15 @@ class Worker:
         self.given_up: set[ExecutionId] = set()
         """Executions it had begun and overran; another attempt of them does not go to the same process."""
         self.draining = False
+        self.slots = max(1, slots or free)
+        self.remote = remote
+        self.external = external
+        self.stuck = False
+        """What waited behind its running calls was taken back; until one of them ends nothing is sent ahead."""
+        self.unacknowledged = 0
+        """Outcomes it keeps until they are stored."""
+        self.moved_at = now
+        """When it last began or ended a call."""
         self.ready_at = now
         self.last_used = -inf
         """One that was never used comes after all that were: a class's instance stays where the last call found it."""
@@ -48,7 +80,26 @@ class Worker:
     @property
     def free(self) -> int:
         """How many calls may be sent now."""
-        return 0 if self.draining else max(0, self.reported - self.unstarted)
+        if self.draining:
+            return 0
+        room = self.reported - self.unstarted
+        return max(0, min(room, self.idle) if self.stuck else room)
+
+    @property
+    def idle(self) -> int:
+        """Slots without a call of ours. Negative: so many calls wait behind those that run."""
+        return self.slots - len(self.calls)
+
+    def close_if_done(self) -> None:
+        """End the connection of a worker that leaves, once nothing of either side is missing."""
+        if self.draining and not self.calls and not self.unacknowledged:
+            self.port.close()
+
+    def waiting(self) -> list[Call]:
+        """Calls it has not begun and cannot begin before another one ends, oldest first."""
+        waiting = [call for call in self.calls.values() if call.started_at is None]
+        soon = max(0, self.slots - (len(self.calls) - len(waiting)))
+        return waiting[soon:]
 
 
 class Slots:
@@ -93,7 +144,10 @@ class Slots:
 
     def has_room(self) -> bool:
         """Whether a call could be sent now."""
-        return any(worker.reported > worker.unstarted for worker in self._serving)
+        for worker in self._serving:
+            if worker.reported > worker.unstarted and (not worker.stuck or worker.idle > 0):
+                return True
+        return False
 
     def running(self) -> int:
         """Calls handed to any worker, draining ones included."""

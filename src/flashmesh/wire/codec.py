@@ -7,21 +7,26 @@ A frame (wire/frames.py) is one length-prefixed MessagePack array of at most 64 
 - any other frame that outgrew 64 KiB (the schemas of many functions, an answer with an execution's result): its own
   encoding in CHUNKs whose execution is empty and whose `attempt` numbers the frame.
 
+Between processes of one machine what is 1 MiB or larger goes as one SEALED frame instead, with the descriptor of a file
+in memory (wire/memfd.py), once the other end has said that it takes descriptors.
+
 `FrameWriter` decides the order: whole frames first, pieces round-robin between executions, and never a frame of an
 execution before an earlier one of the same execution. `FrameReader` gives back whole frames only.
 """
 
+import enum
 import os
 import struct
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from flashmesh.functions.errors import LinkProtocolError, PayloadTooLarge, SettingsError
-from flashmesh.wire import frames
-from flashmesh.wire.frames import AnyFrame, Chunk, Error, Invoke, Result
+from flashmesh.wire import frames, memfd
+from flashmesh.wire.frames import MSGPACK, AnyFrame, Chunk, Error, Frame, Invoke, Result
+from flashmesh.wire.memfd import Descriptor, Splices
 
 DEFAULT_PAYLOAD_LIMIT: Final = 64 * 1024 * 1024
 SLACK_BYTES: Final = 1024 * 1024
@@ -48,15 +53,46 @@ class _Piece(msgspec.Struct, array_like=True, frozen=True, tag=5):
     data: memoryview = memoryview(b"")
 
 
+class _Sealed(msgspec.Struct, array_like=True, frozen=True, tag=24):
+    """All pieces of a payload, item or oversize frame at once: `size` bytes in the descriptor that came with it."""
+
+    execution: str
+    attempt: int = 0
+    item: bool = False
+    size: int = 0
+
+
+class Ping(Frame, frozen=True, tag=22):
+    """Are you there? Over TCP, where a machine may vanish without a word."""
+
+
+class Pong(Frame, frozen=True, tag=23):
+    """Yes."""
+
+
+class Asks(Frame, frozen=True, tag=25):
+    """A large payload waits: does the other end take descriptors?"""
+
+
+class Takes(Frame, frozen=True, tag=26):
+    """This end takes descriptors, or not. Said when asked, or before."""
+
+    descriptors: bool = False
+
+
+Aside = Ping | Pong | Asks | Takes
+"""What two ends of a link say to each other about the link itself; their owners never see it."""
+_ASIDES: Final = (Ping, Pong, Asks, Takes)
 _PAYLOAD_KINDS: Final = (Invoke, Result, Error)
 _WHOLE = (
-    frames.Hello | frames.Ready | Invoke | frames.Started | Result | Error | frames.Credit | frames.Cancel | frames.Log
-    | frames.Drain | frames.Scale | frames.Update | frames.WorkerGone | frames.Query | frames.Answer
+    frames.Hello | frames.Ready | Invoke | frames.Started | Result | Error | frames.Ack | frames.Credit | frames.Discard
+    | frames.Cancel | frames.Log | frames.Summary | frames.Drain | frames.Scale | frames.Update | frames.WorkerGone
+    | frames.Query | frames.Answer
 )  # fmt: skip
 
 _length_at = struct.Struct(">I").unpack_from
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_WHOLE | _Piece).decode
+_decode = msgspec.msgpack.Decoder(_WHOLE | _Piece | _Sealed | Aside).decode
 
 
 def payload_limit(env: Mapping[str, str] = os.environ) -> int:
@@ -69,7 +105,7 @@ def payload_limit(env: Mapping[str, str] = os.environ) -> int:
     return int(text)
 
 
-def encode(frame: AnyFrame) -> bytes:
+def encode(frame: AnyFrame | Aside) -> bytes:
     """One frame with its length prefix. Raises LinkProtocolError over 64 KiB: larger ones need a FrameWriter."""
     body = _encode(frame)
     if len(body) > _MAX:
@@ -100,15 +136,43 @@ class FrameReader:
 
     Args:
         max_payload: largest assembled payload in bytes; default: `payload_limit()` and some slack.
+        on_aside: told what concerns the link itself, when its turn comes.
+        mapped: a MessagePack payload that came as a descriptor is given out as a read-only memoryview, not copied.
+        splices: keeps descriptors for whoever sends their payloads on.
     """
 
-    __slots__ = ("_max", "_need", "_open", "_partial")
+    __slots__ = ("_descriptors", "_mapped", "_max", "_need", "_on_aside", "_open", "_partial", "_splices")
 
-    def __init__(self, *, max_payload: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_payload: int | None = None,
+        on_aside: Callable[[Aside], None] | None = None,
+        mapped: bool = False,
+        splices: Splices | None = None,
+    ) -> None:
         self._max = payload_limit() + SLACK_BYTES if max_payload is None else max_payload
         self._partial = bytearray()
         self._need = 4
         self._open: dict[tuple[str, int, bool], _Assembly] = {}
+        self._descriptors: deque[Descriptor] = deque()
+        self._on_aside = on_aside
+        self._mapped = mapped
+        self._splices = splices
+
+    def feed_with(self, data: Buffer, descriptors: Sequence[Descriptor]) -> list[AnyFrame]:
+        """The same as `feed` for what one `recvmsg` brought; the descriptors are the reader's from now on."""
+        self._descriptors += descriptors
+        found = self.feed(data)
+        if len(self._descriptors) > bool(self._partial):
+            self.close()
+            raise LinkProtocolError("A descriptor came with no payload that it is for.")
+        return found
+
+    def close(self) -> None:
+        """Close descriptors that no frame has claimed. Harmless when repeated."""
+        while self._descriptors:
+            self._descriptors.popleft().close()
 
     def feed(self, data: Buffer) -> list[AnyFrame]:
         """Frames completed by `data`, in order. Raises LinkProtocolError for garbage and for what is over a limit."""
@@ -169,6 +233,11 @@ class FrameReader:
                 found.append(frame)
         elif isinstance(frame, _Piece):
             self._accept_piece(frame, found)
+        elif isinstance(frame, _Sealed):
+            self._accept_sealed(frame, found)
+        elif isinstance(frame, _ASIDES):
+            if self._on_aside is not None:
+                self._on_aside(frame)
         else:
             found.append(frame)
 
@@ -207,20 +276,59 @@ class FrameReader:
         assembly.pieces.append(piece.data if size >= _COPY_BELOW else bytes(piece.data))
         if piece.last:
             del self._open[key]
-            self._complete(piece, assembly, found)
+            self._complete(piece, assembly, b"".join(assembly.pieces), found)
 
-    def _complete(self, piece: _Piece, assembly: _Assembly, found: list[AnyFrame]) -> None:
-        whole = b"".join(assembly.pieces)
+    def _accept_sealed(self, piece: _Sealed, found: list[AnyFrame]) -> None:
+        if not self._descriptors:
+            raise LinkProtocolError(f"Execution {piece.execution}: a payload's descriptor did not come with it.")
+        sealed = self._descriptors.popleft()
+        kept = False
+        try:
+            key = (piece.execution, piece.attempt, piece.item)
+            assembly = self._open.pop(key, None)
+            if assembly is None:
+                if piece.execution and not piece.item:
+                    raise LinkProtocolError(f"A payload of execution {piece.execution} came before its head.")
+                assembly = _Assembly(None, -1)
+            elif assembly.received:
+                raise LinkProtocolError(f"Execution {piece.execution} sent a payload in pieces and as a whole.")
+            if piece.size > self._max:
+                raise LinkProtocolError(f"A payload of {piece.size} bytes was announced; the limit is {self._max}.")
+            memfd.check(sealed, piece.size)
+            if self._mapped and getattr(assembly.head, "content_type", "") == MSGPACK:
+                whole: Buffer = memfd.view(sealed, piece.size)
+            else:
+                whole = memfd.read(sealed, piece.size)
+            self._complete(piece, assembly, whole, found)
+            if self._splices is not None and assembly.head is not None and isinstance(whole, bytes):
+                self._splices.keep(whole, sealed)
+                kept = True
+        finally:
+            if not kept:
+                sealed.close()
+
+    def _complete(self, piece: _Piece | _Sealed, assembly: _Assembly, whole: Buffer, found: list[AnyFrame]) -> None:
         if assembly.head is not None:
             if len(whole) != assembly.size:
                 raise LinkProtocolError(f"Execution {piece.execution}: {len(whole)} of {assembly.size} bytes came.")
+            # A mapped payload is a memoryview where the frame says bytes; only who asked for that gets one.
             found.append(msgspec.structs.replace(assembly.head, payload=whole))
         elif piece.item:
-            found.append(Chunk(piece.execution, piece.attempt, True, True, whole))
+            found.append(Chunk(piece.execution, piece.attempt, True, True, whole))  # type: ignore[arg-type]
         elif len(whole) <= _MAX:
             raise LinkProtocolError("A frame that fits 64 KiB came in pieces.")  # also keeps pieces from nesting
         else:
             self._accept(memoryview(whole), found)
+
+
+class _Large:
+    """A payload, item or oversize frame that may leave as a descriptor. `shape` has its ids and whether it is last."""
+
+    __slots__ = ("data", "shape")
+
+    def __init__(self, shape: Chunk, data: Buffer) -> None:
+        self.shape = shape
+        self.data = data
 
 
 class _Stream:
@@ -230,16 +338,46 @@ class _Stream:
 
     def __init__(self, after: int) -> None:
         self.after = after
-        self.waiting: deque[Iterator[tuple[Buffer, ...]]] = deque()
+        self.waiting: deque[Iterator[tuple[Buffer, ...]] | _Large] = deque()
+
+    @property
+    def large(self) -> _Large | None:
+        """What is next, if it may leave as a descriptor."""
+        first = self.waiting[0] if self.waiting else None
+        return first if isinstance(first, _Large) else None
 
     def next(self) -> tuple[Buffer, ...] | None:
-        """Buffers of the next frame, or None when nothing is left."""
+        """Buffers of the next frame, or None when nothing is left, or nothing before a `large` one."""
         while self.waiting:
-            buffers = next(self.waiting[0], None)
+            first = self.waiting[0]
+            if isinstance(first, _Large):
+                return None
+            buffers = next(first, None)
             if buffers is not None:
                 return buffers
             self.waiting.popleft()
         return None
+
+
+class Attached:
+    """Bytes that must leave together with a descriptor: one `sendmsg`, the descriptor with the first of them."""
+
+    __slots__ = ("data", "sealed", "size")
+
+    def __init__(self, data: bytes, sealed: Descriptor, size: int) -> None:
+        self.data = data
+        self.sealed = sealed
+        self.size = size
+
+
+class Passing(enum.Enum):
+    """Whether large payloads leave as descriptors."""
+
+    NO = enum.auto()
+    UNASKED = enum.auto()
+    """They could; the first large one asks."""
+    ASKED = enum.auto()
+    YES = enum.auto()
 
 
 class FrameWriter:
@@ -249,11 +387,18 @@ class FrameWriter:
 
     Args:
         max_payload: largest payload `put` accepts, in bytes; default: `payload_limit()`.
+        splices: has the descriptors of payloads that came as such.
+    Attributes:
+        passing: set it to UNASKED where descriptors can travel, then to what the other end answered.
+        patient: large payloads wait for that answer; otherwise they leave in pieces until it has come.
     """
 
-    __slots__ = ("_max", "_number", "_put", "_ready", "_ready_bytes", "_sent", "_streams")
+    __slots__ = (
+        "_due", "_max", "_number", "_put", "_ready", "_ready_bytes", "_sent", "_splices", "_streams", "passing",
+        "patient",
+    )  # fmt: skip
 
-    def __init__(self, *, max_payload: int | None = None) -> None:
+    def __init__(self, *, max_payload: int | None = None, splices: Splices | None = None, patient: bool = True) -> None:
         self._max = payload_limit() if max_payload is None else max_payload
         self._ready: deque[bytes] = deque()
         self._ready_bytes = 0
@@ -261,9 +406,20 @@ class FrameWriter:
         self._sent = 0
         self._streams: dict[str, _Stream] = {}
         self._number = 0
+        self._due: Attached | None = None
+        self._splices = splices
+        self.passing = Passing.NO
+        self.patient = patient
 
     def __bool__(self) -> bool:
-        return bool(self._ready or self._streams)
+        return bool(self._ready or self._streams or self._due is not None)
+
+    @property
+    def asking(self) -> bool:
+        """Whether a large payload could leave as a descriptor if the other end's answer were here."""
+        return self.passing is Passing.ASKED and any(
+            isinstance(part, _Large) for stream in self._streams.values() for part in stream.waiting
+        )
 
     def put(self, frame: AnyFrame) -> None:
         """Add a frame, its payload whole inside. Raises PayloadTooLarge and then adds nothing."""
@@ -273,7 +429,7 @@ class FrameWriter:
                 return
         elif isinstance(frame, Chunk) and len(frame.data) > frames.INLINE_PAYLOAD_BYTES:
             self._check(len(frame.data))
-            self._stream(frame).waiting.append(_pieces(frame, frame.data))
+            self._stream(frame).waiting.append(self._split(frame, frame.data))
             return
         body = _encode(frame)
         if len(body) > _MAX:
@@ -282,10 +438,32 @@ class FrameWriter:
         elif self._streams and (stream := self._streams.get(_key(frame))) is not None:
             stream.waiting.append(iter([(len(body).to_bytes(4, "big"), body)]))
         else:
-            self._ready.append(len(body).to_bytes(4, "big"))
-            self._ready.append(body)
-            self._put += 1
-            self._ready_bytes += len(body) + 4
+            self._put_ready(body)
+
+    def put_aside(self, frame: Aside) -> None:
+        """Say something about the link itself; it passes whatever waits in pieces."""
+        self._put_ready(_encode(frame))
+
+    def close(self) -> None:
+        """Drop what waits, and its descriptor."""
+        if self._due is not None:
+            self._due.sealed.close()
+            self._due = None
+        self._ready.clear()
+        self._ready_bytes = 0
+        self._streams.clear()
+
+    def ask(self) -> None:
+        """Ask whether the other end takes descriptors, unless that is known or cannot be."""
+        if self.passing is Passing.UNASKED:
+            self.passing = Passing.ASKED
+            self.put_aside(Asks())
+
+    def _put_ready(self, body: bytes) -> None:
+        self._ready.append(len(body).to_bytes(4, "big"))
+        self._ready.append(body)
+        self._put += 1
+        self._ready_bytes += len(body) + 4
 
     def _check(self, size: int) -> None:
         if size > self._max:
@@ -299,11 +477,17 @@ class FrameWriter:
         fits = len(body) <= _MAX
         waiting = self._stream(frame).waiting
         waiting.append(iter([(len(body).to_bytes(4, "big"), body)]) if fits else self._oversize(body))
-        waiting.append(_pieces(Chunk(frame.execution, frame.attempt), frame.payload))
+        waiting.append(self._split(Chunk(frame.execution, frame.attempt), frame.payload))
 
-    def _oversize(self, body: bytes) -> Iterator[tuple[Buffer, ...]]:
+    def _oversize(self, body: bytes) -> Iterator[tuple[Buffer, ...]] | _Large:
         self._number = self._number % 0x7FFFFFFF + 1
-        return _pieces(Chunk("", self._number), body)
+        return self._split(Chunk("", self._number), body)
+
+    def _split(self, shape: Chunk, data: Buffer) -> Iterator[tuple[Buffer, ...]] | _Large:
+        if len(data) < memfd.LARGE_BYTES or self.passing is Passing.NO:
+            return _pieces(shape, data)
+        self.ask()
+        return _Large(shape, data)
 
     def _stream(self, frame: AnyFrame) -> _Stream:
         key = _key(frame)
@@ -312,18 +496,28 @@ class FrameWriter:
             stream = self._streams[key] = _Stream(self._put)
         return stream
 
-    def take(self, limit: int = TAKE_BYTES) -> bytes:
-        """About `limit` bytes to send next (at most one frame more); empty when nothing waits."""
+    def take(self, limit: int = TAKE_BYTES) -> bytes | Attached:
+        """About `limit` bytes to send next (at most one frame more), or what must leave with a descriptor.
+
+        Empty when nothing waits, or only large payloads for the answer whether the other end takes descriptors.
+        """
+        if (due := self._take_due()) is not None:
+            return due
         if not self._streams and self._ready_bytes <= limit:
             data = b"".join(self._ready)
             self._sent = self._put
             self._ready.clear()
             self._ready_bytes = 0
             return data
-        return b"".join(self.take_buffers(limit))
+        data = b"".join(self.take_buffers(limit))
+        return data or self._take_due() or data
+
+    def _take_due(self) -> Attached | None:
+        due, self._due = self._due, None
+        return due
 
     def take_buffers(self, limit: int = TAKE_BYTES) -> list[Buffer]:
-        """The same without joining: pieces are views of the payloads that were put."""
+        """The same without joining: pieces are views of the payloads that were put. Ends before a descriptor."""
         out: list[Buffer] = []
         # Pieces get a share even when whole frames never stop coming.
         size = self._take_ready(out, max(limit - _MAX, 1) if self._streams else limit)
@@ -331,14 +525,42 @@ class FrameWriter:
         while size < limit and skipped < len(self._streams):
             key, stream = next(iter(self._streams.items()))
             del self._streams[key]
-            if stream.after > self._sent:
+            if stream.after > self._sent or (stream.large is not None and not self._may_leave(stream)):
                 self._streams[key] = stream
                 skipped += 1
+            elif (large := stream.large) is not None:
+                self._streams[key] = stream
+                if self._attach(stream, large):
+                    break  # it leaves alone, in the next write
             elif buffers := stream.next():
                 self._streams[key] = stream
                 out += buffers
                 size += sum(map(len, buffers))
+                skipped = 0
+            elif stream.waiting:
+                self._streams[key] = stream  # a large one has come to its head
         return out
+
+    def _may_leave(self, stream: _Stream) -> bool:
+        return self.passing is not Passing.ASKED or not self.patient
+
+    def _attach(self, stream: _Stream, large: _Large) -> bool:
+        """Make the next write one with a descriptor. False: it leaves in pieces, because none can be made."""
+        shape = large.shape
+        sealed = None
+        if self.passing is Passing.YES:
+            sealed = self._splices.take(large.data) if self._splices is not None else None
+            try:
+                sealed = sealed or memfd.seal(large.data)
+            except OSError:  # no memory or no descriptor left: it goes as it would elsewhere
+                sealed = None
+        if sealed is None:
+            stream.waiting[0] = _pieces(shape, large.data)
+            return False
+        stream.waiting.popleft()
+        body = _encode(_Sealed(shape.execution, shape.attempt, shape.item, len(large.data)))
+        self._due = Attached(len(body).to_bytes(4, "big") + body, sealed, len(large.data))
+        return True
 
     def _take_ready(self, out: list[Buffer], limit: int) -> int:
         size = 0

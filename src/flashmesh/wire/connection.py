@@ -1,50 +1,37 @@
-"""One end of a link over a Unix stream socket: `Link` for asyncio, `BlockingLink` for threads and selectors loops.
+"""One end of a link in an asyncio loop: `Link`, and how to dial one. `BlockingLink` is for code without a loop.
 
 Both send whole frames of any size and hand out whole frames; what stands between (pieces, order, limits) is
 wire/codec.py's. Neither redials: who owns a link decides what its loss means.
 """
 
 import asyncio
-import select
 import socket
-import struct
-import sys
-import time
-from collections import deque
-from collections.abc import Callable
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
-from flashmesh.functions.errors import LinkLost, LinkProtocolError
-from flashmesh.wire.codec import FrameReader, FrameWriter
+from flashmesh.functions.errors import LinkProtocolError
+from flashmesh.wire import memfd, tls
+from flashmesh.wire.blocking_link import BlockingLink
+from flashmesh.wire.codec import Aside, Asks, Attached, FrameReader, FrameWriter, Passing, Ping, Pong, Takes
 from flashmesh.wire.frames import AnyFrame
+from flashmesh.wire.keepalive import Keepalive, Pulse
+from flashmesh.wire.memfd import Descriptor, Splices
+from flashmesh.wire.passage import Passage
+from flashmesh.wire.peer import Peer, peer_of, unreachable
 
-_READ_BYTES: Final = 256 * 1024
-_SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2  # macOS, <sys/un.h>
+CONNECT_S: Final = 10.0
+HANDSHAKE_S: Final = 10.0
+"""How long a dialler may take for its TLS handshake."""
+WATCHFUL: Final = Keepalive()
+TCP_REDIAL_S: Final = (0.1, 2.0)
+"""First and longest pause between attempts over TCP; whoever redials adds the jitter."""
 
-
-class Peer(NamedTuple):
-    """Who is at the other end of a Unix socket; -1 where the system does not say."""
-
-    pid: int
-    uid: int
-
-
-def peer_of(sock: Any) -> Peer:
-    """The process and user that connected, as the kernel knows them."""
-    try:
-        if sys.platform == "darwin":
-            credentials = sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, 128)
-            (pid,) = struct.unpack("i", sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID, 4))
-            return Peer(pid, struct.unpack_from("II", credentials)[1])
-        pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    except (OSError, struct.error, AttributeError):
-        return Peer(-1, -1)
-    return Peer(pid, uid)
-
-
-def _unreachable(path: str | Path, error: OSError) -> LinkLost:
-    return LinkLost(f"No session answers at {path}: {error.strerror or error}. Start one with `flash run`.")
+OnFrame = Callable[["Link", AnyFrame], None]
+OnLost = Callable[["Link", Exception | None], None]
+Connect = Callable[["Link"], Awaitable[None]]
+"""Connects a Link to its session. Raises OSError when nobody answers."""
 
 
 class Link(asyncio.Protocol):
@@ -57,6 +44,10 @@ class Link(asyncio.Protocol):
         on_frame: called with each frame, in order. An exception it raises ends the connection.
         on_lost: called once, after the last frame: None after a close by either end, else what went wrong
             (LinkProtocolError when the other end does not speak our frames).
+        mapped: large MessagePack payloads may be given out as read-only memoryviews, valid as long as they are
+            referred to. For an owner that decodes them and nothing else.
+        splices: shared by links of one process between which payloads are passed on as they came.
+        keepalive: how a TCP connection is watched; Unix links need no watching.
     Attributes:
         peer_pid, peer_uid: of the process at the other end; -1 before the connection or where unknown.
         state: free for the owner.
@@ -64,10 +55,13 @@ class Link(asyncio.Protocol):
 
     def __init__(
         self,
-        on_frame: Callable[["Link", AnyFrame], None],
-        on_lost: Callable[["Link", Exception | None], None],
+        on_frame: OnFrame,
+        on_lost: OnLost,
         *,
         max_payload: int | None = None,
+        mapped: bool = False,
+        splices: Splices | None = None,
+        keepalive: Keepalive | None = None,
     ) -> None:
         self.transport: asyncio.Transport | None = None
         self.peer_pid = -1
@@ -75,8 +69,12 @@ class Link(asyncio.Protocol):
         self.state: Any = None
         self._on_frame = on_frame
         self._on_lost = on_lost
-        self._reader = FrameReader(max_payload=max_payload)
-        self._writer = FrameWriter(max_payload=max_payload)
+        self._reader = FrameReader(max_payload=max_payload, on_aside=self._aside, mapped=mapped, splices=splices)
+        self._writer = FrameWriter(max_payload=max_payload, splices=splices)
+        self._writer.passing = Passing.UNASKED if memfd.AVAILABLE else Passing.NO
+        self._keepalive = keepalive
+        self._pulse: Pulse | None = None
+        self._passage: Passage | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._paused = False
@@ -88,6 +86,11 @@ class Link(asyncio.Protocol):
         """Connected, and neither end has begun to close."""
         return self.transport is not None and not self._closing
 
+    @property
+    def local(self) -> bool:
+        """Whether the other end is a process of this machine that the kernel vouches for: a Unix socket."""
+        return self.transport is not None and is_unix(self.transport)
+
     def send(self, frame: AnyFrame) -> None:
         """Send it with everything else of this turn. Nothing happens on a closed link: `on_lost` tells.
 
@@ -96,14 +99,12 @@ class Link(asyncio.Protocol):
         if self._closing:
             return
         self._writer.put(frame)
-        if not self._scheduled and not self._paused and self._loop is not None:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        self._schedule()
 
     def close(self) -> None:
         """Send what waits, then close. Frames that still come are not delivered."""
         self._closing = True
-        if self.transport is not None and not self._writer:
+        if self.transport is not None and not self._unsent:
             self.transport.close()
 
     def abort(self, error: Exception | None = None) -> None:
@@ -116,13 +117,20 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's has the methods and not the class
         self._loop = asyncio.get_running_loop()
-        self.peer_pid, self.peer_uid = peer_of(transport.get_extra_info("socket"))
+        if is_unix(transport):
+            self.peer_pid, self.peer_uid = peer_of(transport.get_extra_info("socket"))
+        else:
+            self._writer.passing = Passing.NO
+            if self._keepalive is not None:
+                self._pulse = Pulse(self._keepalive, self._loop, transport, self._say, self.abort)
         if self._writer or self._closing:
             self._flush()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes, descriptors: Sequence[Descriptor] = ()) -> None:
+        if self._pulse is not None:
+            self._pulse.heard()
         try:
-            found = self._reader.feed(data)
+            found = self._reader.feed_with(data, descriptors) if descriptors else self._reader.feed(data)
         except LinkProtocolError as error:
             self.abort(error)
             return
@@ -136,20 +144,45 @@ class Link(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._flush()
+        if self._passage is not None and self._passage.busy:
+            self._passage.drained()
+        else:
+            self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self.transport = None
+        if self._passage is not None:
+            self._passage.close()
+        if self._pulse is not None:
+            self._pulse.stop()
+        self._reader.close()
+        self._writer.close()
         self._on_lost(self, self._failure or exc)
+
+    @property
+    def _unsent(self) -> bool:
+        return bool(self._writer) or (self._passage is not None and self._passage.busy)
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._paused and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
         transport = self.transport
-        if transport is None or self._paused:
+        if transport is None or self._paused or (self._passage is not None and self._passage.busy):
             return
         if self._writer:
-            transport.write(self._writer.take())  # may call pause_writing
+            piece = self._writer.take()
+            if isinstance(piece, Attached):
+                self._through().send(piece, self._flush_soon)
+                return
+            if piece:
+                transport.write(piece)  # may call pause_writing
+            elif self._writer:
+                return  # a large payload waits for the answer whether the other end takes descriptors
         if not self._writer:
             if self._closing:
                 transport.close()
@@ -157,164 +190,144 @@ class Link(asyncio.Protocol):
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
+    def _flush_soon(self) -> None:
+        if self._unsent or self._closing:
+            self._schedule()
+
     def _stalled(self) -> bool:
         return self._paused
 
+    # What the two ends say to each other about the link itself
 
-async def dial(
-    path: str | Path,
-    on_frame: Callable[[Link, AnyFrame], None],
-    on_lost: Callable[[Link, Exception | None], None],
-    *hello: AnyFrame,
-) -> Link:
+    def _say(self, aside: Aside) -> None:
+        self._writer.put_aside(aside)
+        self._schedule()
+
+    def _aside(self, aside: Aside) -> None:
+        if isinstance(aside, Ping):
+            self._say(Pong())
+        elif isinstance(aside, Asks):
+            takes = memfd.AVAILABLE and self.local
+            if takes:
+                self._through().read_here()
+            self._say(Takes(takes))
+        elif isinstance(aside, Takes):
+            able = aside.descriptors and memfd.AVAILABLE and self.local
+            self._writer.passing = Passing.YES if able else Passing.NO
+            self._schedule()
+
+    def _through(self) -> Passage:
+        if self._passage is None:
+            assert self.transport is not None and self._loop is not None
+            self._passage = Passage(self.transport, self._loop, self._received, self.abort)
+        return self._passage
+
+    def _received(self, data: bytes, descriptors: list[Descriptor]) -> None:
+        """What came past the transport."""
+        if not data:
+            if self.transport is not None:
+                self.transport.close()
+            return
+        self.data_received(data, descriptors)
+
+
+def is_unix(transport: asyncio.BaseTransport) -> bool:
+    """Whether both ends are on this machine, connected by a Unix socket."""
+    sock = transport.get_extra_info("socket")
+    return sock is not None and sock.family == socket.AF_UNIX
+
+
+async def dial(path: str | Path, on_frame: OnFrame, on_lost: OnLost, *hello: AnyFrame) -> Link:
     """Connect to a session's socket; `hello` leaves in the first write. Raises LinkLost when nobody listens."""
     link = Link(on_frame, on_lost)
     for frame in hello:
         link.send(frame)
-    try:
-        await asyncio.get_running_loop().create_unix_connection(lambda: link, str(path))
-    except OSError as error:
-        raise _unreachable(path, error) from error
+    await by_unix(path)(link)
     return link
 
 
-class BlockingLink:
-    """A connection for code without an event loop.
-
-    One thread may send while another receives; two may not do the same at once (BlockingClient adds the locks).
+async def dial_tcp(
+    host: str,
+    port: int,
+    ssl_context: ssl.SSLContext | None,
+    on_frame: OnFrame,
+    on_lost: OnLost,
+    *hello: AnyFrame,
+    server_name: str | None = None,
+    keepalive: Keepalive = WATCHFUL,
+    connect_s: float = CONNECT_S,
+    mapped: bool = False,
+) -> Link:
+    """Connect to a session's TCP port; `hello` leaves in the first write.
 
     Args:
-        sock: a connected stream socket; the link owns it from now on.
-        blocking: True: `send` returns when the kernel has everything. False (selectors loops): `send` gives the kernel
-            what it takes at once; watch `fileno` for writing while `pending`, then call `flush`.
+        ssl_context: from wire/tls.py; None = without TLS, inside one machine or a network that protects it.
+        server_name: the name the certificate must carry; default: `host`.
+        connect_s: how long connecting and the TLS handshake may take.
+    Raises:
+        LinkLost: nobody listens, or not in time. UntrustedServer: its certificate is not the one expected.
     """
+    link = Link(on_frame, on_lost, mapped=mapped, keepalive=keepalive)
+    for frame in hello:
+        link.send(frame)
+    await by_tcp(host, port, ssl_context, server_name=server_name, connect_s=connect_s)(link)
+    return link
 
-    def __init__(self, sock: socket.socket, *, blocking: bool = True, max_payload: int | None = None) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self._blocking = blocking
-        self._reader = FrameReader(max_payload=max_payload)
-        self._writer = FrameWriter(max_payload=max_payload)
-        self._unsent = memoryview(b"")
-        self._inbox: deque[AnyFrame] = deque()
-        self._ended: LinkLost | LinkProtocolError | None = None
 
-    @classmethod
-    def connect(cls, path: str | Path, *hello: AnyFrame, blocking: bool = True) -> "BlockingLink":
-        """Dial a session and send `hello`. Raises LinkLost when nobody listens there."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def by_unix(path: str | Path) -> Connect:
+    """Connects a link to the session whose socket is at `path`. Raises LinkLost."""
+
+    async def connect(link: Link) -> None:
         try:
-            sock.connect(str(path))
+            await asyncio.get_running_loop().create_unix_connection(lambda: link, str(path))
         except OSError as error:
-            sock.close()
-            raise _unreachable(path, error) from error
-        link = cls(sock, blocking=blocking)
-        for frame in hello:
-            link._writer.put(frame)
-        link._push()
-        return link
+            raise unreachable(path, error) from error
 
-    @property
-    def peer(self) -> Peer:
-        """The process at the other end."""
-        return peer_of(self._sock)
+    return connect
 
-    @property
-    def pending(self) -> bool:
-        """Whether bytes wait for the kernel to take them."""
-        return bool(self._unsent or self._writer)
 
-    def fileno(self) -> int:
-        """For select and selectors; -1 once closed."""
-        return self._sock.fileno()
+def by_tcp(
+    host: str,
+    port: int,
+    ssl_context: ssl.SSLContext | None,
+    *,
+    server_name: str | None = None,
+    connect_s: float = CONNECT_S,
+) -> Connect:
+    """Connects a link to a session's TCP port; arguments and errors as of `dial_tcp`."""
+    named = (server_name or host) if ssl_context is not None else None
 
-    def send(self, frame: AnyFrame) -> None:
-        """Send a frame. Raises LinkLost when the other end is gone, PayloadTooLarge."""
-        self._writer.put(frame)
-        self._push()
-
-    def flush(self) -> bool:
-        """Give the kernel what it takes now, without blocking. True when nothing is left. Raises LinkLost."""
-        while self.pending:
-            if not self._unsent:
-                self._unsent = memoryview(self._writer.take())
-            try:
-                sent = self._sock.send(self._unsent)
-            except (BlockingIOError, InterruptedError):
-                return False
-            except OSError as error:
-                raise self._lost(error) from error
-            self._unsent = self._unsent[sent:]
-        return True
-
-    def receive(self, timeout: float | None = None) -> AnyFrame:
-        """The next frame. Raises TimeoutError after `timeout` seconds (None: no limit), LinkLost, LinkProtocolError."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._inbox:
-            self._read()
-            if self._inbox:
-                break
-            if self._ended is not None:
-                raise self._ended
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError("No frame came in time.")
-            self._wait(select.POLLIN, left)
-        return self._inbox.popleft()
-
-    def pump(self) -> list[AnyFrame]:
-        """Frames that are here, without blocking. Raises LinkLost or LinkProtocolError after the last one."""
-        self._read()
-        found = list(self._inbox)
-        self._inbox.clear()
-        if not found and self._ended is not None:
-            raise self._ended
-        return found
-
-    def shutdown(self) -> None:
-        """End the connection for both ends and every process that shares the socket; wakes a thread that receives."""
+    async def connect(link: Link) -> None:
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # already ended
-
-    def close(self) -> None:
-        """Close this process's end of the socket; harmless when closed."""
-        self._ended = self._ended or LinkLost("The link was closed by this process.")
-        self._sock.close()
-
-    def _push(self) -> None:
-        while not self.flush() and self._blocking:
-            self._wait(select.POLLOUT, None)
-
-    def _read(self) -> None:
-        """Take what the kernel has, one buffer at most, into the inbox."""
-        if self._ended is not None:
-            return
-        try:
-            data = self._sock.recv(_READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
+            async with asyncio.timeout(connect_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: link, host, port, ssl=ssl_context, server_hostname=named
+                )
         except OSError as error:
-            self._lost(error)
-            return
-        if not data:
-            self._lost(None)
-            return
-        try:
-            self._inbox.extend(self._reader.feed(data))
-        except LinkProtocolError as error:
-            self._ended = error
+            raise tls.refused(host, port, error, connect_s) from error
 
-    def _wait(self, event: int, seconds: float | None) -> None:
-        poll = select.poll()
-        try:
-            poll.register(self._sock, event)
-        except ValueError as error:  # closed by another thread
-            raise self._lost(None) from error
-        poll.poll(None if seconds is None else seconds * 1000)
+    return connect
 
-    def _lost(self, error: OSError | None) -> LinkLost | LinkProtocolError:
-        if self._ended is None:
-            self._ended = LinkLost() if error is None else LinkLost(f"{LinkLost.__doc__} ({error.strerror or error})")
-        return self._ended
+
+async def serve_tcp(
+    accept: Callable[[], Link], host: str, port: int, ssl_context: ssl.SSLContext | None, *, backlog: int = 1024
+) -> asyncio.Server:
+    """Listen for links on a TCP port; `accept` makes each connection's. Raises OSError.
+
+    `server.sockets` tells the port when 0 was asked for. A dialler whose handshake takes too long is dropped.
+    """
+    return await asyncio.get_running_loop().create_server(
+        accept,
+        host,
+        port,
+        ssl=ssl_context,
+        ssl_handshake_timeout=HANDSHAKE_S if ssl_context is not None else None,
+        backlog=backlog,
+        reuse_address=True,
+    )
+
+
+__all__ = [
+    "TCP_REDIAL_S", "BlockingLink", "Connect", "Keepalive", "Link", "Peer", "by_tcp", "by_unix", "dial", "dial_tcp",
+    "is_unix", "peer_of", "serve_tcp",
+]  # fmt: skip

@@ -39,8 +39,13 @@ class Hello(Frame, frozen=True, tag=1):
     pid: int = 0
     incarnation: int = 0
     free: int = 0
+    """Slots that are not in use; READY adds what may be sent ahead."""
     running: list[str] = []
+    """What the session gave this worker before and it still runs. Each as `id@attempt`, see `attempt_ref`."""
     held: list[str] = []
+    """Of what it has the outcome, not acknowledged yet; written as in `running`. They follow READY."""
+    token: str = ""
+    """Proves, where the kernel does not say who dials, that this end may serve this endpoint and build."""
 
 
 class Ready(Frame, frozen=True, tag=2):
@@ -126,19 +131,37 @@ class Error(Frame, frozen=True, tag=7):
     payload: bytes = b""
 
 
+class Ack(Frame, frozen=True, tag=8):
+    """Session to worker: the outcomes of these executions are stored, or not wanted any more. Nothing need be kept."""
+
+    executions: list[str]
+
+
 class Credit(Frame, frozen=True, tag=9):
-    """Worker: it has `free` slots now (execution empty). Reader of a stream: it can take `items` more of it."""
+    """Worker: `free` calls may be sent now (execution empty): free slots, and what may wait behind the running ones.
+    Reader of a stream: it can take `items` more of it."""
 
     execution: str = ""
     free: int = 0
     items: int = 0
 
 
+class Discard(Frame, frozen=True, tag=10):
+    """Session to worker: do not begin this attempt; it has gone elsewhere. Nothing happens when it has begun."""
+
+    execution: str
+    attempt: int = 0
+
+
 class Cancel(Frame, frozen=True, tag=11):
-    """Stop this execution. Client to session; session to the worker and its template."""
+    """Stop this execution. Client to session; session to the worker and its template.
+
+    `attempt`: only what was sent under that number; 0: whichever there is.
+    """
 
     execution: str
     reason: Literal["cancel", "timeout"] = "cancel"
+    attempt: int = 0
 
 
 class Log(Frame, frozen=True, tag=12):
@@ -151,6 +174,28 @@ class Log(Frame, frozen=True, tag=12):
     function: str = ""
     execution: str = ""
     at_ms: int = 0
+    dropped: int = 0
+
+
+class PeerCall(msgspec.Struct, array_like=True, frozen=True):
+    """A call that reached a worker from a peer, not over its link; it has ended. `started_ms`: UTC."""
+
+    execution: str
+    function: str
+    parent: str = ""
+    """The execution whose body made the call; empty when it did not say."""
+    trace: str = ""
+    started_ms: int = 0
+    queue_us: int = 0
+    run_us: int = 0
+    outcome: Literal["success", "error", "timeout", "cancelled"] = "success"
+    code: str = ""
+
+
+class Summary(Frame, frozen=True, tag=13):
+    """Worker to session: calls of peers that it ran since the last one. `dropped`: how many more it forgot."""
+
+    calls: list[PeerCall]
     dropped: int = 0
 
 
@@ -211,9 +256,12 @@ AnyFrame = (
     | Chunk
     | Result
     | Error
+    | Ack
     | Credit
+    | Discard
     | Cancel
     | Log
+    | Summary
     | Drain
     | Scale
     | Update
@@ -223,3 +271,14 @@ AnyFrame = (
 )
 
 PayloadFrame = Invoke | Result | Error
+
+
+def attempt_ref(execution: str, attempt: int) -> str:
+    """One attempt of an execution, as HELLO names it."""
+    return f"{execution}@{attempt}"
+
+
+def read_attempt_ref(ref: str) -> tuple[str, int]:
+    """The execution and the attempt; attempt 0 where none is told."""
+    execution, _, attempt = ref.rpartition("@")
+    return (execution, int(attempt)) if execution and attempt.isdecimal() else (ref, 0)

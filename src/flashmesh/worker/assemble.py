@@ -8,12 +8,14 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from flashmesh.functions.caller import install
 from flashmesh.kit.ids import EndpointName
 from flashmesh.routing.registry import ServiceRegistry
+from flashmesh.wire.connection import Link
 from flashmesh.wire.signature import Signer
 from flashmesh.worker.callables import Callables, outside_loop
 from flashmesh.worker.calls.caller import WorkerCaller
@@ -94,7 +96,7 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
     uplink = None
     if not context.reentrant:
         uplink = Uplink(
-            path=spec.link,
+            connect=partial(connect_unix, spec.link),
             endpoint=spec.endpoint,
             build=spec.build,
             worker=context.worker_id,
@@ -102,7 +104,9 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
             callables=callables,
             on_drain=life.drain,
             taken=life.on_call,
+            prefetch=not context.one_shot,
         )
+        runner.on_peer_end = uplink.peer_ended
     about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
     limits = Limits(max_body=max_body_bytes(os.environ))
     sockets = [(context.listen_fd, False)]
@@ -122,6 +126,11 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
         for descriptor, over_limit in sockets
     )
     return Parts(runner=runner, callables=callables, faces=faces, uplink=uplink, hooks=loaded.hooks)
+
+
+async def connect_unix(path: str, link: Link) -> None:
+    """Connect `link` to the session's socket. Raises OSError when nobody listens."""
+    await asyncio.get_running_loop().create_unix_connection(lambda: link, path)
 
 
 def signer_of(spec: WorkerSpec) -> Signer | None:

@@ -54,7 +54,7 @@ class Invocation:
     Attributes:
         deadline_ms: run time it was given, 0 = no limit. deadline_ns: the monotonic moment at which that is over, or 0.
         chain: names of the endpoints it came through, this one not included.
-        trace: W3C traceparent, or "".
+        trace: W3C traceparent, or "". parent: execution whose body made the call, where a peer says so.
         stream: items are wanted as they come; else a generator's items are answered as one list.
         slot: index of its record, -1 while it has none. by_link: the session gave it, and counts its slot.
         doomed: why it must end; set once.
@@ -79,6 +79,7 @@ class Invocation:
         "in_user",
         "items",
         "metadata",
+        "parent",
         "payload",
         "raised",
         "received_ns",
@@ -105,6 +106,7 @@ class Invocation:
         deadline_ms: int = 0,
         chain: tuple[str, ...] = (),
         trace: str = "",
+        parent: str = "",
         metadata: Mapping[str, Any] | None = None,
         stream: bool = False,
     ) -> None:
@@ -120,6 +122,7 @@ class Invocation:
         self.deadline_ns = self.received_ns + deadline_ms * 1_000_000 if deadline_ms else 0
         self.chain = chain
         self.trace = trace
+        self.parent = parent
         self.metadata = metadata
         self.stream = stream
         self.slot = -1

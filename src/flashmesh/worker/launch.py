@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+_HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +28,7 @@ def launch(
     """
     keep = sorted(set(keep))
     environment = dict(os.environ if env is None else env)
-    pid = os.fork()
+    pid = fork()
     if pid:
         return pid
     try:
@@ -48,6 +50,22 @@ def launch(
         os.write(2, f"{argv[0]} could not be started: {error}\n".encode(errors="replace"))
     finally:
         os._exit(127)
+
+
+def fork() -> int:
+    """As os.fork, with signals held back in the child until it unblocks them, its own dispositions in place.
+
+    One that came before would be taken by the parent's handler, which the child has a copy of, and be lost: a process
+    that is asked to leave right after its birth would stay.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
 
 
 def anonymous_file(content: bytes = b"") -> int:

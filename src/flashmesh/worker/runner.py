@@ -73,6 +73,8 @@ class Runner:
         self.canceller = Canceller(loop=self._loop, record=context.record, running=self.running)
         self.calls = 0
         self.failures = 0
+        self.on_peer_end: Callable[[Invocation, str, int], None] | None = None
+        """Told how each call of a peer ended: its code (empty for a success) and its run time in µs."""
 
     @property
     def free(self) -> int:
@@ -333,6 +335,7 @@ class Runner:
         run_us = invocation.run_us
         self._finish(invocation)
         invocation.reply.succeeded(invocation, media, b"" if collected is None else collected.encoded(), run_us)
+        self._account(invocation, "", run_us)
 
     def _encode(self, invocation: Invocation, value: Any, *, raw: bool = True) -> tuple[str, bytes]:
         accept = invocation.accept
@@ -354,6 +357,7 @@ class Runner:
             return
         self._finish(invocation)
         invocation.reply.succeeded(invocation, content_type, payload, run_us)
+        self._account(invocation, "", run_us)
 
     def _fail(self, invocation: Invocation, error: BaseException, *, ran: bool = True) -> None:
         if invocation.doomed is not None and ran:
@@ -364,6 +368,12 @@ class Runner:
         self.failures += 1
         self._finish(invocation)
         invocation.reply.failed(invocation, as_failure(error), run_us, ran=ran, code=code)
+        self._account(invocation, code or str(getattr(error, "code", USER_ERROR)), run_us)
+
+    def _account(self, invocation: Invocation, code: str, run_us: int) -> None:
+        """What the session gave it knows about itself."""
+        if self.on_peer_end is not None and not invocation.by_link:
+            self.on_peer_end(invocation, code, run_us)
 
     def _finish(self, invocation: Invocation) -> None:
         """The slot is free again; what comes after is telling.

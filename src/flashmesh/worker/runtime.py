@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 GOODBYE_S: Final = 2.0
 """How long the session has to close the link of a worker that wants to leave; it does so at once when it is alive."""
+RELEASE_S: Final = 60.0
+"""How long a worker that wants to leave waits for its session to take over the outcomes it holds. Higher: a session may
+be away for longer before those calls are run again; the process stays as long."""
 REENTRANT_IDLE_S: Final = 5.0
 """An extra worker for re-entrant calls leaves this soon: another one is a fork away."""
 
@@ -101,8 +104,11 @@ class Worker:
         parts = self._parts
         if not self._leaving:
             self._context.set_free(free)
-            if not by_link and parts.uplink is not None:
-                parts.uplink.say_free(free)
+            if parts.uplink is not None:
+                if not by_link:
+                    parts.uplink.say_free()
+                if free:
+                    parts.uplink.slot_freed()
         for face in parts.faces:
             face.update()
 
@@ -145,6 +151,7 @@ class Worker:
         for face in parts.faces:
             await face.closed()
         if parts.uplink is not None:
+            await parts.uplink.release(patience_s=RELEASE_S)
             await parts.uplink.close(patience_s=GOODBYE_S)
 
     def _watch_idleness(self) -> None:
@@ -155,7 +162,9 @@ class Worker:
         else:
             return
         loop = asyncio.get_running_loop()
-        idle_s = 0.0 if self._parts.runner.taken else monotonic() - self._last_call
+        uplink = self._parts.uplink
+        needed = self._parts.runner.taken or (uplink is not None and uplink.holding)
+        idle_s = 0.0 if needed else monotonic() - self._last_call
         if idle_s >= limit_s:
             self.drain("idle")
         else:

@@ -1,27 +1,37 @@
 """A worker's link to its session: calls come in, outcomes and free slots go out, and it is dialled again for ever.
 
-An INVOKE that finds no free slot (a peer took it meanwhile) is answered BUSY, certainly not run; the session puts it
-back at the head of its queue. While the session is away calls from peers go on; outcomes of its own calls are dropped,
-because a session that comes back has already judged them lost.
+What the session gave goes on while it is away: HELLO says what runs and which outcomes are kept here, so that a session
+that comes back takes both over. Outcomes of calls whose record outlives the session (async, or with an idempotency
+key), and all that end while it is away, are kept until it acknowledges them (held.py).
+
+Fast functions get calls ahead (ahead.py). They wait here in order, and each begins one turn of the loop after it came
+or the call before it ended, so that what the session said meanwhile, a DISCARD above all, is heard first. An INVOKE
+that finds neither slot nor place (a peer took it meanwhile) is answered BUSY, certainly not run; the session puts it
+back at the head of its queue.
 """
 
 import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from flashmesh.functions.errors import FunctionNotFound, PayloadTooLarge
+import msgspec
+
+from flashmesh.functions.errors import Cancelled, FunctionNotFound, PayloadTooLarge
 from flashmesh.wire import failures
-from flashmesh.wire.connection import Link
+from flashmesh.wire.connection import Keepalive, Link
 from flashmesh.wire.frames import (
     PROTOCOL_VERSION,
+    Ack,
     AnyFrame,
     Cancel,
     Chunk,
     Credit,
+    Discard,
     Drain,
     Error,
     Hello,
@@ -29,10 +39,15 @@ from flashmesh.wire.frames import (
     Ready,
     Result,
     Started,
+    Summary,
+    attempt_ref,
 )
+from flashmesh.worker.ahead import RunTimes
 from flashmesh.worker.callables import Callables
+from flashmesh.worker.held import Held
 from flashmesh.worker.invocation import Invocation
 from flashmesh.worker.runner import Runner
+from flashmesh.worker.summaries import Summaries
 
 log = logging.getLogger(__name__)
 
@@ -41,37 +56,50 @@ REDIAL_MOST_S: Final = 0.25
 """100 workers are all back within 230 ms of their session's return; a longer pause makes that seconds."""
 BUSY: Final = "BUSY"
 
+Connect = Callable[[Link], Awaitable[None]]
+"""Connects a Link to the session. Raises OSError when nobody answers."""
+
 
 class LinkReply:
-    """Sends outcomes over the connection their call came by; `on_stale` is called instead when that is gone."""
+    """Sends the outcome of one call over whatever connection there is by then."""
 
-    __slots__ = ("_link", "_on_stale", "_runner", "_worker")
+    __slots__ = ("_uplink", "abandoned", "kept", "link")
 
-    def __init__(self, link: Link, runner: Runner, worker: str, on_stale: Callable[[], None]) -> None:
-        self._link = link
-        self._runner = runner
-        self._worker = worker
-        self._on_stale = on_stale
+    def __init__(self, uplink: "Uplink", link: Link, *, kept: bool) -> None:
+        self._uplink = uplink
+        self.link = link
+        """It came by this connection, and its items can go by no other: a later session lacks those before."""
+        self.kept = kept
+        """Its outcome is kept until it is acknowledged."""
+        self.abandoned = False
+        """Items of it were lost. It was cancelled, and nobody is told how it ends: the session repeats it."""
 
     def started(self, invocation: Invocation, *, sync: bool) -> bool:
-        cold = self._runner.calls == 0
-        self._link.send(Started(invocation.execution, invocation.attempt, self._worker, cold))
+        uplink = self._uplink
+        uplink.send(Started(invocation.execution, invocation.attempt, uplink.worker, uplink.runner.calls == 0))
         return True
 
     def waiting(self, invocation: Invocation) -> None:
         pass
 
     def item(self, invocation: Invocation, data: bytes) -> None:
-        self._link.send(Chunk(invocation.execution, invocation.attempt, item=True, last=True, data=data))
+        if self.link.is_open:
+            self.link.send(Chunk(invocation.execution, invocation.attempt, item=True, last=True, data=data))
+        else:
+            self.abandon(invocation)
+
+    def abandon(self, invocation: Invocation) -> None:
+        """Its items cannot reach anybody."""
+        self.abandoned = True
+        self._uplink.runner.canceller.stop(invocation, "cancel")
 
     def succeeded(self, invocation: Invocation, content_type: str, payload: bytes, run_us: int) -> None:
-        if not self._link.is_open:
-            self._on_stale()
-            return
+        uplink = self._uplink
+        uplink.times.add(run_us)
         frame = Result(
             invocation.execution,
             invocation.attempt,
-            self._runner.free,
+            0,
             content_type,
             run_us,
             queue_us=max(0, invocation.started_ns - invocation.received_ns) // 1000,
@@ -79,44 +107,41 @@ class LinkReply:
             size=len(payload),
             payload=payload,
         )
-        try:
-            self._link.send(frame)
-        except PayloadTooLarge as error:
-            self.failed(invocation, error, run_us, ran=True, code=None)
+        if not self.abandoned:
+            uplink.deliver(frame, kept=self.kept)
 
     def failed(self, invocation: Invocation, error: BaseException, run_us: int, *, ran: bool, code: str | None) -> None:
-        if not self._link.is_open:
-            self._on_stale()
-            return
-        info = failures.describe(error, code=code)
-        payload = failures.pack(info)
-        self._link.send(
-            Error(
-                invocation.execution,
-                info.code,
-                invocation.attempt,
-                self._runner.free,
-                ran,
-                run_us,
-                size=len(payload),
-                payload=payload,
-            )
-        )
+        self._uplink.times.add(run_us)
+        if not self.abandoned:
+            frame = failure(invocation.execution, invocation.attempt, error, code=code, ran=ran, run_us=run_us)
+            self._uplink.deliver(frame, kept=self.kept)
+
+
+def failure(
+    execution: str, attempt: int, error: BaseException, *, code: str | None = None, ran: bool, run_us: int = 0
+) -> Error:
+    """The ERROR frame for an exception; what is free is filled in when it is sent."""
+    info = failures.describe(error, code=code)
+    payload = failures.pack(info)
+    return Error(execution, info.code, attempt, 0, ran, run_us, size=len(payload), payload=payload)
 
 
 class Uplink:
     """Keeps a worker connected.
 
     Args:
+        connect: how a new Link reaches the session.
         on_drain: the session wants this worker to leave.
-        leaving: whether the worker takes no more calls.
         taken: called when a call is about to begin; False = do not run it.
+        prefetch: calls may wait here behind those that run.
+        token: who may serve this endpoint, where the kernel does not say who dials.
+        redial_s: the first and the longest pause between two attempts to connect.
     """
 
     def __init__(
         self,
         *,
-        path: str,
+        connect: Connect,
         endpoint: str,
         build: str,
         worker: str,
@@ -124,73 +149,175 @@ class Uplink:
         callables: Callables,
         on_drain: Callable[[], None],
         taken: Callable[[], bool],
+        prefetch: bool = True,
+        token: str = "",
+        redial_s: tuple[float, float] = (REDIAL_FIRST_S, REDIAL_MOST_S),
     ) -> None:
-        self._path = path
-        self._hello = partial(Hello, PROTOCOL_VERSION, "worker", endpoint, build, worker, os.getpid())
-        self._worker = worker
-        self._runner = runner
+        self._connect = connect
+        self._hello = partial(Hello, PROTOCOL_VERSION, "worker", endpoint, build, worker, os.getpid(), token=token)
+        self.worker = worker
+        self.runner = runner
+        self.times = RunTimes(enabled=prefetch)
         self._callables = callables
         self._on_drain = on_drain
         self._taken = taken
+        self._redial_s = redial_s
         self._link: Link | None = None
         self._lost = asyncio.Event()
         self._closed = asyncio.Event()
         self._closing = False
+        self._leaving = ""
         self._unsaid = False
+        self._held = Held()
+        self._released: asyncio.Event | None = None
+        self._waiting: deque[Invoke] = deque()
+        self._beginning: asyncio.Handle | None = None
+        self._postponed = False
+        """The beginning was put off once because a slot was freed before it: what ran may have held the thread."""
+        self._summaries = Summaries(self._send_summary)
+
+    # Connecting
 
     async def run(self) -> None:
         """Dial, serve, dial again; returns after `close`."""
-        pause = REDIAL_FIRST_S
+        first_s, most_s = self._redial_s
+        pause_s = first_s
         while not self._closing:
             self._lost.clear()
             try:
                 await self._dial()
             except OSError as error:
-                self._link = None
-                log.debug("The session does not answer at %s (%s)", self._path, error.strerror)
-                await self._pause(pause)
-                pause = min(pause * 2, REDIAL_MOST_S)
+                log.debug("The session does not answer (%s)", error.strerror or error)
+                await self._pause(pause_s)
+                pause_s = min(pause_s * 2, most_s)
                 continue
-            pause = REDIAL_FIRST_S
+            pause_s = first_s
+            if self._closed.is_set():
+                self._hang_up()
             await self._lost.wait()
-            self._link = None
-            await self._pause(pause)
+            await self._pause(pause_s)
 
     async def _dial(self) -> None:
-        """Connect. The link counts as ours at once: what is said meanwhile leaves after HELLO and READY."""
-        link = self._link = Link(self._on_frame, self._on_lost)
-        free = self._runner.free
-        link.send(self._hello(free=free))
-        link.send(Ready(free))
-        await asyncio.get_running_loop().create_unix_connection(lambda: link, self._path)
+        """Connect, and say all that the session must know: it may be another one than before."""
+        # Payloads are decoded here and nowhere kept: large ones need no copy. A session never keeps its loop busy.
+        link = Link(self._on_frame, self._on_lost, mapped=True, keepalive=Keepalive())
+        await self._connect(link)
+        runs = [
+            attempt_ref(invocation.execution, invocation.attempt)
+            for invocation in self.runner.running.values()
+            if isinstance(invocation.reply, LinkReply) and not invocation.reply.abandoned
+        ]
+        link.send(self._hello(free=0 if self._leaving else self.runner.free, running=runs, held=self._held.refs()))
+        link.send(Ready(self.free))
+        self._link = link
+        for frame in self._held:
+            self._send_outcome(link, frame)
+        if self._leaving:
+            link.send(Drain(self._leaving))
+        self._summaries.flush()
 
     async def _pause(self, seconds: float) -> None:
         """Jittered, so that all workers of a session that returns do not dial in one instant. `close` ends it."""
+        if self._closing:
+            return
         try:
             async with asyncio.timeout(seconds * random.uniform(0.8, 1.2)):
                 await self._closed.wait()
         except TimeoutError:
             return
 
-    def say_free(self, free: int) -> None:
-        """The number of free slots changed without the session's doing."""
-        if self._link is not None and not self._closing:
-            self._unsaid = True
-            self._link.send(Credit(free=free))
+    def _on_lost(self, link: Link, error: Exception | None) -> None:
+        """Calls that have not begun are the session's to give again; of those that run, streams end."""
+        if link is self._link:
+            self._link = None
+        self._waiting.clear()
+        for invocation in list(self.runner.running.values()):
+            reply = invocation.reply
+            if isinstance(reply, LinkReply) and invocation.stream and invocation.items > 0:
+                reply.abandon(invocation)
+        self._lost.set()
 
-    def _slot_came_back(self) -> None:
-        """A call of an earlier connection has ended: the present one does not know of its slot."""
-        self.say_free(self._runner.free)
+    # Saying
+
+    @property
+    def free(self) -> int:
+        """Calls that the session may send now, besides those it sent that have not begun."""
+        if self._leaving or self._held.full:
+            return 0
+        return self.runner.free + self.times.allowed
+
+    def send(self, frame: AnyFrame) -> bool:
+        """Send it if the session is there."""
+        if self._link is None or not self._link.is_open:
+            return False
+        self._link.send(frame)
+        return True
+
+    def peer_ended(self, invocation: Invocation, code: str, run_us: int) -> None:
+        """A call of a peer is over; `code` is empty for a success."""
+        self.times.add(run_us)
+        self._summaries.add(invocation, code, run_us)
+
+    def _send_summary(self, frame: Summary) -> bool:
+        return self.send(frame)
+
+    def deliver(self, frame: Result | Error, *, kept: bool) -> None:
+        """Send an outcome; keep it until it is acknowledged, if it must outlive this session or has none to go to."""
+        link = self._link
+        if link is None or not link.is_open:
+            self._held.add(frame)
+            return
+        if kept:
+            self._held.add(frame)
+        self._send_outcome(link, frame)
+
+    def _send_outcome(self, link: Link, frame: Result | Error) -> None:
+        free = self.free  # as it is now, whenever the call ended
+        if frame.free != free:
+            frame = msgspec.structs.replace(frame, free=free)
+        try:
+            link.send(frame)
+        except PayloadTooLarge as error:
+            too_large = failure(frame.execution, frame.attempt, error, ran=True, run_us=frame.run_us)
+            if frame.execution in self._held:
+                self._held.add(too_large)
+            self._send_outcome(link, too_large)
+
+    def say_free(self) -> None:
+        """The number of free slots changed without the session's doing."""
+        if not self._closing and self.send(Credit(free=self.free)):
+            self._unsaid = True
 
     def take_unsaid(self) -> bool:
         """Whether something was said since the last time that needs a turn of the loop to leave the process."""
         unsaid, self._unsaid = self._unsaid, False
         return unsaid
 
+    # Leaving
+
     def want_to_leave(self, reason: str) -> None:
         """Tell the session; it stops sending and closes the connection once nothing is in flight on it."""
-        if self._link is not None:
-            self._link.send(Drain(reason))
+        self._leaving = reason or "leaving"
+        while self._waiting:
+            self._refuse(self._waiting.popleft())
+        self._summaries.flush()
+        self.send(Drain(reason))
+
+    @property
+    def holding(self) -> bool:
+        """Outcomes are kept here that nobody else has."""
+        return len(self._held) > 0
+
+    async def release(self, *, patience_s: float) -> None:
+        """Wait until every kept outcome is acknowledged, `patience_s` at most."""
+        if not self._held:
+            return
+        self._released = asyncio.Event()
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._released.wait()
+        except TimeoutError:
+            log.warning("%d outcomes were not acknowledged in time and are lost with this worker", len(self._held))
 
     async def close(self, *, patience_s: float) -> None:
         """Wait for the session to close the connection, `patience_s` at most; then close it here."""
@@ -198,23 +325,35 @@ class Uplink:
         self._closed.set()
         if self._link is None:
             return
+        self._summaries.flush()
         try:
             async with asyncio.timeout(patience_s):
                 await self._lost.wait()
         except TimeoutError:
-            if self._link is not None:
-                self._link.close()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._link is not None:
+            self._link.close()
+
+    # Hearing
 
     def _on_frame(self, link: Link, frame: AnyFrame) -> None:
         match frame:
             case Invoke():
-                self._invoke(link, frame)
-            case Cancel(execution=execution, reason=reason):
-                invocation = self._runner.by_execution.get(execution)
-                if invocation is not None:
-                    self._runner.canceller.stop(invocation, reason)
+                self._invoke(frame)
+            case Ack(executions=executions):
+                self._acknowledged(executions)
+            case Cancel(execution=execution, reason=reason, attempt=attempt):
+                invocation = self.runner.by_execution.get(execution)
+                if invocation is not None and attempt in (0, invocation.attempt):
+                    self.runner.canceller.stop(invocation, reason)
+                elif (waiting := self._take_back(execution, attempt)) is not None:
+                    self.deliver(failure(execution, waiting.attempt, Cancelled(), ran=False), kept=False)
+            case Discard(execution=execution, attempt=attempt):
+                self._take_back(execution, attempt)
             case Credit(execution=execution, items=items):
-                invocation = self._runner.by_execution.get(execution)
+                invocation = self.runner.by_execution.get(execution)
                 if invocation is not None and invocation.window is not None:
                     invocation.window.grant(items)
             case Drain():
@@ -222,37 +361,78 @@ class Uplink:
             case _:
                 log.warning("a frame that no worker understands", extra={"action": "frame_ignored"})
 
-    def _on_lost(self, link: Link, error: Exception | None) -> None:
-        self._lost.set()
+    def _acknowledged(self, executions: list[str]) -> None:
+        was_full = self._held.full
+        self._held.drop(executions)
+        if was_full and not self._held.full:
+            self.say_free()
+        if not self._held and self._released is not None:
+            self._released.set()
 
-    def _invoke(self, link: Link, frame: Invoke) -> None:
-        target = self._callables.get(frame.function)
-        if target is None:
-            payload = failures.pack(failures.describe(FunctionNotFound(f"{frame.function!r} is not served here.")))
-            code = FunctionNotFound.code
-            link.send(
-                Error(
-                    frame.execution,
-                    code,
-                    frame.attempt,
-                    self._runner.free,
-                    ran=False,
-                    size=len(payload),
-                    payload=payload,
-                )
-            )
+    def _take_back(self, execution: str, attempt: int) -> Invoke | None:
+        """A call that waits here and shall not begin; `attempt` 0: whichever."""
+        for frame in self._waiting:
+            if frame.execution == execution and attempt in (0, frame.attempt):
+                self._waiting.remove(frame)
+                return frame
+        return None
+
+    def _invoke(self, frame: Invoke) -> None:
+        if frame.function not in self._callables:
+            error = FunctionNotFound(f"{frame.function!r} is not served here.")
+            self.deliver(failure(frame.execution, frame.attempt, error, ran=False), kept=False)
+        elif frame.execution in self.runner.by_execution or self._leaving or self._held.full:
+            self._refuse(frame)
+        elif len(self._waiting) < self.runner.free + self.times.allowed:
+            self._waiting.append(frame)
+            self._begin_soon()
+        else:
+            self._refuse(frame)
+
+    def _refuse(self, frame: Invoke) -> None:
+        """It was not run and will not be here."""
+        self.send(Error(frame.execution, BUSY, frame.attempt, self.free, ran=False))
+
+    # Beginning
+
+    def slot_freed(self) -> None:
+        """The next call that waits here may have a slot: a turn from now, even where its turn was due in this one."""
+        if not self._waiting:
             return
-        slot = self._runner.take(by_link=True) if self._taken() else None
+        if self._beginning is not None and not self._postponed:
+            self._beginning.cancel()
+            self._beginning = None
+            self._postponed = True
+        self._begin_soon()
+
+    def _begin_soon(self) -> None:
+        """Not at once: what the session has said until now, a DISCARD above all, is heard before a call begins."""
+        if self._beginning is None:
+            self._beginning = asyncio.get_running_loop().call_soon(self._begin_waiting)
+
+    def _begin_waiting(self) -> None:
+        self._beginning = None
+        self._postponed = False
+        link = self._link
+        for _ in range(self.runner.free):
+            # A synchronous call has ended when `_begin` returns, and has asked for the next one's turn.
+            if not self._waiting or link is None or not self.runner.free:
+                break
+            self._begin(link, self._waiting.popleft())
+        while len(self._waiting) > self.times.allowed:  # peers took the slots meanwhile
+            self._refuse(self._waiting.pop())
+
+    def _begin(self, link: Link, frame: Invoke) -> None:
+        slot = self.runner.take(by_link=True) if self._taken() else None
         if slot is None:
-            link.send(Error(frame.execution, BUSY, frame.attempt, self._runner.free, ran=False))
+            self._refuse(frame)
             return
         meta = frame.meta
-        # A call accepted for later keeps its items apart too: whoever asks for them may be early or late.
-        streams = bool(meta.get("stream")) or meta.get("mode") == "async"
+        later = meta.get("mode") == "async"
         invocation = Invocation(
             execution=frame.execution,
-            target=target,
-            reply=LinkReply(link, self._runner, self._worker, self._slot_came_back),
+            target=self._callables[frame.function],
+            reply=LinkReply(self, link, kept=later or meta.get("idempotency_key") is not None),
             payload=frame.payload,
             content_type=frame.content_type,
             accept=frame.accept,
@@ -261,6 +441,7 @@ class Uplink:
             chain=tuple(meta.get("chain") or ()),
             trace=meta.get("trace") or "",
             metadata=meta.get("metadata"),
-            stream=streams,
+            # A call accepted for later keeps its items apart too: whoever asks for them may be early or late.
+            stream=bool(meta.get("stream")) or later,
         )
-        self._runner.begin(invocation, slot, by_link=True)
+        self.runner.begin(invocation, slot, by_link=True)

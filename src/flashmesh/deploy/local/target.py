@@ -139,14 +139,17 @@ class LocalTarget:
         """Where peers reach each declared endpoint."""
         return {name: endpoint.sockets for name, endpoint in self._endpoints.items() if endpoint.sockets is not None}
 
-    async def close(self, drain_s: float) -> None:
-        """End every template, giving running calls at most `drain_s` seconds, then the keeper."""
+    async def close(self, drain_s: float, *, keep: bool = False) -> None:
+        """End every template, giving running calls at most `drain_s` seconds, then the keeper.
+
+        keep: let everything serve on instead, where the keeper outlives this process.
+        """
         self._closed = True
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         if self._keeper is not None:
-            await self._keeper.close(drain_s=drain_s)
+            await self._keeper.close(drain_s=drain_s, keep=keep)
 
     # What the dispatcher says
 

@@ -1,29 +1,25 @@
 """Answers of the dev server: failures in one shape, results spliced into their envelope without re-encoding."""
 
-import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from flashmesh.dev.server.access import Header, Send
-from flashmesh.functions.errors import FlashmeshError
+from flashmesh.gateway.api.failures import raised
+from flashmesh.gateway.api.words import QUEUE_WORDS, dump
 from flashmesh.wire import failures
 from flashmesh.wire.failures import ErrorInfo
 from flashmesh.wire.frames import BINARY, MSGPACK, Result
 
+__all__ = [
+    "JSON_TYPE", "STATUS_WORDS", "completed", "dump", "failed", "raised", "send_bytes", "send_json", "timing_headers",
+]  # fmt: skip
 JSON_TYPE: Final[Header] = (b"content-type", b"application/json")
 MSGPACK_TYPE: Final[Header] = (b"content-type", b"application/x-msgpack")
 BINARY_TYPE: Final[Header] = (b"content-type", b"application/octet-stream")
 
-STATUS_WORDS: Final = {
-    "QUEUED": "IN_QUEUE",
-    "RUNNING": "IN_PROGRESS",
-    "SUCCESS": "COMPLETED",
-    "ERROR": "FAILED",
-    "TIMEOUT": "TIMED_OUT",
-    "CANCELLED": "CANCELLED",
-}
+STATUS_WORDS: Final[Mapping[str, str]] = {str(status): word for status, word in QUEUE_WORDS.items()}
 """The queue API's words for the states of an execution."""
 _FAILED_WORDS: Final = {"TIMEOUT": "TIMED_OUT", "CANCELLED": "CANCELLED"}
 _PLACE: Final = re.compile(r"(?P<file>[^:\n]+):(?P<line>\d+): (?P<reason>.+?)(?:\. Correct the file.*)?$", re.DOTALL)
@@ -40,10 +36,6 @@ async def send_bytes(send: Send, status: int, headers: list[Header], body: bytes
 
 async def send_json(send: Send, status: int, value: Any, headers: Iterable[Header] = ()) -> None:
     await send_bytes(send, status, [JSON_TYPE, *headers], dump(value))
-
-
-def dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
 def completed(execution: str, result: Result) -> tuple[list[Header], bytes]:
@@ -92,15 +84,3 @@ def failed(execution: str | None, info: ErrorInfo, **more: Any) -> tuple[int, li
     if info.retry_after is not None or status == 429:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(info.retry_after or 1))))
     return status, headers, body
-
-
-def raised(error: FlashmeshError) -> ErrorInfo:
-    """The ErrorInfo of an error that our own code found, without a traceback: it would show our code only."""
-    return ErrorInfo(
-        code=error.code,
-        type=type(error).__name__,
-        message=str(error),
-        field=getattr(error, "field", None),
-        retry_after=getattr(error, "retry_after", None),
-        status=error.status,
-    )

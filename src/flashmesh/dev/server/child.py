@@ -29,12 +29,12 @@ from typing import Any, TextIO, cast
 from uvicorn.config import Config
 from uvicorn.lifespan.on import LifespanOn
 
+from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.server import options as dev_options
 from flashmesh.dev.server import route_log
 from flashmesh.dev.server.handover import ChildState, DevConnection, Receiver
 from flashmesh.dev.server.lines import Lines, Message
 from flashmesh.dev.server.options import DevOptions
-from flashmesh.dev.session.logs import LogPrinter
 from flashmesh.worker import parent
 
 CHILD_VARIABLE = "FLASH_DEV_CHILD"

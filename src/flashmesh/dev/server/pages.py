@@ -1,11 +1,8 @@
 """The dev server's own pages: who it is, whether it is up, and its documentation, which needs no network."""
 
 import asyncio
-import importlib.util
 import logging
 from collections.abc import Awaitable, Callable
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flashmesh.dev.server import answers
@@ -13,6 +10,7 @@ from flashmesh.dev.server.access import Header, Scope, Send
 from flashmesh.dev.server.door import SessionDoor
 from flashmesh.dev.server.route_book import RouteBook
 from flashmesh.functions.errors import FlashmeshError
+from flashmesh.gateway.docs_page import ASSETS, KINDS, asset, docs_page
 
 if TYPE_CHECKING:
     from flashmesh.dev.server.lb import HttpRoutes
@@ -20,42 +18,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("flashmesh.dev")
 Page = Callable[[Scope, Send], Awaitable[None]]
 TITLE: Final = "Flash Dev Server"
-ASSETS: Final = "/docs/assets/"
-_KINDS: Final = {
-    "swagger-ui-bundle.js": b"text/javascript; charset=utf-8",
-    "swagger-ui.css": b"text/css; charset=utf-8",
-    "favicon.png": b"image/png",
-}
 _IMPORT_PATIENCE_S: Final = 3.0
 """How long the docs wait for files with HTTP routes that are still being imported."""
 _SESSION_PATIENCE_S: Final = 1.0
-_DOCS: Final = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{TITLE}</title>
-<link rel="icon" type="image/png" href="{ASSETS}favicon.png">
-<link rel="stylesheet" href="{ASSETS}swagger-ui.css">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="{ASSETS}swagger-ui-bundle.js"></script>
-<script>
-SwaggerUIBundle({{
-  url: "/openapi.json",
-  dom_id: "#swagger-ui",
-  deepLinking: true,
-  displayRequestDuration: true,
-  docExpansion: "list",
-  tryItOutEnabled: true,
-  validatorUrl: null,
-  persistAuthorization: true
-}})
-</script>
-</body>
-</html>
-""".encode()
+_DOCS: Final = docs_page(TITLE)
 
 
 class Pages:
@@ -76,7 +42,7 @@ class Pages:
 
     def find(self, path: str) -> Page | None:
         page = self._fixed.get(path)
-        if page is None and path.startswith(ASSETS) and path[len(ASSETS) :] in _KINDS:
+        if page is None and path.startswith(ASSETS) and path[len(ASSETS) :] in KINDS:
             return _asset
         return page
 
@@ -136,14 +102,5 @@ async def _docs(scope: Scope, send: Send) -> None:
 async def _asset(scope: Scope, send: Send) -> None:
     name = scope["path"][len(ASSETS) :]
     content = await asyncio.to_thread(asset, name)
-    headers: list[Header] = [(b"content-type", _KINDS[name]), (b"cache-control", b"max-age=86400")]
+    headers: list[Header] = [(b"content-type", KINDS[name]), (b"cache-control", b"max-age=86400")]
     await answers.send_bytes(send, 200, headers, content)
-
-
-@cache
-def asset(name: str) -> bytes:
-    """One of Swagger UI's files, out of the package that carries it (which is not imported for it)."""
-    spec = importlib.util.find_spec("fastapi_offline")
-    if spec is None or spec.origin is None:
-        raise FlashmeshError("The docs page needs the package fastapi-offline. Install flashmesh again.")
-    return (Path(spec.origin).parent / "static" / name).read_bytes()

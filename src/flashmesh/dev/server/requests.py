@@ -2,44 +2,18 @@
 
 import asyncio
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from flashmesh.dev.server.access import Receive, Scope
-from flashmesh.functions.errors import FlashmeshError, MalformedRequest, PayloadTooLarge, ValidationError
-from flashmesh.wire.frames import BINARY, JSON, MSGPACK
+from flashmesh.functions.errors import MalformedRequest, ValidationError
+from flashmesh.gateway.media import EVENT_STREAM, UnsupportedMedia, body_media, wanted_media
+from flashmesh.gateway.reading import BodyTooSlow, ClientGone, read_whole, too_large
 
-EVENT_STREAM: Final = "text/event-stream"
-_MEDIA: Final = {
-    "": JSON,
-    "application/json": JSON,
-    "text/json": JSON,
-    "text/plain": JSON,
-    "application/x-www-form-urlencoded": JSON,  # what `curl -d` says without -H
-    "application/x-msgpack": MSGPACK,
-    "application/msgpack": MSGPACK,
-    "application/vnd.msgpack": MSGPACK,
-    "application/octet-stream": BINARY,
-}
+__all__ = [
+    "EVENT_STREAM", "TIMEOUT_MS", "WAIT_MS", "BodyTooSlow", "ClientGone", "UnsupportedMedia", "body_media",
+    "check_length", "header", "limited", "not_json", "read_body", "too_large", "wait_ms", "wanted_media",
+]  # fmt: skip
 WAIT_MS: Final = range(1000, 300_001)
 TIMEOUT_MS: Final = range(1, 300_001)
-
-
-class ClientGone(Exception):
-    """The client closed the connection before its request was complete."""
-
-
-class BodyTooSlow(FlashmeshError):
-    """The request's body did not arrive in time."""
-
-    code = "BODY_TOO_SLOW"
-    status = 408
-
-
-class UnsupportedMedia(FlashmeshError):
-    """The body has a form that cannot be read. Send JSON, MessagePack or application/octet-stream."""
-
-    code = "UNSUPPORTED_MEDIA"
-    status = 415
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -48,41 +22,6 @@ def header(scope: Scope, name: bytes) -> str | None:
         if key == name:
             return str(value.decode("latin-1"))
     return None
-
-
-def body_media(content_type: str | None, encoding: str | None = None) -> str:
-    """JSON, MSGPACK or BINARY. Raises UnsupportedMedia."""
-    if encoding and encoding.lower() != "identity":
-        raise UnsupportedMedia(f"Bodies with Content-Encoding {encoding} are not read. Send it uncompressed.")
-    kind = (content_type or "").split(";", 1)[0].strip().lower()
-    media = _MEDIA.get(kind)
-    if media is not None:
-        return media
-    if kind.endswith("+json"):
-        return JSON
-    raise UnsupportedMedia(f"A body of type {kind} is not read here. Send application/json, or {BINARY} for bytes.")
-
-
-def wanted_media(accept: str | None) -> str:
-    """The form of the result the client likes best: JSON, MSGPACK, BINARY or EVENT_STREAM. JSON unless it says more."""
-    if not accept or accept == "*/*":
-        return JSON
-    best, best_quality = JSON, 0.0
-    for part in accept.split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        media = EVENT_STREAM if kind == EVENT_STREAM else _MEDIA.get(kind) if "/" in kind else None
-        if media is None:
-            continue
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
-        if quality > best_quality:
-            best, best_quality = media, quality
-    return best
 
 
 def wait_ms(query: bytes, timeout_header: str | None, default: int) -> int:
@@ -115,12 +54,6 @@ def check_length(scope: Scope, limit_bytes: int) -> None:
         raise too_large(limit_bytes)
 
 
-def too_large(limit_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"The body is larger than {limit_bytes} bytes. Send less, or raise the limit with FLASH_MAX_BODY_BYTES."
-    )
-
-
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, limit_s: float) -> bytes:
     """The whole body.
 
@@ -129,71 +62,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, limit_s
         ClientGone: it will not come any more.
     """
     check_length(scope, limit_bytes)
-    task = asyncio.current_task()
-    assert task is not None
-    clock = _BodyClock.of(task.get_loop())
-    clock.start(task, limit_s)
-    try:
-        return await _read_all(receive, limit_bytes)
-    except asyncio.CancelledError:
-        if clock.stop(task):
-            raise
-        task.uncancel()
-        raise BodyTooSlow(f"The body did not arrive within {limit_s:g} s.") from None
-    finally:
-        clock.stop(task)
-
-
-class _BodyClock:
-    """Ends reads that take too long: one timer for all requests of a loop, instead of one for each."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._reading: dict[asyncio.Task[Any], float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> "_BodyClock":
-        clock = _clocks.get(loop)
-        if clock is None:
-            clock = _clocks[loop] = cls(loop)
-        return clock
-
-    def start(self, task: asyncio.Task[Any], limit_s: float) -> None:
-        self._reading[task] = self._loop.time() + limit_s
-        if self._timer is None:
-            self._timer = self._loop.call_later(min(limit_s, 1.0), self._look)
-
-    def stop(self, task: asyncio.Task[Any]) -> bool:
-        """Whether the task was still within its time."""
-        return self._reading.pop(task, None) is not None
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        self._timer = self._loop.call_later(1.0, self._look) if self._reading else None
-        for task, deadline in list(self._reading.items()):
-            if now >= deadline:
-                del self._reading[task]
-                task.cancel()
-
-
-_clocks: "WeakKeyDictionary[asyncio.AbstractEventLoop, _BodyClock]" = WeakKeyDictionary()
-
-
-async def _read_all(receive: Receive, limit_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit_bytes:
-            raise too_large(limit_bytes)
-        if not message.get("more_body", False):
-            return part if not parts else b"".join([*parts, part])
-        parts.append(part)
+    return await read_whole(receive, limit_bytes=limit_bytes, limit_s=limit_s)
 
 
 def limited(receive: Receive, *, limit_bytes: int, limit_s: float) -> Receive:

@@ -3,8 +3,11 @@
 from typing import Any
 
 from flashmesh.dev.server import answers
+from flashmesh.gateway.api.words import as_json
 from flashmesh.wire import failures
-from flashmesh.wire.frames import JSON, MSGPACK
+from flashmesh.wire.frames import JSON
+
+__all__ = ["as_json", "status_body"]
 
 
 def status_body(record: dict[str, Any]) -> bytes:
@@ -19,15 +22,6 @@ def status_body(record: dict[str, Any]) -> bytes:
     if word != "COMPLETED" or record.get("payload") is None:
         return head
     return head[:-1] + b',"output":' + as_json(record["payload"], record.get("content_type", JSON)) + b"}"
-
-
-def as_json(payload: bytes, content_type: str) -> bytes:
-    """A stored result as JSON text; what was kept in another form is turned into it."""
-    if content_type == JSON:
-        return payload or b"null"
-    from flashmesh.wire import values  # only for results that a client asked for in another form
-
-    return values.encode(values.decode(payload, content_type) if content_type == MSGPACK else payload, JSON)
 
 
 def _error_fields(error: Any) -> dict[str, Any]:

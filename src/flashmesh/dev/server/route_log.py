@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
+from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.server.route_book import HttpRoute
-from flashmesh.dev.session.logs import LogPrinter
 
 _running: Final[contextvars.ContextVar[HttpRoute | None]] = contextvars.ContextVar("flash_route", default=None)
 

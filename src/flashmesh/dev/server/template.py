@@ -27,6 +27,7 @@ from flashmesh.dev.server.child import CHILD_VARIABLE, LEAVING_LIMIT_S, run_chil
 from flashmesh.dev.server.handover import channel
 from flashmesh.dev.server.lines import Lines, Message
 from flashmesh.worker import parent
+from flashmesh.worker.launch import fork
 
 LEAVE_ANSWER_S = 1.0
 """How long the old child may take to stop listening; user code that blocks its loop must not hold up the new one."""
@@ -232,7 +233,7 @@ class DevTemplate:
             gc.collect()
             gc.freeze()
             template = os.getpid()
-            pid = os.fork()
+            pid = fork()
             if pid == 0:
                 ours.close()
                 handed_from.close()
@@ -248,6 +249,7 @@ class DevTemplate:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
             settings = self._settings
             if settings.options.inline:
                 signal.signal(signal.SIGINT, signal.default_int_handler)

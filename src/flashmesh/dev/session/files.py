@@ -8,8 +8,9 @@ import dataclasses
 import json
 import os
 import socket
-import tempfile
 from pathlib import Path
+
+from flashmesh.kit.files import write_atomically
 
 FOLDER = ".flash"
 SESSION_FILE = "session.json"
@@ -27,20 +28,6 @@ class SessionFile:
     """Where its dev server answers; None for a session without one (a script's)."""
     started_at: str
     version: str
-
-
-def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Replace `path` by a file that holds `text`; a reader sees the old one or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, mode)  # noqa: PTH101 - a descriptor's own temporary name, no Path was made
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108
-        raise
 
 
 def write_server(root: Path, text: str) -> Path:

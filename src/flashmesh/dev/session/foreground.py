@@ -7,19 +7,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flashmesh import __version__
+from flashmesh.deploy.local.place import SessionPlace, sweep
+from flashmesh.deploy.local.prestart import prestart
+from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.session import files, table
 from flashmesh.dev.session.front import ForkingServer, Server
-from flashmesh.dev.session.logs import LogPrinter
-from flashmesh.dev.session.place import SessionPlace, sweep
 from flashmesh.dev.session.plain_server import PlainServer
-from flashmesh.dev.session.ports import Listener
-from flashmesh.dev.session.prestart import prestart
 from flashmesh.dev.session.reload import Changes, in_words
 from flashmesh.dev.session.run import start_process
 from flashmesh.dev.session.run_options import RunOptions
 from flashmesh.dev.session.server_process import ServerProcess
 from flashmesh.dev.session.session import Session, SessionSettings
 from flashmesh.functions.environment import conflict_message
+from flashmesh.gateway.listening import Listener
 from flashmesh.project.scan import scan
 
 DRAIN_S = 5.0
@@ -153,7 +153,8 @@ class Foreground:
         if self._options.prepare:
             session.in_background(session.prepare_all(), "installing packages")
         else:
-            session.in_background(prestart(session), "starting templates")
+            ahead = prestart(session.endpoints(), start=session.prestart, imported=session.state.imported)
+            session.in_background(ahead, "starting templates")
         session.in_background(asyncio.to_thread(sweep), "sweeping after killed sessions")
 
     async def _say_missing(self) -> None:

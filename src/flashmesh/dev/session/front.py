@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from flashmesh.dev.session.logs import LogPrinter
+from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.session.server_process import Event, ServerProcess
 
 _QUICK_S = 2.0

@@ -136,8 +136,8 @@ def main() -> int:
     settings = HeadlessSettings(**json.loads(sys.argv[1]))
     import asyncio
 
-    from flashmesh.dev.server.descriptors import raise_limit
-    from flashmesh.dev.session.place import SessionPlace
+    from flashmesh.deploy.local.place import SessionPlace
+    from flashmesh.kit.descriptors import raise_limit
 
     raise_limit()
     place = SessionPlace.create()
@@ -150,8 +150,8 @@ def main() -> int:
 async def _serve(settings: HeadlessSettings, place: object) -> int:
     import asyncio
 
-    from flashmesh.dev.session.logs import LogPrinter
-    from flashmesh.dev.session.place import SessionPlace, sweep
+    from flashmesh.deploy.local.place import SessionPlace, sweep
+    from flashmesh.deploy.local.printer import LogPrinter
     from flashmesh.dev.session.session import Session, SessionSettings
     from flashmesh.project.model import Project
     from flashmesh.project.scan import scan

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from flashmesh.dev.session.ports import Listener
+from flashmesh.gateway.listening import Listener
 
 
 class PlainServer:

@@ -8,14 +8,15 @@ import os
 import secrets
 from typing import Any
 
-from flashmesh.dev.server.descriptors import raise_limit
+from flashmesh.deploy.local.place import SessionPlace
 from flashmesh.dev.session.files import live_session
-from flashmesh.dev.session.place import SessionPlace
-from flashmesh.dev.session.ports import Listener, listen
+from flashmesh.dev.session.ports import listen
 from flashmesh.dev.session.run_options import RunOptions
 from flashmesh.dev.session.server_process import ServerProcess
 from flashmesh.functions.environment import load_dotenv
 from flashmesh.functions.errors import FlashmeshError
+from flashmesh.gateway.listening import Listener
+from flashmesh.kit.descriptors import raise_limit
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 

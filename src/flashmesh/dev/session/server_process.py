@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flashmesh.dev.session.ports import Listener
+from flashmesh.gateway.listening import Listener
 
 Event = dict[str, Any]
 

@@ -12,23 +12,23 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from flashmesh.deploy.local.assemble import LocalParts, local_parts
 from flashmesh.deploy.local.environments import Environments
+from flashmesh.deploy.local.inspections import Inspections
+from flashmesh.deploy.local.manifest_file import write_manifest
+from flashmesh.deploy.local.place import SessionPlace
 from flashmesh.deploy.local.plans import requirements_of
+from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.session import files, registration
-from flashmesh.dev.session.assemble import LocalParts, local_parts
 from flashmesh.dev.session.control import ProjectState, Send
 from flashmesh.dev.session.generate import server_text
-from flashmesh.dev.session.inspections import Inspections
-from flashmesh.dev.session.logs import LogPrinter
-from flashmesh.dev.session.manifest_file import write_manifest
-from flashmesh.dev.session.place import SessionPlace
 from flashmesh.dev.session.reload import Changes, Snapshot, compare
 from flashmesh.dev.session.table import missing_lines, problem_lines
+from flashmesh.executions.memory import MemoryStore
 from flashmesh.functions.errors import EnvironmentFailed
 from flashmesh.kit.ids import EndpointName
 from flashmesh.project.closure import Closures
 from flashmesh.project.model import Problem, Project, Route
-from flashmesh.project.resources import setting_problems
 from flashmesh.project.routes import build_routes, route_problems
 from flashmesh.project.scan import scan
 from flashmesh.queueing.dispatcher import import_error
@@ -97,6 +97,7 @@ class Session:
             on_server_text: called as soon as `.flash/server.py` is written: starting a server takes longest.
         """
         self._parts = local_parts(
+            store=MemoryStore(),
             place=self._place,
             project_root=self._scanned.root,
             install=self._settings.install,
@@ -186,9 +187,8 @@ class Session:
 
     def _complete(self, project: Project) -> Project:
         """With what imports have told, and the problems of its routes."""
-        project = self._inspections.merged(project)
-        found = (*route_problems(project), *setting_problems(project))
-        return dataclasses.replace(project, problems=(*project.problems, *found))
+        project = self._inspections.complete(project)
+        return dataclasses.replace(project, problems=(*project.problems, *route_problems(project)))
 
     async def _apply(self, project: Project) -> Changes:
         """Make what runs match `project`. Workers first: a route is served when its function is."""

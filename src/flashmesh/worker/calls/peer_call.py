@@ -44,6 +44,7 @@ class PeerCall:
         self._signer = signer
         self._execution = new_execution_id()
         self._chain = chain
+        self._parent = current.execution if current is not None else ""
         self._trace = child_trace(current.trace if current is not None else "")
         self._deadline_ms = current.remaining_ms() if current is not None else 0
         self._body = encode_arguments(
@@ -60,11 +61,12 @@ class PeerCall:
 
     def request(self, *, stream: bool) -> bytes:
         """The whole HTTP request."""
+        parent = f"X-Flash-Parent: {self._parent}\r\n" if self._parent else ""
         deadline = f"X-Flash-Deadline-Ms: {self._deadline_ms}\r\n" if self._deadline_ms else ""
         head = (
             f"POST /{quote(self._function, safe='')}/run_sync HTTP/1.1\r\nHost: flash\r\nContent-Type: {MSGPACK}\r\n"
             f"Accept: {ITEMS if stream else MSGPACK}\r\nContent-Length: {len(self._body)}\r\n"
-            f"X-Execution-Id: {self._execution}\r\nX-Flash-Chain: {','.join(self._chain)}\r\n{deadline}"
+            f"X-Execution-Id: {self._execution}\r\nX-Flash-Chain: {','.join(self._chain)}\r\n{parent}{deadline}"
             f"traceparent: {self._trace}\r\n\r\n"
         )
         return head.encode("latin-1") + self._body

@@ -268,6 +268,7 @@ class Connection:
             deadline_ms=deadline_ms,
             chain=chain,
             trace=headers.get("traceparent", ""),
+            parent=headers.get("x-flash-parent", "")[:64],
             stream=reply.streams,
         )
         request.forget_body()

@@ -1,4 +1,4 @@
-"""The session's side of the keeper: starts it, asks it for sockets and templates, hears what happens to them."""
+"""The session's side of the keeper: starts or finds it, asks for sockets and templates, hears what happens to them."""
 
 import asyncio
 import json
@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from flashmesh.functions.errors import EndpointUnavailable
+from flashmesh.worker.keeper import detached
+from flashmesh.worker.keeper.detached import KeeperPlace
 from flashmesh.worker.spec import WorkerSpec, reentrant_path
 
 TEMPLATE_COMMAND = (sys.executable, "-P", "-u", "-m", "flashmesh.worker.template.supervisor")
 KEEPER_COMMAND = (sys.executable, "-P", "-m", "flashmesh.worker.keeper.keeper")
+LINE_LIMIT = 256 * 1024 * 1024
+"""The longest line the keeper may send: the specs of all its endpoints are one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +57,38 @@ class KeeperLost:
     """The keeper is gone, its templates are draining. Start another one; sockets must be opened anew."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeptEndpoint:
+    """An endpoint that a keeper had when it was taken over.
+
+    `spec` is what it starts, None = it was never told; `template_pid` 0 = none runs; `failures` as in TemplateExited.
+    """
+
+    endpoint: str
+    sockets: EndpointSockets
+    spec: WorkerSpec | None
+    template_pid: int
+    failures: int
+
+
 KeeperEvent = TemplateExited | TemplateWanted | KeeperLost
 
 
 class Keeper:
-    """A running keeper. All methods raise EndpointUnavailable when it is gone or cannot do what is asked."""
+    """A running keeper. All methods raise EndpointUnavailable when it is gone or cannot do what is asked.
 
-    def __init__(self, process: "subprocess.Popen[bytes]", on_event: Callable[[KeeperEvent], None]) -> None:
-        self.pid = process.pid
+    Two kinds: the child of a session, which ends with it (`start`), and one that outlives its server, serves on without
+    one, and is taken over by the next (`start_detached`, `adopt`).
+
+    Attributes:
+        kept: what it had when it was taken over.
+    """
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes] | None", on_event: Callable[[KeeperEvent], None], pid: int = 0
+    ) -> None:
+        self.pid = process.pid if process is not None else pid
+        self.kept: list[KeptEndpoint] = []
         self._process = process
         self._on_event = on_event
         self._reader: asyncio.StreamReader
@@ -68,7 +96,9 @@ class Keeper:
         self._listening: asyncio.Task[None]
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last_id = 0
-        self._paths: dict[str, str] = {}
+        self._refusal = ""
+        self._greeted = asyncio.Event()
+        """A detached keeper has said whether it takes us. What is said to one that refuses may destroy its answer."""
         self._closing = False
         self.lost = False
 
@@ -98,18 +128,85 @@ class Keeper:
         theirs.close()
         keeper = cls(process, on_event)
         ours.setblocking(False)
-        keeper._reader, keeper._writer = await asyncio.open_unix_connection(sock=ours)
-        keeper._listening = asyncio.create_task(keeper._listen(), name="keeper")
+        await keeper._attach(ours)
         return keeper
 
+    @classmethod
+    async def start_detached(
+        cls,
+        directory: Path,
+        on_event: Callable[[KeeperEvent], None],
+        *,
+        template_command: Sequence[str] = TEMPLATE_COMMAND,
+    ) -> "Keeper":
+        """Start one that outlives this process. It is found again in `directory`, whose path must be short.
+
+        Raises EndpointUnavailable when one runs there already, or this one does not start.
+        """
+        await asyncio.to_thread(detached.start, KeeperPlace(directory), KEEPER_COMMAND, template_command)
+        keeper = await cls.adopt(directory, on_event)
+        if keeper is None:
+            raise EndpointUnavailable(f"the keeper ended at once. {KeeperPlace(directory).log} tells more")
+        return keeper
+
+    @classmethod
+    async def adopt_or_start(
+        cls,
+        directory: Path,
+        on_event: Callable[[KeeperEvent], None],
+        *,
+        template_command: Sequence[str] = TEMPLATE_COMMAND,
+    ) -> "Keeper":
+        """The keeper that serves in `directory`, or a new one. Raises as `adopt` and `start_detached`."""
+        found = await cls.adopt(directory, on_event)
+        return found or await cls.start_detached(directory, on_event, template_command=template_command)
+
+    @classmethod
+    async def adopt(cls, directory: Path, on_event: Callable[[KeeperEvent], None]) -> "Keeper | None":
+        """Take over the keeper that serves in `directory`; None when none does.
+
+        `kept` tells what it has. Peers that wait for an endpoint it cannot start are told as TemplateWanted.
+
+        Raises EndpointUnavailable while another server is connected to it, and when it lives and does not answer.
+        """
+        place = KeeperPlace(directory)
+        sock = await asyncio.to_thread(place.connect_or_gone)
+        if sock is None:
+            return None
+        keeper = cls(None, on_event)
+        keeper._closing = True  # a keeper that does not let us in was not lost
+        await keeper._attach(sock)
+        try:
+            async with asyncio.timeout(detached.ANSWER_S):
+                await keeper._greeted.wait()
+                state = await keeper._ask("state")
+        except TimeoutError as error:
+            await keeper.close(keep=True)
+            raise EndpointUnavailable(
+                f"the keeper in {directory} does not answer. End it (process {place.running()}) and start again"
+            ) from error
+        except EndpointUnavailable:
+            await keeper._listening
+            raise
+        keeper._closing = False
+        keeper.pid = state["pid"]
+        keeper.kept = [_kept(endpoint) for endpoint in state["endpoints"]]
+        for endpoint in state["endpoints"]:
+            if endpoint["wanted"]:
+                on_event(TemplateWanted(endpoint["endpoint"], started=False))
+        return keeper
+
+    async def _attach(self, sock: socket.socket) -> None:
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_LIMIT)
+        self._listening = asyncio.create_task(self._listen(), name="keeper")
+
     async def open(self, endpoint: str, socket_dir: Path, *, queue_size: int = 1000) -> EndpointSockets:
-        """Make the endpoint's two listening sockets. Asking again gives the same ones."""
+        """Make the endpoint's two listening sockets. Asking again gives the same ones, wherever they are."""
         path = str(socket_dir / f"{_file_name(endpoint)}.sock")
-        await self._ask(
+        answer = await self._ask(
             "open", endpoint=endpoint, path=path, again_path=reentrant_path(path), backlog=max(1, queue_size)
         )
-        self._paths[endpoint] = path
-        return EndpointSockets(Path(path), Path(reentrant_path(path)))
+        return EndpointSockets(*map(Path, answer["paths"]))
 
     async def remember(self, spec: WorkerSpec) -> None:
         """Start this from now on when a peer connects; does not touch a running template."""
@@ -127,12 +224,17 @@ class Keeper:
     async def close_endpoint(self, endpoint: str, *, drain_s: float = 30) -> None:
         """The same, and remove its sockets."""
         await self._ask("close", endpoint=endpoint, drain_s=drain_s)
-        self._paths.pop(endpoint, None)
 
-    async def close(self, *, drain_s: float = 30) -> None:
-        """Stop every template, at most `drain_s` for what runs, then the keeper; returns when all are gone."""
+    async def close(self, *, drain_s: float = 30, keep: bool = False) -> None:
+        """Stop every template, at most `drain_s` for what runs, then the keeper; returns when all are gone.
+
+        With `keep` a detached keeper is only let go: everything serves on, and `adopt` finds it. (A session's own
+        keeper cannot be kept: it ends with the session.)
+        """
         self._closing = True
-        if not self.lost:
+        if keep and self._process is None:
+            self._writer.close()
+        elif not self.lost:
             try:
                 await self._ask("end", drain_s=drain_s)
             except EndpointUnavailable:
@@ -140,8 +242,8 @@ class Keeper:
         await self._listening
 
     async def _ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        if self.lost:
-            raise EndpointUnavailable("The keeper is gone; the next call starts another one.")
+        if self._refusal or self.lost:
+            raise EndpointUnavailable(self._refusal or "The keeper is gone; the next call starts another one.")
         self._last_id += 1
         number = self._last_id
         future = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -164,11 +266,13 @@ class Keeper:
         except ConnectionError:
             pass
         self.lost = True
+        self._greeted.set()
         self._writer.close()
         for future in self._answers.values():
             if not future.done():
                 future.set_result({"error": "it is gone; the next call starts another one"})
-        await asyncio.to_thread(self._process.wait)  # it has closed its socket: its end is a matter of microseconds
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)  # it has closed its socket: its end is a matter of microseconds
         if not self._closing:
             self._on_event(KeeperLost())
 
@@ -178,8 +282,19 @@ class Keeper:
             if future is not None and not future.done():
                 future.set_result(message)
             return
+        if "event" not in message:
+            self._refusal = message.get("refused", "")
+            self._greeted.set()
+            return
         kind = message.pop("event")
         self._on_event(TemplateExited(**message) if kind == "template_exited" else TemplateWanted(**message))
+
+
+def _kept(told: dict[str, Any]) -> KeptEndpoint:
+    spec = WorkerSpec.from_dict(told["spec"]) if told["spec"] is not None else None
+    return KeptEndpoint(
+        told["endpoint"], EndpointSockets(*map(Path, told["paths"])), spec, told["template"], told["failures"]
+    )
 
 
 def _file_name(endpoint: str) -> str:

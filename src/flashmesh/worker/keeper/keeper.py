@@ -8,19 +8,26 @@ it keeps dying.
 
 It serves its session over a socketpair in lines of JSON: `{"id", "op", …}` → `{"id", "ok", …} | {"id", "error"}`, and
 `{"event", …}` unasked. It ends what it started, and itself, when that socket or the session pipe closes.
+
+Detached, it has no session but servers that come and go, one at a time, at a socket of its own. It is then the session
+for what it starts: it holds the write end of the pipe that templates and workers watch, so that its own death, however
+it comes, still ends everything; a server's ends nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
+import struct
 import sys
 import time
 
-from flashmesh.worker.eventloop import EventLoop, Timer
-from flashmesh.worker.groups import GroupTable
+from flashmesh.worker.eventloop import EventLoop
+from flashmesh.worker.keeper import pidfile
+from flashmesh.worker.keeper.endpoints import Endpoint, Template
 from flashmesh.worker.launch import anonymous_file, describe_status, kill_group, launch
 from flashmesh.worker.parent import adopt_orphans, children
 
@@ -40,55 +47,24 @@ def backoff_s(failures: int) -> float:
     return 0.0 if failures == 0 else min(10.0, 0.1 * 2**failures)
 
 
-class Template:
-    """One running template process."""
-
-    def __init__(self, pid: int, control: socket.socket) -> None:
-        self.pid = pid
-        self.control = control
-        self.started_at = time.monotonic()
-        self.stopping = False
-
-
-class Endpoint:
-    """Its two listening sockets, what to start, and how the last starts went."""
-
-    def __init__(self, name: str, path: str, again_path: str, *, backlog: int) -> None:
-        self.name = name
-        self.paths = (path, again_path)
-        self.peer = _listen(path, backlog)
-        try:
-            self.again = _listen(again_path, backlog)
-        except OSError:
-            self.peer.close()
-            raise
-        self.groups = GroupTable.create()
-        self.spec: dict[str, Any] | None = None
-        self.template: Template | None = None
-        self.failures = 0
-        self.not_before = 0.0
-        self.pause: Timer | None = None
-        self.waiting: list[Callable[[], None]] = []
-        """Start commands that came during a pause."""
-        self.on_gone: list[Callable[[], None]] = []
-        """Stop commands that wait for the template's end."""
-
-    def close(self) -> None:
-        for listener, path in zip((self.peer, self.again), self.paths, strict=True):
-            try:
-                os.unlink(path)  # noqa: PTH108 - pathlib is 8 ms of imports
-            except OSError:
-                pass
-            listener.close()
-        self.groups.close()
-
-
 class Keeper:
     """The program: one instance per process."""
 
-    def __init__(self, *, control: socket.socket, session_fd: int, template_argv: list[str]) -> None:
+    def __init__(
+        self,
+        *,
+        control: socket.socket | None,
+        session_fd: int,
+        template_argv: list[str],
+        listener: socket.socket | None = None,
+    ) -> None:
+        """Args:
+        control: the session's end of the conversation; None = servers come by `listener`.
+        session_fd: read end of the pipe whose end is the session's; templates inherit it.
+        """
         self._loop = EventLoop()
         self._control = control
+        self._listener = listener
         self._session_fd = session_fd
         self._template_argv = template_argv
         self._endpoints: dict[str, Endpoint] = {}
@@ -98,9 +74,12 @@ class Keeper:
 
     def run(self) -> None:
         adopt_orphans()
-        self._control.setblocking(False)
-        self._loop.watch(self._control.fileno(), self._on_control)
-        self._loop.watch(self._session_fd, self._on_session_gone)
+        if self._listener is not None:
+            self._listener.setblocking(False)
+            self._loop.watch(self._listener.fileno(), self._on_server)
+        if self._control is not None:
+            self._serve(self._control)
+            self._loop.watch(self._session_fd, self._on_session_gone)
         self._loop.on_signal(signal.SIGCHLD, self._reap)
         self._loop.on_signal(signal.SIGTERM, self._end_after_drain)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the session's to handle
@@ -115,16 +94,53 @@ class Keeper:
 
     # --- what the session says ---
 
-    def _on_control(self) -> None:
+    def _serve(self, control: socket.socket) -> None:
+        control.setblocking(False)
+        self._control = control
+        self._incoming = self._outgoing = b""
+        self._loop.watch(control.fileno(), self._on_control)
+
+    def _on_server(self) -> None:
+        """A server wants to take over. One at a time; one that died without our having noticed is no obstacle."""
+        assert self._listener is not None
         try:
-            data = self._control.recv(1 << 16)
+            server, _ = self._listener.accept()
+        except OSError:
+            return
+        if _user_of(server) not in (-1, os.getuid()):
+            server.close()
+            return
+        while self._control is not None and select.select([self._control], [], [], 0)[0]:
+            self._on_control()  # its end may be what is there to read, behind its last words
+        if self._control is None and not self._ending:
+            self._serve(server)
+            self._say({"welcome": os.getpid()})
+            return
+        reason = "it is ending" if self._ending else "another server is connected to it; stop that one first"
+        server.setblocking(False)
+        try:
+            server.send(json.dumps({"refused": f"the keeper cannot be taken over: {reason}"}).encode() + b"\n")
+        except OSError:
+            pass  # it did not wait for the answer
+        server.close()
+
+    def _on_control(self) -> None:
+        control = self._control
+        if control is None:
+            return
+        try:
+            data = control.recv(1 << 16)
         except BlockingIOError:
             return
         except ConnectionError:
             data = b""
         if not data:
-            self._loop.unwatch(self._control.fileno())
-            self._on_session_gone()
+            self._loop.unwatch(control.fileno())
+            if self._listener is None:
+                self._on_session_gone()
+            else:
+                control.close()
+                self._control = None
             return
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         for line in lines:
@@ -133,9 +149,11 @@ class Keeper:
     def _obey(self, message: dict[str, Any]) -> None:
         number = message.pop("id")
         operation = message.pop("op")
+        asked_by = self._control
 
         def answer(**body: Any) -> None:
-            self._say({"id": number, "ok": True, **body})
+            if self._control is asked_by:  # else its numbers mean nothing to whoever is connected now
+                self._say({"id": number, "ok": True, **body})
 
         try:
             getattr(self, f"_do_{operation}")(answer, **message)
@@ -146,7 +164,24 @@ class Keeper:
         if endpoint not in self._endpoints:
             self._endpoints[endpoint] = Endpoint(endpoint, path, again_path, backlog=backlog)
             self._watch_peers(self._endpoints[endpoint])
-        answer()
+        answer(paths=self._endpoints[endpoint].paths)
+
+    def _do_state(self, answer: Callable[..., None]) -> None:
+        """What a server that takes over must know."""
+        answer(
+            pid=os.getpid(),
+            endpoints=[
+                {
+                    "endpoint": endpoint.name,
+                    "paths": endpoint.paths,
+                    "spec": endpoint.spec,
+                    "template": endpoint.template.pid if endpoint.template is not None else 0,
+                    "failures": endpoint.failures,
+                    "wanted": endpoint.wanted,
+                }
+                for endpoint in self._endpoints.values()
+            ],
+        )
 
     def _do_remember(self, answer: Callable[..., None], endpoint: str, spec: dict[str, Any]) -> None:
         self._endpoints[endpoint].spec = spec
@@ -188,26 +223,31 @@ class Keeper:
         self._end_if_empty()
 
     def _say(self, message: dict[str, Any]) -> None:
-        self._outgoing += json.dumps(message).encode() + b"\n"
-        self._flush()
+        if self._control is not None:
+            self._outgoing += json.dumps(message).encode() + b"\n"
+            self._flush()
 
     def _flush(self) -> None:
+        control = self._control
+        if control is None:
+            return
         try:
             while self._outgoing:
-                self._outgoing = self._outgoing[self._control.send(self._outgoing) :]
+                self._outgoing = self._outgoing[control.send(self._outgoing) :]
         except BlockingIOError:
-            self._loop.watch(self._control.fileno(), self._on_control, self._flush)
+            self._loop.watch(control.fileno(), self._on_control, self._flush)
             return
         except OSError:
             self._outgoing = b""  # the session is gone, which the loop is about to notice
             return
-        if self._loop.watches(self._control.fileno()):
-            self._loop.watch(self._control.fileno(), self._on_control)
+        if self._loop.watches(control.fileno()):
+            self._loop.watch(control.fileno(), self._on_control)
 
     # --- templates ---
 
     def _start(self, endpoint: Endpoint) -> None:
         """Exec a template on the endpoint's sockets with the last spec."""
+        endpoint.wanted = False
         self._loop.unwatch(endpoint.peer.fileno())
         ours, theirs = socket.socketpair()
         spec_fd = anonymous_file(json.dumps(endpoint.spec).encode())
@@ -323,6 +363,7 @@ class Keeper:
         def wanted() -> None:
             self._loop.unwatch(endpoint.peer.fileno())
             started = endpoint.spec is not None and not self._ending
+            endpoint.wanted = not started
             if started:
                 self._start(endpoint)
             self._say({"event": "template_wanted", "endpoint": endpoint.name, "started": started})
@@ -361,8 +402,13 @@ class Keeper:
 
 
 def main(argument: str) -> None:
-    """`argument`: {"control": fd, "session": fd, "template": [argv…]}."""
+    """`argument`: {"control": fd, "session": fd, "template": [argv…]} for a session's keeper; detached:
+    {"listen": fd of the control socket, "lock": fd held for life, "directory": …, "template": [argv…]}.
+    """
     settings = json.loads(argument)
+    if "listen" in settings:
+        _live_detached(settings)
+        return
     for fd in (settings["control"], settings["session"]):
         os.set_inheritable(fd, False)  # a template that held the control socket would hide our death from the session
     keeper = Keeper(
@@ -373,21 +419,38 @@ def main(argument: str) -> None:
     keeper.run()
 
 
-def _listen(path: str, backlog: int) -> socket.socket:
-    """A listening Unix socket at `path`; one that a dead session left there is replaced."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _live_detached(settings: dict[str, Any]) -> None:
+    """As a process of its own: neither its starter's child nor in its session."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    for fd in (settings["listen"], settings["lock"]):
+        os.set_inheritable(fd, False)
+    directory = settings["directory"]
+    names = [f"{directory}/keeper.pid", f"{directory}/keeper.sock"]
+    pidfile.write(names[0])
+    session_fd, _held_for_life = os.pipe()  # its other end closes with this process: the end of everything below
+    keeper = Keeper(
+        control=None,
+        session_fd=session_fd,
+        template_argv=settings["template"],
+        listener=socket.socket(fileno=settings["listen"]),
+    )
+    keeper.run()
+    for name in names:
+        try:
+            os.unlink(name)  # noqa: PTH108
+        except OSError:
+            pass  # the directory is gone
+
+
+def _user_of(sock: socket.socket) -> int:
+    """Who connected; -1 where the system does not tell (the directory lets nobody else in)."""
     try:
-        if os.path.exists(path):  # noqa: PTH110
-            os.unlink(path)  # noqa: PTH108
-        listener.bind(path)
-        listener.listen(backlog)
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            error.errno, f"cannot listen on {path} ({error}); set XDG_RUNTIME_DIR to a short, writable folder"
-        ) from error
-    listener.setblocking(False)
-    return listener
+        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    except (OSError, AttributeError):
+        return -1
+    return int(uid)
 
 
 def _why(endpoint: Endpoint, status: int, pause: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from flashmesh.worker.eventloop import EventLoop, Timer
 from flashmesh.worker.groups import GroupTable, Places
-from flashmesh.worker.launch import anonymous_file, kill_group, launch
+from flashmesh.worker.launch import anonymous_file, fork, kill_group, launch
 from flashmesh.worker.records import SPARE_SLOTS, RecordTable, Running, State, WorkerRecord
 from flashmesh.worker.spec import WorkerSpec
 from flashmesh.worker.template.output import OutputPipe, attribute
@@ -141,7 +141,7 @@ class Generation:
         self._zygote_pipes, (stdout, stderr) = self._make_pipes("")
         if self._program.forks:
             template_pid = os.getpid()
-            self._zygote_pid = os.fork()
+            self._zygote_pid = fork()
             if self._zygote_pid == 0:
                 zygote = Zygote(self._have, self._program, control=theirs, place=self._zygote_place)
                 raise ZygoteBorn(zygote, template_pid=template_pid, stdout=stdout, stderr=stderr)

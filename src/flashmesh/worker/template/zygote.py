@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.groups import GroupTable
-from flashmesh.worker.launch import kill_group, reap
+from flashmesh.worker.launch import fork, kill_group, reap
 from flashmesh.worker.records import RecordTable
 from flashmesh.worker.spec import WorkerSpec
 from flashmesh.worker.template import gate, hygiene, numeric
@@ -200,7 +200,7 @@ class Zygote:
         if ahead is not None and ahead.assign(command, stdout, stderr):
             pid = ahead.pid
         else:
-            pid = 0 if operation == "become" else os.fork()
+            pid = 0 if operation == "become" else fork()
         if pid == 0:
             return assignment, stdout, stderr
         self._ahead_due = monotonic() + (0.0 if assignment.one_shot else AHEAD_AFTER_S)
@@ -219,7 +219,7 @@ class Zygote:
         if self._ahead is not None:
             return None
         ours, theirs = socket.socketpair()
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             ours.close()
             return theirs

@@ -1,0 +1,10 @@
+"""The runpod SDK's own local server."""
+
+import runpod
+
+
+def handler(job):
+    return job["input"]
+
+
+runpod.serverless.start({"handler": handler})

@@ -1,0 +1,1 @@
+"""Executions in a SQLite database that outlives the process: what `flash server` uses."""

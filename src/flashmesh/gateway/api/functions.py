@@ -1,0 +1,166 @@
+"""`POST /v1/functions/{name}:invoke` and `:enqueue`, as callbacks."""
+
+from typing import Any, Final
+
+from flashmesh.functions.errors import FlashmeshError, WaitTimedOut
+from flashmesh.gateway.api.bodies import read_invocation
+from flashmesh.gateway.api.failures import error_object, failure, function_word, raised
+from flashmesh.gateway.api.timing import timing_headers
+from flashmesh.gateway.api.wishes import Wishes
+from flashmesh.gateway.api.words import FUNCTION_WORDS, dump
+from flashmesh.gateway.calls import Accepting, Calls, Waiting
+from flashmesh.gateway.directory import Callee
+from flashmesh.gateway.http import JSON_TYPE, Answer, Header, Request, Respond
+from flashmesh.gateway.identities import new_execution_id
+from flashmesh.gateway.media import EVENT_STREAM
+from flashmesh.wire import failures
+from flashmesh.wire.frames import JSON, MSGPACK, Error, Invoke, Result
+
+DEFAULT_WAIT_MS: Final = 30_000
+_HEAD: Final = b'{"executionId":"'
+_SUCCESS: Final = b'","status":"success","output":'
+
+
+def frame_of(callee: Callee, request: Request, wishes: Wishes, mode: str) -> Invoke:
+    """The call a request asks for: the client's bytes, checked only. Raises as `read_invocation`."""
+    meta: dict[str, Any] = wishes.meta(mode)
+    if wishes.content_type == JSON:
+        metadata = read_invocation(request.body).metadata
+        if metadata:
+            meta["metadata"] = metadata
+    if request.principal:
+        meta["principal"] = request.principal
+    return Invoke(
+        new_execution_id(),
+        callee.function,
+        0,
+        "",
+        wishes.content_type,
+        JSON if wishes.accept == EVENT_STREAM else wishes.accept,
+        0,
+        meta,
+        0,
+        request.body,
+    )
+
+
+class InvokeHandler:
+    """`:invoke` of one function."""
+
+    __slots__ = ("_callee", "_calls", "_default_ms")
+    face: Final = "functions"
+
+    def __init__(self, calls: Calls, callee: Callee) -> None:
+        self._calls = calls
+        self._callee = callee
+        self._default_ms = callee.wait_ms or DEFAULT_WAIT_MS
+
+    def __call__(self, request: Request, respond: Respond) -> None:
+        try:
+            wishes = Wishes(request)
+            wait_s = wishes.wait_s(self._default_ms, self._callee.max_wait_ms)
+            frame = frame_of(self._callee, request, wishes, "sync")
+            self._calls.wait_for(frame, _Invocation(self._calls, respond, wishes.echoed), wait_s)
+        except FlashmeshError as error:
+            respond(failure(error, face="functions"))
+
+    def streamed(self, request: Request) -> tuple[Invoke, list[Header]]:
+        """The call with its items as they come, and what its answer repeats. Raises as `frame_of`."""
+        wishes = Wishes(request)
+        frame = frame_of(self._callee, request, wishes, "sync")
+        frame.meta["stream"] = True
+        return frame, wishes.echoed
+
+
+class _Invocation(Waiting):
+    """A client of `:invoke`."""
+
+    __slots__ = ("_calls", "_echoed", "_respond")
+
+    def __init__(self, calls: Calls, respond: Respond, echoed: list[Header]) -> None:
+        super().__init__()
+        self._calls = calls
+        self._respond = respond
+        self._echoed = echoed
+
+    def ended(self, frame: Result | Error) -> None:
+        identity = self.execution.id.encode()
+        if isinstance(frame, Error):
+            info = failures.of_frame(frame)
+            body = dump(
+                {
+                    "executionId": self.execution.id,
+                    "status": function_word(info.code),
+                    "output": None,
+                    "error": error_object(info),
+                }
+            )
+            headers = [JSON_TYPE, (b"x-execution-id", identity), *self._echoed]
+            if info.retry_after is not None or failures.http_status(info) in (429, 503):
+                headers.append((b"retry-after", b"%d" % max(1, round(info.retry_after or 1))))
+            self._respond(Answer(failures.http_status(info), headers, body))
+            return
+        media = frame.content_type
+        if media == JSON:
+            body = b"".join((_HEAD, identity, _SUCCESS, frame.payload or b"null", b"}"))
+            headers = [JSON_TYPE]
+        else:
+            body = frame.payload or (b"\xc0" if media == MSGPACK else b"")
+            headers = [(b"content-type", media.encode())]
+        elapsed_us = int((self._calls.clock.now() - self.since) * 1e6)
+        headers += timing_headers(identity, frame, elapsed_us)
+        headers += self._echoed
+        self._respond(Answer(200, headers, body))
+
+    def still_going(self) -> None:
+        execution = self.execution
+        error = error_object(raised(WaitTimedOut()))
+        body = {
+            "executionId": execution.id,
+            "status": FUNCTION_WORDS[execution.status],
+            "output": None,
+            "error": error,
+        }
+        headers = [JSON_TYPE, (b"x-execution-id", execution.id.encode()), *self._echoed]
+        self._respond(Answer(408, headers, dump(body)))
+
+
+class EnqueueHandler:
+    """`:enqueue` of one function."""
+
+    __slots__ = ("_callee", "_calls")
+
+    def __init__(self, calls: Calls, callee: Callee) -> None:
+        self._calls = calls
+        self._callee = callee
+
+    def __call__(self, request: Request, respond: Respond) -> None:
+        try:
+            wishes = Wishes(request)
+            frame = frame_of(self._callee, request, wishes, "async")
+            self._calls.accept(frame, Enqueued(respond, frame.execution, wishes.echoed))
+        except FlashmeshError as error:
+            respond(failure(error, face="functions"))
+
+
+class Enqueued(Accepting):
+    """A client of `:enqueue`. `asked` is the id its call was to have; a replay has the first call's."""
+
+    __slots__ = ("_asked", "_echoed", "_respond")
+
+    def __init__(self, respond: Respond, asked: str, echoed: list[Header]) -> None:
+        super().__init__()
+        self._respond = respond
+        self._asked = asked
+        self._echoed = echoed
+
+    def accepted(self) -> None:
+        execution = self.execution
+        identity = execution.id.encode()
+        new = not self._asked or execution.id == self._asked
+        word = b"queued" if new else FUNCTION_WORDS[execution.status].encode()
+        body = b"".join((_HEAD, identity, b'","status":"', word, b'"}'))
+        self._respond(Answer(202, [JSON_TYPE, (b"x-execution-id", identity), *self._echoed], body))
+
+    def refused(self, error: FlashmeshError) -> None:
+        self._respond(failure(error, face="functions"))

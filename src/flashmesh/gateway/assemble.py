@@ -1,0 +1,207 @@
+"""Builds the graph of one server. Nothing here listens or starts a process."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
+
+from flashmesh.deploy.local.assemble import LocalParts, local_parts
+from flashmesh.deploy.local.place import SessionPlace
+from flashmesh.executions.sqlite.store import SqliteStore
+from flashmesh.executions.store import Retention
+from flashmesh.gateway import api
+from flashmesh.gateway.access.gate import AccessGate
+from flashmesh.gateway.access.guard import guard
+from flashmesh.gateway.access.pages import PageRules
+from flashmesh.gateway.access.tokens import Tokens
+from flashmesh.gateway.calls import Calls
+from flashmesh.gateway.data import DataDirectory
+from flashmesh.gateway.door import Door
+from flashmesh.gateway.front.limits import FrontLimits
+from flashmesh.gateway.front.server import FrontServer
+from flashmesh.gateway.functions.registry import FunctionRegistry
+from flashmesh.gateway.logs import ServerLog
+from flashmesh.gateway.metrics import Histogram, Metrics, Sample
+from flashmesh.gateway.settings import ServerSettings
+from flashmesh.gateway.transport import link_check
+from flashmesh.gateway.webhooks import SCHEMA, SCHEMA_NAME, Webhooks
+from flashmesh.kit.ids import EndpointName
+from flashmesh.kit.machine import host_folder
+from flashmesh.project.model import ResourceSpec
+from flashmesh.queueing.dispatcher import Dispatcher
+from flashmesh.queueing.link import LinkServer
+from flashmesh.queueing.ports import LoopClock
+from flashmesh.wire.frames import Log
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a server is made of."""
+
+    store: SqliteStore
+    local: LocalParts
+    link: LinkServer
+    registry: FunctionRegistry
+    calls: Calls
+    tokens: Tokens
+    webhooks: Webhooks
+    metrics: Metrics
+    door: Door
+    front: FrontServer
+
+
+def assemble(
+    settings: ServerSettings,
+    *,
+    data: DataDirectory,
+    place: SessionPlace,
+    log: ServerLog,
+    url: str,
+    amend_project: Callable[[ResourceSpec], Awaitable[None]],
+    on_template: Callable[[EndpointName, Mapping[str, Any]], None],
+) -> Parts:
+    """Everything of a server, wired and still. Call it on the event loop that it will live on.
+
+    Args:
+        url: where external functions on this machine reach it.
+        amend_project: serves a project's resource with other settings.
+        on_template: told when a template has tried its import.
+    Raises:
+        FlashmeshError: what an unusable database, key or token register says.
+    """
+    loop = asyncio.get_running_loop()
+    clock = LoopClock(loop)
+    tokens = Tokens(host_folder(settings.home))
+    store = SqliteStore(
+        data.database,
+        loop=loop,
+        retention=Retention(
+            count=settings.retention_count, age_s=settings.retention_age_s, bytes=settings.retention_bytes
+        ),
+        durability=settings.durability,
+    )
+    local = local_parts(
+        store=store,
+        place=place,
+        project_root=settings.project,
+        install=settings.install,
+        notice=lambda endpoint, line: log.notice(f"[{endpoint}] {line}" if endpoint else line, level="warning"),
+        log=log.event,
+        home=settings.home,
+        keeps_endpoints=settings.keep_endpoints,
+    )
+    dispatcher = local.dispatcher
+    link = LinkServer(
+        place.link,
+        dispatcher,
+        on_template=on_template,
+        on_log=log.output,
+        log=log.event,
+        check_token=link_check(tokens),
+    )
+
+    def heard(line: Log) -> None:
+        link.logbook.add(line)
+        log.output(line)
+
+    registry = FunctionRegistry(
+        dispatcher=dispatcher,
+        clock=clock,
+        settings=settings,
+        database=store.database,
+        on_log=heard,
+        log=log.event,
+        amend_project=amend_project,
+        callback_url=f"{url}/v1/internal/executions",
+        directory=settings.project,
+        scratch=place.directory,
+        loop=loop,
+    )
+    calls = Calls(dispatcher=dispatcher, clock=clock)
+    webhooks = Webhooks(database=store.database)
+    store.database.add_schema(SCHEMA_NAME, SCHEMA)
+    metrics = Metrics(dispatcher.unfinished)
+    dispatcher.on_ended += [metrics.ended, webhooks.ended]
+    dispatcher.on_refused.append(metrics.rejected)
+    gate = AccessGate(
+        PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin), tokens
+    )
+    door = Door(api.hot_routes(calls, registry))
+
+    def application() -> Any:
+        made = api.application(
+            calls=calls,
+            registry=registry,
+            logbook=link.logbook,
+            complete=registry.complete,
+            metrics=metrics.exposition,
+            limits=api_limits(settings),
+        )
+        return guard(door.guard(made), gate)
+
+    front = FrontServer(door, gate, application, front_limits(settings), lean=settings.lean)
+    metrics.add_source(lambda: http_samples(front))
+    metrics.add_source(lambda: link_samples(dispatcher, link))
+    metrics.add_source(lambda: [_dropped_lines(log)])
+    commits = Histogram()
+    store.database.writer.took = lambda seconds: commits.observe(round(seconds * 1e6))
+    metrics.add_histogram("flash_store_commit_seconds", "Commits of the database.", commits)
+    return Parts(
+        store=store,
+        local=local,
+        link=link,
+        registry=registry,
+        calls=calls,
+        tokens=tokens,
+        webhooks=webhooks,
+        metrics=metrics,
+        door=door,
+        front=front,
+    )
+
+
+def front_limits(settings: ServerSettings) -> FrontLimits:
+    """The limits of the HTTP port."""
+    return FrontLimits(
+        max_body=settings.max_body_bytes,
+        max_connections=settings.max_connections,
+        head_s=settings.head_timeout_s,
+        body_s=settings.body_timeout_s,
+    )
+
+
+def api_limits(settings: ServerSettings) -> Any:
+    """The same for what is not hot. Imports starlette."""
+    from flashmesh.gateway.api.starlette_app import ApiLimits  # with the application, at its first request
+
+    return ApiLimits(max_body_bytes=settings.max_body_bytes, body_limit_s=settings.body_timeout_s)
+
+
+_HTTP: Final = (
+    ("requests", "flash_http_requests_total", "Hot requests answered."),
+    ("refused", "flash_http_refused_total", "Requests that broke a limit or a rule of HTTP."),
+    ("accepted", "flash_http_connections_total", "Connections accepted."),
+    ("handed_over", "flash_http_handed_over_total", "Connections whose requests go the long way."),
+    ("turned_away", "flash_http_turned_away_total", "Connections beyond the limit."),
+    ("dropped", "flash_http_dropped_total", "Connections whose client did not read its answers."),
+)
+
+
+def http_samples(front: FrontServer) -> Iterable[Sample]:
+    """What the HTTP port has counted."""
+    for attribute, name, help in _HTTP:
+        yield name, "counter", help, {}, getattr(front, attribute)
+    yield "flash_http_connections", "gauge", "Open connections.", {}, front.connections
+
+
+def link_samples(dispatcher: Dispatcher, link: LinkServer) -> Iterable[Sample]:
+    """Who is connected, and how many workers each endpoint has."""
+    for role, count in sorted(link.connections().items()):
+        yield "flash_link_connections", "gauge", "Open connections of the link.", {"role": role}, count
+    for endpoint in dispatcher.status()["endpoints"]:
+        labels = {"endpoint": str(endpoint["name"])}
+        yield "flash_link_workers", "gauge", "Workers that take calls.", labels, endpoint["workers"]
+
+
+def _dropped_lines(log: ServerLog) -> Sample:
+    return "flash_log_dropped_total", "counter", "Log lines that were not read fast enough.", {}, log.dropped

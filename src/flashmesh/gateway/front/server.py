@@ -1,0 +1,200 @@
+"""The HTTP port: listening, the sweep over all connections, stopping, and numbers for the metrics."""
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from flashmesh.gateway.front.answers import date_line
+from flashmesh.gateway.front.connection import Connection
+from flashmesh.gateway.front.limits import FrontLimits, Refusal, too_many_connections
+from flashmesh.gateway.front.parser import RequestParser
+from flashmesh.gateway.http import Answer, Gate, Handler, HotRoutes
+
+if TYPE_CHECKING:
+    from flashmesh.gateway.front.handover import AppServer
+
+log = logging.getLogger(__name__)
+
+ASGIApp = Callable[[Any, Any, Any], Any]
+
+_BACKLOG: Final = 2048
+_TURNED_AWAY_AT_ONCE: Final = 256
+"""So many connections beyond the limit get an answer that says so; more are just closed."""
+_SHORTEST_HEADER: Final = 4
+"""Bytes of the shortest header, `a:` and its line break."""
+_LOOK_S: Final = 0.02
+
+
+class FrontServer:
+    """Serves hot requests itself and gives every other connection to uvicorn.
+
+    Args:
+        hot: the routes with a short way.
+        gate: asked for every hot request; the application guards itself.
+        application: makes the ASGI application; called when the first request is not hot.
+        lean: False serves everything by uvicorn.
+
+    Attributes, only to be read:
+        requests: hot requests served. refused: answered by us instead of a handler. handed_over: connections given to
+        uvicorn. accepted: connections. turned_away: connections beyond `max_connections`. dropped: connections whose
+        client did not read its answers.
+    """
+
+    def __init__(
+        self,
+        hot: HotRoutes,
+        gate: Gate,
+        application: Callable[[], ASGIApp],
+        limits: FrontLimits | None = None,
+        *,
+        lean: bool = True,
+    ) -> None:
+        self.limits = limits or FrontLimits()
+        self.find: Callable[[bytes, bytes], Handler | None] = hot.find
+        self.check: Callable[[bytes, bytes, bytes, Mapping[bytes, bytes]], Answer | str] = gate.check
+        self.parser = RequestParser(self.limits)
+        self.small_head = min(self.limits.max_head, self.limits.max_headers * _SHORTEST_HEADER)
+        self.draining = False
+        self.requests = self.refused = self.handed_over = self.accepted = self.turned_away = self.dropped = 0
+        self.now = 0.0
+        self.date = b""
+        self._application = application
+        self._lean = lean
+        self._lanes: set[Connection] = set()
+        self._app: AppServer | None = None
+        self._servers: list[asyncio.Server] = []
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        """Open ones, ours and uvicorn's."""
+        return len(self._lanes) + (self._app.connections if self._app is not None else 0)
+
+    async def start(self, sockets: Sequence[socket.socket], ssl_context: ssl.SSLContext | None = None) -> None:
+        """Accept on bound sockets, which are this server's from here. Call it again for sockets of another context."""
+        self.loop = asyncio.get_running_loop()
+        self._tick()
+        for listener in sockets:
+            server = await self.loop.create_server(
+                self._connection if self._lean else self._app_connection,
+                sock=listener,
+                ssl=ssl_context,
+                backlog=_BACKLOG,
+                ssl_handshake_timeout=self.limits.head_s if ssl_context is not None else None,
+            )
+            self._servers.append(server)
+
+    def _connection(self) -> asyncio.Protocol:
+        return Connection(self)
+
+    def _app_connection(self) -> asyncio.Protocol:
+        self.accepted += 1
+        self._keep_sweeping()
+        return self._app_server().connection()
+
+    def _app_server(self) -> "AppServer":
+        if self._app is None:
+            from flashmesh.gateway.front.handover import AppServer  # uvicorn: not before it is needed
+
+            self._app = AppServer(self._application(), self.limits, self.loop)
+        return self._app
+
+    # --- what connections tell ---
+
+    def joined(self, connection: Connection) -> Refusal | None:
+        """It was accepted; the refusal when there are too many."""
+        self.accepted += 1
+        self._keep_sweeping()
+        many = self.connections - self.limits.max_connections
+        self._lanes.add(connection)
+        if many < 0:
+            return None
+        self.turned_away += 1
+        if many > _TURNED_AWAY_AT_ONCE:
+            connection.abort()
+        return too_many_connections(self.limits)
+
+    def new_parser(self) -> None:
+        """`parser` is taken, or broken: the next request has another."""
+        self.parser = RequestParser(self.limits)
+
+    def left(self, connection: Connection) -> None:
+        """It is closed, or uvicorn's."""
+        self._lanes.discard(connection)
+
+    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Give a connection to uvicorn, with what was read of its next request."""
+        self.handed_over += 1
+        try:
+            app = self._app_server()
+        except Exception:
+            log.exception("the application could not be made")
+            transport.abort()
+            return
+        app.adopt(transport, data)
+        if self.draining:
+            app.wind_down()
+
+    # --- time ---
+
+    def _tick(self) -> None:
+        self.now = self.loop.time()
+        self.date = date_line(time.time())
+
+    def _keep_sweeping(self) -> None:
+        if self._sweeping is None:  # an idle server does not wake
+            self._tick()
+            if self._app is not None:
+                self._app.state.refresh()
+            self._sweeping = self.loop.call_later(self.limits.sweep_s, self._sweep)
+
+    def _sweep(self) -> None:
+        self._tick()
+        for connection in list(self._lanes):
+            connection.sweep(self.now)
+        if self._app is not None:
+            self._app.sweep(self.now)
+        self._sweeping = None
+        if self.connections:
+            self._sweeping = self.loop.call_later(self.limits.sweep_s, self._sweep)
+
+    # --- stopping ---
+
+    async def drain(self, seconds: float) -> int:
+        """Stop accepting and wait until every request under way has its answer, at most so long.
+
+        Idle connections are closed at once; the others say `Connection: close` with their last answer. Returns how many
+        connections are still open; `close` ends them.
+        """
+        await asyncio.sleep(0)  # what is in the backlog was promised an answer: let the loop accept it
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self._lanes):
+            connection.wind_down()
+        if self._app is not None:
+            self._app.wind_down()
+        until = self.loop.time() + seconds
+        while self._is_busy() and (left := until - self.loop.time()) > 0:  # noqa: ASYNC110 uvicorn tells nobody
+            await asyncio.sleep(min(_LOOK_S, left))
+        return self.connections
+
+    def _is_busy(self) -> bool:
+        return bool(self._lanes) or (self._app is not None and not self._app.is_quiet)
+
+    def close(self) -> None:
+        """End everything now."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self._lanes):
+            connection.abort()
+        if self._app is not None:
+            self._app.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None

@@ -1,0 +1,280 @@
+"""One server: how it starts, how it tells that it is there, how it stops.
+
+The order of starting: data directory and port first, because they fail most often; then store, queues, link and HTTP
+port, which answers 503 until everything that an earlier server accepted stands in line again. The order of stopping is
+the reverse, the store last: what ends on the way is still written.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from flashmesh import __version__
+from flashmesh.deploy.local.assemble import end_kept
+from flashmesh.deploy.local.place import SessionPlace, sweep
+from flashmesh.deploy.local.prestart import prestart
+from flashmesh.executions.record import Execution
+from flashmesh.executions.states import Status
+from flashmesh.functions.errors import FlashmeshError
+from flashmesh.gateway import transport
+from flashmesh.gateway.access.certificates import ServerCertificate
+from flashmesh.gateway.assemble import Parts, assemble
+from flashmesh.gateway.data import DataDirectory, server_directory
+from flashmesh.gateway.door import Drained
+from flashmesh.gateway.listening import Listener, bind
+from flashmesh.gateway.logs import RotatedFiles, ServerLog
+from flashmesh.gateway.notify import Starter, tell_systemd
+from flashmesh.gateway.project import ServedProject
+from flashmesh.gateway.settings import ServerSettings
+from flashmesh.kit.descriptors import raise_limit
+from flashmesh.kit.ids import EndpointName
+from flashmesh.kit.machine import host_folder
+from flashmesh.project.model import ResourceSpec
+
+HTTP_LAST_WORDS_S: Final = 1.0
+"""How long answers that are ready may take to leave when the server ends."""
+GC_THRESHOLDS: Final = (20_000, 20, 100)
+"""Allocations between collections. The default (700) collects thousands of times a second under load; what a call
+leaves behind has no cycles."""
+
+
+class Server:
+    """`start`, `run_until_stopped`, `stop`; once each, on one event loop.
+
+    Args:
+        starter: told when it answers or why it does not.
+    """
+
+    def __init__(self, settings: ServerSettings, *, starter: Starter | None = None) -> None:
+        self.settings = settings
+        self._starter = starter or Starter(None)
+        self._stopping = asyncio.Event()
+        self._closers: list[Callable[[], Any]] = []
+        """What was opened, to be closed in reverse; coroutine functions too."""
+        self._log: ServerLog
+        self._parts: Parts
+        self._listener: Listener
+        self._project: ServedProject | None = None
+        self._tried: dict[str, asyncio.Event] = {}
+        """By endpoint: whether its template has tried its import."""
+        self._certificate: ServerCertificate | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers, for people."""
+        return self._listener.url
+
+    @property
+    def address(self) -> str:
+        """Where it answers, for programs of this machine: no name that others could answer to."""
+        host = {"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(
+            self.settings.host, self.settings.host
+        )
+        return f"{self._listener.scheme}://{f'[{host}]' if ':' in host else host}:{self._listener.port}"
+
+    # Beginning
+
+    async def start(self) -> None:
+        """Serve. Raises why it cannot, with everything closed again. From here on SIGTERM and SIGINT stop it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            await self._start()
+        except BaseException:
+            await self._close_all()
+            raise
+
+    async def _start(self) -> None:
+        settings = self.settings
+        data = DataDirectory.take(settings.data or server_directory(settings.home))
+        self._closers.append(data.close)
+        shown = self._certificate = transport.certificate(settings, host_folder(settings.home))
+        self._listener = bind(settings.host, settings.port, scheme="http" if shown is None else "https")
+        self._closers.append(self._listener.socket.close)
+        files = RotatedFiles(data.logs, limit_bytes=settings.log_bytes, keep=settings.log_files)
+        self._log = ServerLog(form=settings.log_format, invocations=settings.log_invocations, files=files)
+        self._closers.append(self._log.close)
+        if settings.keep_endpoints:
+            place = SessionPlace.keep(data.place)
+        else:
+            if await asyncio.to_thread(end_kept, data.place):
+                self._log.notice("Ended the endpoints that an earlier server had kept.")
+            place = SessionPlace.create()
+        self._closers.append(place.close)
+        parts = self._parts = assemble(
+            settings,
+            data=data,
+            place=place,
+            log=self._log,
+            url=self.address,
+            amend_project=self._amend,
+            on_template=self._imported,
+        )
+        self._closers.append(parts.store.close)
+        self._closers.append(parts.local.volumes.close)
+        self._closers.append(parts.link.close)
+        self._closers.append(lambda: parts.local.target.close(0))
+        self._closers.append(parts.registry.close)
+        self._closers.append(parts.webhooks.close)
+        if settings.link_host:
+            await self._listen_for_links()
+        await parts.front.start([self._listener.socket], None if shown is None else transport.http_context(shown))
+        self._closers.append(parts.front.close)
+        await self._restore(place)
+        parts.door.open()
+        data.announce(
+            url=self.address,
+            link=place.link,
+            project=settings.project,
+            drain_s=settings.drain_s,
+            started_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            version=__version__,
+        )
+        settle_memory()
+
+    async def _listen_for_links(self) -> None:
+        """Let workers of other machines dial in."""
+        host, port = self.settings.link_host, self.settings.link_port
+        context = transport.link_context(self.settings, host_folder(self.settings.home))
+        try:
+            port = await self._parts.link.listen(host, port, context)
+        except OSError as error:
+            raise FlashmeshError(
+                f"Cannot listen for workers on {host}:{port}: {error.strerror}. Name another address with "
+                "`--link-host` and `--link-port`."
+            ) from error
+        self._log.notice(f"Workers dial in at {host}:{port}", link_host=host, link_port=port)
+
+    async def _restore(self, place: SessionPlace) -> None:
+        """Declare everything that is served, then let what was accepted before go on."""
+        parts = self._parts
+        if self.settings.project is not None:
+            found = self._project = await ServedProject.find(self.settings.project)
+            found.say_problems(lambda text, level: self._log.notice(text, level=level))
+            resources = parts.registry.amended(found.resources)
+            await found.declare(parts.local.target, place.manifest, resources)
+            parts.registry.serve_project(resources)
+        await parts.registry.restore()
+        await parts.link.start()  # not before: a worker of an earlier server's is known by its endpoint
+        unfinished = parts.store.unfinished()
+        if unfinished:
+            parts.local.dispatcher.restore(unfinished)
+            parts.calls.resume(unfinished)
+            self._log.notice(f"{len(unfinished)} calls that were accepted before go on.", calls=len(unfinished))
+        parts.webhooks.resume()
+
+    async def _amend(self, resource: ResourceSpec) -> None:
+        if self._project is not None:
+            await self._project.update(self._parts.local.target, resource)
+
+    def _imported(self, endpoint: EndpointName, info: Mapping[str, Any]) -> None:
+        self._tried.setdefault(endpoint, asyncio.Event()).set()
+        if info.get("state") == "import_failed":
+            error = info.get("error") or {}
+            text = f"{error.get('file') or endpoint}: {error.get('reason') or 'the import failed'}"
+            self._log.notice(text, level="error", endpoint=endpoint)
+
+    async def _warm(self) -> None:
+        """Start templates ahead of the first calls, one after the other."""
+        if self._project is not None:
+            target = self._parts.local.target
+            await prestart(
+                [resource.name for resource in self._project.resources],
+                start=lambda name: target.prestart(EndpointName(name)),
+                imported=lambda name: self._tried.setdefault(name, asyncio.Event()).wait(),
+            )
+
+    # Running
+
+    async def run_until_stopped(self) -> int:
+        """Until SIGTERM or SIGINT, then drain and stop. A second signal ends it at once. The exit code."""
+        loop = asyncio.get_running_loop()
+        tell_systemd("READY=1")
+        self._starter.ready(url=self.url, pid=os.getpid())
+        facts = {} if self._certificate is None else {"fingerprint": self._certificate.fingerprint}
+        text = f"flash server {__version__} answers at {self.url}"
+        if self._certificate is not None:
+            text += f"; its certificate's fingerprint is {self._certificate.fingerprint}"
+        self._log.notice(text, url=self.url, pid=os.getpid(), **facts)
+        warming = loop.create_task(self._warm(), name="starting templates")
+        sweeping = loop.run_in_executor(None, sweep)
+        await self._stopping.wait()
+        warming.cancel()
+        await asyncio.gather(warming, sweeping, return_exceptions=True)
+        await self.stop(self.settings.drain_s)
+        return 0
+
+    def _on_signal(self) -> None:
+        if self._stopping.is_set():
+            os._exit(130)  # the session pipe closes with this process: keeper, templates and workers end by themselves
+        self._stopping.set()
+
+    # The end
+
+    async def stop(self, drain_s: float) -> None:
+        """Take nothing new, let running calls finish for at most `drain_s` seconds, and close. What was accepted to run
+        later stays in the store."""
+        parts = self._parts
+        loop = asyncio.get_running_loop()
+        until = loop.time() + drain_s
+        tell_systemd("STOPPING=1")
+        parts.door.close()
+        drained = Drained({str(call.id) for call in parts.local.dispatcher.unfinished() if _is_waited_for(call)})
+        parts.local.dispatcher.on_ended.append(lambda execution: drained.ended(str(execution.id)))
+        if len(drained):
+            self._log.notice(f"Stopping: {len(drained)} calls may finish, for at most {drain_s:g} s (again: now).")
+        finished = await drained.wait(drain_s)
+        await parts.local.target.close(max(0.0, until - loop.time()))
+        if not finished:
+            self._log.notice(f"{len(drained)} calls did not finish in time.", level="warning", calls=len(drained))
+        await parts.front.drain(HTTP_LAST_WORDS_S)
+        await self._close_all()
+
+    async def _close_all(self) -> None:
+        while self._closers:
+            closed = self._closers.pop()()
+            if asyncio.iscoroutine(closed):
+                await closed
+
+
+def _is_waited_for(execution: Execution) -> bool:
+    """Whether stopping waits for it: somebody holds a connection for it, or it runs already."""
+    return execution.kind == "sync" or execution.status is Status.RUNNING
+
+
+def settle_memory() -> None:
+    """What is there now stays as long as the server: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def serve(settings: ServerSettings, *, ready_fd: int | None = None) -> int:
+    """Run a server in this process until it is stopped; the exit code.
+
+    Args:
+        ready_fd: written to when it answers or cannot (`Starter`).
+    Raises:
+        FlashmeshError: why it cannot start.
+    """
+    import uvloop
+
+    raise_limit()
+    starter = Starter(ready_fd)
+
+    async def main() -> int:
+        server = Server(settings, starter=starter)
+        await server.start()
+        return await server.run_until_stopped()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(main())
+        except FlashmeshError as error:
+            starter.failed(str(error))
+            raise
