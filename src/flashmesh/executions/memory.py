@@ -1,6 +1,5 @@
 """Executions in this process's memory: what `flash run` uses. Nothing outlives the process."""
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
@@ -9,6 +8,7 @@ from flashmesh.executions.record import Execution, Outcome
 from flashmesh.executions.states import Status
 from flashmesh.executions.store import Retention, StoreUnavailable, already_exists, fingerprint, unknown
 from flashmesh.functions.errors import IdempotencyConflict
+from flashmesh.kit.clock import SteadyClock
 from flashmesh.kit.ids import ExecutionId
 
 _SWEEP_S = 1.0
@@ -22,14 +22,15 @@ class MemoryStore:
     only, and the bytes bound takes just the result from the latter, so a key stays known for its whole age.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.time, retention: Retention | None = None) -> None:
-        """`now` gives UTC seconds, as `Execution.ended_at`."""
-        self._now = now
+    def __init__(self, *, now: Callable[[], float] | None = None, retention: Retention | None = None) -> None:
+        """`now` gives seconds of a clock that nobody sets; by it ages are told. Default SteadyClock."""
+        self._now = now or SteadyClock()
         self._retention = retention or Retention()
         self._executions: dict[ExecutionId, Execution] = {}
         # OrderedDict: the first entry is found at once, where a dict walks over those deleted before it.
-        self._ended: OrderedDict[ExecutionId, int] = OrderedDict()
-        self._ended_keyed: OrderedDict[ExecutionId, int] = OrderedDict()
+        # Its bytes, and when it ended.
+        self._ended: OrderedDict[ExecutionId, tuple[int, float]] = OrderedDict()
+        self._ended_keyed: OrderedDict[ExecutionId, tuple[int, float]] = OrderedDict()
         self._ended_bytes = 0
         self._sweep_at = 0.0
         self._keys: dict[tuple[str, str], tuple[bytes, ExecutionId]] = {}
@@ -70,13 +71,13 @@ class MemoryStore:
         execution.end(attempt, outcome, at=at)
         if self._executions.get(execution.id) is not execution:
             return
-        size = execution.size_bytes
-        (self._ended if execution.idempotency_key is None else self._ended_keyed)[execution.id] = size
+        size, now = execution.size_bytes, self._now()
+        (self._ended if execution.idempotency_key is None else self._ended_keyed)[execution.id] = (size, now)
         self._ended_bytes += size
         if (
             len(self._ended) > self._retention.count
             or self._ended_bytes > self._retention.bytes
-            or at >= self._sweep_at
+            or now >= self._sweep_at
         ):
             self._evict()
 
@@ -123,15 +124,12 @@ class MemoryStore:
         self._sweep_at = now + _SWEEP_S
         oldest = now - self._retention.age_s
         for ended in (self._ended, self._ended_keyed):
-            while ended:
-                ended_at = self._executions[next(iter(ended))].ended_at
-                if ended_at is None or ended_at >= oldest:
-                    break
+            while ended and ended[next(iter(ended))][1] < oldest:
                 self._forget(ended)
 
-    def _forget(self, ended: OrderedDict[ExecutionId, int]) -> None:
+    def _forget(self, ended: OrderedDict[ExecutionId, tuple[int, float]]) -> None:
         """Evict the execution that ended first among `ended`."""
-        oldest, size = ended.popitem(last=False)
+        oldest, (size, _) = ended.popitem(last=False)
         self._ended_bytes -= size
         execution = self._executions.pop(oldest)
         if execution.idempotency_key is not None:
@@ -139,7 +137,7 @@ class MemoryStore:
 
     def _drop_results(self) -> None:
         """Take the results of the oldest keyed executions until the bytes fit; their keys stay known."""
-        for kept, size in self._ended_keyed.items():
+        for kept, (size, ended_at) in self._ended_keyed.items():
             if self._ended_bytes <= self._retention.bytes:
                 return
             if not size:
@@ -147,4 +145,4 @@ class MemoryStore:
             execution = self._executions[kept]
             execution.drop_result()
             self._ended_bytes -= size
-            self._ended_keyed[kept] = 0
+            self._ended_keyed[kept] = (0, ended_at)

@@ -21,8 +21,8 @@ class Residents:
         self.keys: dict[tuple[str, str], tuple[bytes, ExecutionId]] = {}
         """(function, idempotency key) → fingerprint of the body, execution."""
         self._window_bounds = window
-        self._window: OrderedDict[ExecutionId, tuple[int, int | None]] = OrderedDict()
-        """Bytes, and the number in a ledger."""
+        self._window: OrderedDict[ExecutionId, tuple[int, int | None, float]] = OrderedDict()
+        """Bytes, the number in a ledger, and since when it may go."""
         self._window_bytes = 0
         self._look_at = 0.0
         self._numbered: tuple[dict[int, ExecutionId], dict[int, ExecutionId]] = ({}, {})
@@ -39,7 +39,7 @@ class Residents:
         if not self.holds(execution):
             return
         del self.by_id[execution.id]
-        size, number = self._window.pop(execution.id, (0, None))
+        size, number, _ = self._window.pop(execution.id, (0, None, 0.0))
         self._window_bytes -= size
         key = execution.idempotency_key
         self.unnumber(number, keyed=key is not None)
@@ -52,13 +52,17 @@ class Residents:
         """It has ended under this number of its ledger."""
         self._numbered[keyed][number] = execution.id
 
-    def overtaken(self, before: int, floor: int, *, keyed: bool) -> Iterator[Execution]:
-        """Those that a ledger has put out while its floor rose from `before`."""
+    def may_go(self, execution: Execution) -> bool:
+        """Whether a disk has it, or never gets it."""
+        return execution.id in self._window
+
+    def overtaken(self, before: int, floor: int, *, keyed: bool, stays: bool = False) -> Iterator[Execution]:
+        """Those that a ledger has put out while its floor rose from `before`. `stays`: they will be asked for again."""
         numbered = self._numbered[keyed]
         if not numbered:
             return
         for number in range(before + 1, floor + 1):
-            gone = numbered.pop(number, None)
+            gone = numbered.get(number) if stays else numbered.pop(number, None)
             execution = None if gone is None else self.by_id.get(gone)
             if execution is not None:
                 yield execution
@@ -67,40 +71,41 @@ class Residents:
         if number is not None:
             self._numbered[keyed].pop(number, None)
 
-    def retire(self, execution: Execution, number: int | None = None) -> bool:
+    def retire(self, execution: Execution, now: float, number: int | None = None) -> bool:
         """It has ended, and may leave memory when there are others to keep. `number` as it was told before.
 
         Returns whether it is time to ask what is `leaving`.
         """
         size = execution.size_bytes
-        self._window[execution.id] = (size, number)
+        self._window[execution.id] = (size, number, now)
         self._window_bytes += size
         return (
             len(self._window) > self._window_bounds.count
             or self._window_bytes > self._window_bounds.bytes
-            or (execution.ended_at or 0.0) >= self._look_at
+            or now >= self._look_at
         )
 
     def drop_result(self, execution: Execution) -> None:
         execution.drop_result()
-        size, number = self._window.get(execution.id, (0, None))
+        size, number, since = self._window.get(execution.id, (0, None, 0.0))
         if size:
             self._window_bytes -= size
-            self._window[execution.id] = (0, number)
+            self._window[execution.id] = (0, number, since)
 
     def leaving(self, now: float, age_s: float) -> list[Execution]:
-        """Take out of the window, and of memory, what is beyond its bounds or ended longer ago than `age_s`.
+        """Take out of the window, and of memory, what is beyond its bounds or in it for longer than `age_s`.
 
-        Oldest first. `now` is UTC seconds.
+        Oldest first.
         """
         window, bounds = self._window, self._window_bounds
         gone: list[Execution] = []
         self._look_at = now + _LOOK_S
         while window:
-            execution = self.by_id[next(iter(window))]
+            oldest = next(iter(window))
             fits = len(window) <= bounds.count and self._window_bytes <= bounds.bytes
-            if fits and (execution.ended_at is None or execution.ended_at >= now - age_s):
+            if fits and window[oldest][2] >= now - age_s:
                 break
+            execution = self.by_id[oldest]
             self.forget(execution)
             gone.append(execution)
         return gone
