@@ -105,6 +105,11 @@ class RunningServer:
         ended = {"success", "error", "timeout", "cancelled"}
         return self.until(lambda: (record := self.execution(id)).get("status") in ended and record)
 
+    def as_admin(self) -> dict[str, str]:
+        """The header that its machine's own commands send."""
+        (token,) = self.home.glob("hosts/*/token")
+        return {"Authorization": f"Bearer {token.read_text().strip()}"}
+
     def used_cpu_s(self) -> float:
         """User and system time so far."""
         fields = self._of_process("stat").rpartition(")")[2].split()
