@@ -28,9 +28,8 @@ class MemoryStore:
         self._retention = retention or Retention()
         self._executions: dict[ExecutionId, Execution] = {}
         # OrderedDict: the first entry is found at once, where a dict walks over those deleted before it.
-        # Its bytes, and when it ended.
-        self._ended: OrderedDict[ExecutionId, tuple[int, float]] = OrderedDict()
-        self._ended_keyed: OrderedDict[ExecutionId, tuple[int, float]] = OrderedDict()
+        self._ended: OrderedDict[ExecutionId, int] = OrderedDict()
+        self._ended_keyed: OrderedDict[ExecutionId, int] = OrderedDict()
         self._ended_bytes = 0
         self._sweep_at = 0.0
         self._keys: dict[tuple[str, str], tuple[bytes, ExecutionId]] = {}
@@ -72,7 +71,8 @@ class MemoryStore:
         if self._executions.get(execution.id) is not execution:
             return
         size, now = execution.size_bytes, self._now()
-        (self._ended if execution.idempotency_key is None else self._ended_keyed)[execution.id] = (size, now)
+        execution.booked_at = now
+        (self._ended if execution.idempotency_key is None else self._ended_keyed)[execution.id] = size
         self._ended_bytes += size
         if (
             len(self._ended) > self._retention.count
@@ -124,12 +124,12 @@ class MemoryStore:
         self._sweep_at = now + _SWEEP_S
         oldest = now - self._retention.age_s
         for ended in (self._ended, self._ended_keyed):
-            while ended and ended[next(iter(ended))][1] < oldest:
+            while ended and self._executions[next(iter(ended))].booked_at < oldest:
                 self._forget(ended)
 
-    def _forget(self, ended: OrderedDict[ExecutionId, tuple[int, float]]) -> None:
+    def _forget(self, ended: OrderedDict[ExecutionId, int]) -> None:
         """Evict the execution that ended first among `ended`."""
-        oldest, (size, _) = ended.popitem(last=False)
+        oldest, size = ended.popitem(last=False)
         self._ended_bytes -= size
         execution = self._executions.pop(oldest)
         if execution.idempotency_key is not None:
@@ -137,7 +137,7 @@ class MemoryStore:
 
     def _drop_results(self) -> None:
         """Take the results of the oldest keyed executions until the bytes fit; their keys stay known."""
-        for kept, (size, ended_at) in self._ended_keyed.items():
+        for kept, size in self._ended_keyed.items():
             if self._ended_bytes <= self._retention.bytes:
                 return
             if not size:
@@ -145,4 +145,4 @@ class MemoryStore:
             execution = self._executions[kept]
             execution.drop_result()
             self._ended_bytes -= size
-            self._ended_keyed[kept] = (0, ended_at)
+            self._ended_keyed[kept] = 0

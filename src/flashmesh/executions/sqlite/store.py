@@ -92,8 +92,9 @@ class SqliteStore:
 
     def _read_back(self) -> None:
         rows = self.database.rows
-        now, latest = self._now(), 0.0
+        now = self._now()
         for ledger, keyed in ((self._plain, ""), (self._keyed, "NOT")):
+            latest = 0.0
             for number, size, at in rows(
                 "SELECT ended_no, size, ended_at FROM executions "
                 f"WHERE ended_no IS NOT NULL AND idempotency_key IS {keyed} NULL ORDER BY ended_no"
@@ -271,9 +272,9 @@ class SqliteStore:
         """It could not be written, so it never was."""
         self._residents.forget(execution)
 
-    def settled(self, execution: Execution, number: int | None) -> None:
+    def settled(self, execution: Execution) -> None:
         """Its final state is on disk, so it may leave memory."""
-        if self._residents.holds(execution) and self._residents.retire(execution, now := self._now(), number):
+        if self._residents.holds(execution) and self._residents.retire(execution, now := self._now()):
             self._evict(now)
 
     def sweep(self, *, urgent: bool) -> Sweep | None:
@@ -302,14 +303,15 @@ class SqliteStore:
         for execution in residents.overtaken(keyed_floor, keyed.floor, keyed=True, stays=True):
             residents.drop_result(execution)
         for execution in residents.overtaken(keyed_aged, keyed.aged, keyed=True):
-            if not residents.may_go(execution):  # its key may be taken again, so its row must not come later
+            if execution.booked < 0:  # its key may be taken again, so its row must not come later
                 self._behind.forget(execution)
             residents.forget(execution)
 
     def _evict(self, now: float) -> None:
         for leaving in self._residents.leaving(now, self._retention.age_s):
-            self._archive.take(leaving)
-            self._save_cursor(leaving)
+            if leaving.kind == "async" or leaving.idempotency_key is not None:
+                self._archive.take(leaving)
+                self._save_cursor(leaving)
 
     def _save_cursor(self, execution: Execution) -> None:
         """How far its items were handed out, for whoever reads on after it has left memory."""
