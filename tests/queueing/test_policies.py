@@ -205,6 +205,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert len(self.queue) == len(calls)
         assert self.queue.waiting_sync == sum(call.kind == "sync" for call in calls)
         assert self.queue.async_bytes == sum(call.size_bytes for call in calls if call.kind == "async")
+        assert self.queue.sync_bytes == sum(call.size_bytes for call in calls if call.kind == "sync")
         seen = self.queue.peek(len(calls))
         assert len(seen) == self.queue.ready == len({call.id for call in seen})
         assert {call.id for call in seen} <= set(self.waiting)

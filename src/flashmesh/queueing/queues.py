@@ -76,8 +76,8 @@ def merge(first: Iterable[Call], second: Iterable[Call], passed: int, limit: int
 class EndpointQueue:
     """The waiting calls of one endpoint. Knows no bounds itself: see `admit` in admission.py."""
 
-    __slots__ = ("_delayed", "_later", "_order", "_passed", "_sync", "async_bytes", "size", "waiting_async",
-                 "waiting_sync")  # fmt: skip
+    __slots__ = ("_delayed", "_later", "_order", "_passed", "_sync", "async_bytes", "size", "sync_bytes",
+                 "waiting_async", "waiting_sync")  # fmt: skip
 
     def __init__(self) -> None:
         self._sync = _Line()
@@ -90,7 +90,8 @@ class EndpointQueue:
         self.waiting_sync = 0
         self.waiting_async = 0
         """Those included that wait for their record to be stored."""
-        self.async_bytes = 0
+        self.sync_bytes = self.async_bytes = 0
+        """Of their payloads."""
 
     def __len__(self) -> int:
         return self.size
@@ -198,3 +199,4 @@ class EndpointQueue:
             self.async_bytes += change * len(call.frame.payload)
         else:
             self.waiting_sync += change
+            self.sync_bytes += change * len(call.frame.payload)
