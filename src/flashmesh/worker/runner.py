@@ -144,6 +144,9 @@ class Runner:
     # --- synchronous bodies ---
 
     def _run_sync(self, invocation: Invocation, bound: Bound) -> None:
+        if invocation.doomed is not None:
+            self._fail(invocation, invocation.doomed, ran=False)
+            return
         invocation.started_ns = monotonic_ns()
         try:
             value = self._in_user(invocation, invocation.target.call, bound)
@@ -231,6 +234,9 @@ class Runner:
         invocation.task = self._loop.create_task(body, context=invocation.context)
 
     async def _run_async(self, invocation: Invocation, bound: Bound) -> None:
+        if invocation.doomed is not None:
+            self._fail(invocation, invocation.doomed, ran=False)
+            return
         invocation.started_ns = monotonic_ns()
         invocation.stepped = True
         target = invocation.target

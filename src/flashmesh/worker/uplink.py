@@ -26,6 +26,7 @@ from flashmesh.functions.errors import Cancelled, FunctionNotFound, PayloadTooLa
 from flashmesh.wire import failures
 from flashmesh.wire.connection import Keepalive, Link
 from flashmesh.wire.frames import (
+    INLINE_PAYLOAD_BYTES,
     PROTOCOL_VERSION,
     Ack,
     AnyFrame,
@@ -66,10 +67,12 @@ Connect = Callable[[Link], Awaitable[None]]
 class LinkReply:
     """Sends the outcome of one call over whatever connection there is by then."""
 
-    __slots__ = ("_uplink", "abandoned", "kept", "link")
+    __slots__ = ("_announced", "_uplink", "abandoned", "kept", "link")
 
-    def __init__(self, uplink: "Uplink", link: Link, *, kept: bool) -> None:
+    def __init__(self, uplink: "Uplink", link: Link, kept: bool, announced: bool) -> None:
         self._uplink = uplink
+        self._announced = announced
+        """The session knows already that it begins."""
         self.link = link
         """It came by this connection, and its items can go by no other: a later session lacks those before."""
         self.kept = kept
@@ -78,8 +81,9 @@ class LinkReply:
         """Items of it were lost. It was cancelled, and nobody is told how it ends: the session repeats it."""
 
     def started(self, invocation: Invocation, *, sync: bool) -> bool:
-        uplink = self._uplink
-        uplink.send(Started(invocation.execution, invocation.attempt, uplink.worker, uplink.runner.calls == 0))
+        if not self._announced:
+            uplink = self._uplink
+            uplink.send(Started(invocation.execution, invocation.attempt, uplink.worker, uplink.runner.calls == 0))
         return True
 
     def waiting(self, invocation: Invocation) -> None:
@@ -110,6 +114,7 @@ class LinkReply:
             invocation.items,
             len(payload),
             payload,
+            *uplink.announce(self, len(payload)),
         )
         if not self.abandoned:
             uplink.deliver(frame, kept=self.kept)
@@ -181,6 +186,8 @@ class Uplink:
         self._kept = 0
         """Slots that wait for the answer before to be on its way."""
         self._in_a_row = 0
+        self._announced = ""
+        """The execution that begins next, as the last RESULT said."""
         self._summaries = Summaries(self._send_summary)
 
     # Connecting
@@ -285,6 +292,7 @@ class Uplink:
         try:
             link.send(frame)
         except PayloadTooLarge as error:
+            self._announced = ""
             too_large = failure(frame.execution, frame.attempt, error, ran=True, run_us=frame.run_us)
             if frame.execution in self._held:
                 self._held.add(too_large)
@@ -440,6 +448,18 @@ class Uplink:
         while len(self._waiting) > self.times.allowed:  # peers took the slots meanwhile
             self._refuse(self._waiting.pop())
 
+    def announce(self, before: LinkReply, size: int) -> tuple[str, int]:
+        """What `begins` in the slot of a call that is being answered, for its RESULT (of `size` bytes) to say.
+
+        One that is kept may be sent again, and a large one arrives late: neither can speak for another call.
+        """
+        lasting = before.kept or before.abandoned or before.link is not self._link
+        if not self._kept or lasting or size > INLINE_PAYLOAD_BYTES or not self._waiting:
+            return "", 0
+        following = self._waiting[0]
+        self._announced = following.execution
+        return following.execution, following.attempt
+
     def next_in(self, run_us: int) -> Callable[[int], None] | None:
         """Who takes the slot of a call that ran for `run_us`, once its answer is said; None: it is free.
 
@@ -480,7 +500,12 @@ class Uplink:
         invocation = Invocation(
             execution=frame.execution,
             target=self._callables[frame.function],
-            reply=LinkReply(self, link, kept=later or meta.get("idempotency_key") is not None),
+            reply=LinkReply(
+                self,
+                link,
+                later or meta.get("idempotency_key") is not None,
+                self._announced == frame.execution,
+            ),
             payload=frame.payload,
             content_type=frame.content_type,
             accept=frame.accept,
