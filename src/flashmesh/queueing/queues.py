@@ -1,17 +1,18 @@
 """Calls that wait for a slot, per endpoint: bounded, in order of kind and priority, those in back-off apart.
 
 Sync calls (somebody waits on a connection) go before async ones, and within a kind urgent calls before ordinary ones;
-but never for ever: after `SHARE` that passed it, one of those behind has its turn. A call that comes back without
-having run goes to the head, where it was.
+but never for ever: after `SHARE` that passed it, one of those behind has its turn. Of one kind and priority the
+endpoint's functions take turns (turns.py). A call that comes back without having run goes to the head, where it was.
 """
 
 import heapq
-from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, count, islice
+from itertools import chain, count
 from typing import Final
 
+from flashmesh.kit.ids import FunctionId
 from flashmesh.queueing.calls import Call
+from flashmesh.queueing.turns import Turns
 
 SHARE: Final = 8
 """Calls that may pass one that waits behind them. Higher: async and ordinary work waits longer under steady load."""
@@ -23,20 +24,21 @@ class _Line:
     __slots__ = ("ordinary", "passed", "urgent")
 
     def __init__(self) -> None:
-        self.urgent: deque[Call] = deque()
-        self.ordinary: deque[Call] = deque()
+        self.urgent = Turns()
+        self.ordinary = Turns()
         self.passed = 0
 
-    def of(self, call: Call) -> deque[Call]:
+    def of(self, call: Call) -> Turns:
         return self.urgent if call.urgent else self.ordinary
 
     def first(self) -> Call:
-        """Raises IndexError on an empty line."""
+        """Raises StopIteration on an empty line."""
         if self.urgent and not (self.ordinary and self.passed >= SHARE):
-            return self.urgent[0]
-        return self.ordinary[0]
+            return self.urgent.head
+        return self.ordinary.head
 
     def took(self, call: Call) -> None:
+        self.of(call).took(call)
         if not call.urgent:
             self.passed = 0
         elif self.ordinary:
@@ -44,7 +46,7 @@ class _Line:
 
     def order(self, limit: int) -> list[Call]:
         if not self.urgent:
-            return list(islice(self.ordinary, limit))
+            return self.ordinary.order(limit)
         return merge(self.urgent, self.ordinary, self.passed, limit)
 
     def __bool__(self) -> bool:
@@ -137,10 +139,15 @@ class EndpointQueue:
         return self.size - len(self._delayed)
 
     def oldest(self) -> Call | None:
-        """The call that has waited longest in its line, of any kind and priority."""
+        """The call that has waited longest in its line, of any function, kind and priority."""
         lines = (self._sync.urgent, self._sync.ordinary, self._later.urgent, self._later.ordinary)
-        heads = [line[0] for line in lines if line]
-        return min(heads, key=lambda call: call.enqueued_at) if heads else None
+        heads = chain.from_iterable(line.heads() for line in lines if line)
+        return min(heads, key=lambda call: call.enqueued_at, default=None)
+
+    def waits(self, function: FunctionId, *, sync: bool) -> bool:
+        """Whether calls of a function wait for a slot."""
+        line = self._sync if sync else self._later
+        return line.urgent.waits(function) or line.ordinary.waits(function)
 
     def first(self) -> Call | None:
         """The call that should run next."""
@@ -171,12 +178,9 @@ class EndpointQueue:
 
     def remove(self, call: Call) -> None:
         """Remove a call wherever it stands. One at the head costs nothing."""
-        line = (self._later if call.later else self._sync).of(call)
-        if line and line[0] is call:
-            line.popleft()
-        elif call in line:
-            line.remove(call)
-        else:
+        try:
+            (self._later if call.later else self._sync).of(call).remove(call)
+        except ValueError:
             self._delayed = [entry for entry in self._delayed if entry[2] is not call]
             heapq.heapify(self._delayed)
         self._count(call, -1)

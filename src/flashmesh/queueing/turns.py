@@ -1,0 +1,96 @@
+"""Calls of one kind and priority: each function's in the order they came, and the functions in turn.
+
+Functions of one endpoint share its workers. A thousand calls of a slow one must not stand before the first call of
+another, so each function that waits gives one call per round.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from itertools import islice
+
+from flashmesh.kit.ids import FunctionId
+from flashmesh.queueing.calls import Call
+
+
+class Turns:
+    """A line whose head is the first call of the function whose turn it is."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[FunctionId, deque[Call]] = OrderedDict()
+        """By function, next turn first. No line is empty."""
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def __iter__(self) -> Iterator[Call]:
+        """In the order in which they leave if nothing else comes."""
+        lines = [iter(line) for line in self._lines.values()]
+        while lines:
+            if len(lines) == 1:
+                yield from lines[0]
+                return
+            going = []
+            for line in lines:
+                call = next(line, None)
+                if call is not None:
+                    going.append(line)
+                    yield call
+            lines = going
+
+    def __contains__(self, call: Call) -> bool:
+        return call in self._lines.get(call.execution.function, ())
+
+    def waits(self, function: FunctionId) -> bool:
+        """Whether a call of this function is here."""
+        return function in self._lines
+
+    @property
+    def head(self) -> Call:
+        """Raises StopIteration when nothing waits."""
+        return next(iter(self._lines.values()))[0]
+
+    def heads(self) -> Iterator[Call]:
+        """The first call of each function."""
+        return (line[0] for line in self._lines.values())
+
+    def order(self, limit: int) -> list[Call]:
+        return list(islice(self, limit))
+
+    def append(self, call: Call) -> None:
+        """Last of its function."""
+        line = self._lines.get(call.execution.function)
+        if line is None:
+            self._lines[call.execution.function] = deque((call,))
+        else:
+            line.append(call)
+
+    def appendleft(self, call: Call) -> None:
+        """First of all."""
+        function = call.execution.function
+        line = self._lines.get(function)
+        if line is None:
+            line = self._lines[function] = deque()
+        line.appendleft(call)
+        self._lines.move_to_end(function, last=False)
+
+    def took(self, call: Call) -> None:
+        """A call of its function goes, and the others have their turn. It is still here."""
+        self._lines.move_to_end(call.execution.function)
+
+    def remove(self, call: Call) -> None:
+        """Wherever it stands; the first of its function costs nothing. Raises ValueError: it is not here."""
+        function = call.execution.function
+        line = self._lines.get(function)
+        if line is None:
+            raise ValueError(call)
+        if line[0] is call:
+            line.popleft()
+        else:
+            line.remove(call)
+        if not line:
+            del self._lines[function]
+
+    def clear(self) -> None:
+        self._lines.clear()
