@@ -32,25 +32,27 @@ class _Line:
         return self.urgent if call.urgent else self.ordinary
 
     def first(self) -> Call:
-        """Raises StopIteration on an empty line."""
-        if self.urgent and not (self.ordinary and self.passed >= SHARE):
-            return self.urgent.head
-        return self.ordinary.head
+        """Raises IndexError on an empty line."""
+        if self.urgent.by_function and (self.passed < SHARE or not self.ordinary.by_function):
+            return self.urgent.head()
+        return self.ordinary.head()
 
-    def took(self, call: Call) -> None:
-        self.of(call).took(call)
-        if not call.urgent:
+    def take(self, call: Call) -> None:
+        if call.urgent:
+            self.urgent.take(call)
+            if self.ordinary.by_function:
+                self.passed += 1
+        else:
+            self.ordinary.take(call)
             self.passed = 0
-        elif self.ordinary:
-            self.passed += 1
 
     def order(self, limit: int) -> list[Call]:
-        if not self.urgent:
+        if not self.urgent.by_function:
             return self.ordinary.order(limit)
         return merge(self.urgent, self.ordinary, self.passed, limit)
 
     def __bool__(self) -> bool:
-        return bool(self.ordinary or self.urgent)
+        return bool(self.ordinary.by_function or self.urgent.by_function)
 
     def __iter__(self) -> Iterator[Call]:
         return chain(self.urgent, self.ordinary)
@@ -141,7 +143,7 @@ class EndpointQueue:
     def oldest(self) -> Call | None:
         """The call that has waited longest in its line, of any function, kind and priority."""
         lines = (self._sync.urgent, self._sync.ordinary, self._later.urgent, self._later.ordinary)
-        heads = chain.from_iterable(line.heads() for line in lines if line)
+        heads = chain.from_iterable(line.heads() for line in lines)
         return min(heads, key=lambda call: call.enqueued_at, default=None)
 
     def waits(self, function: FunctionId, *, sync: bool) -> bool:
@@ -169,12 +171,12 @@ class EndpointQueue:
         """Remove a call that goes to a worker."""
         if call.later:
             self._passed = 0
-            self._later.took(call)
+            self._later.take(call)
         else:
             if self._later:
                 self._passed += 1
-            self._sync.took(call)
-        self.remove(call)
+            self._sync.take(call)
+        self._count(call, -1)
 
     def remove(self, call: Call) -> None:
         """Remove a call wherever it stands. One at the head costs nothing."""

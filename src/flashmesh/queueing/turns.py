@@ -15,18 +15,15 @@ from flashmesh.queueing.calls import Call
 class Turns:
     """A line whose head is the first call of the function whose turn it is."""
 
-    __slots__ = ("_lines",)
+    __slots__ = ("by_function",)
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[FunctionId, deque[Call]] = OrderedDict()
+        self.by_function: OrderedDict[FunctionId, deque[Call]] = OrderedDict()
         """By function, next turn first. No line is empty."""
-
-    def __bool__(self) -> bool:
-        return bool(self._lines)
 
     def __iter__(self) -> Iterator[Call]:
         """In the order in which they leave if nothing else comes."""
-        lines = [iter(line) for line in self._lines.values()]
+        lines = [iter(line) for line in self.by_function.values()]
         while lines:
             if len(lines) == 1:
                 yield from lines[0]
@@ -39,50 +36,57 @@ class Turns:
                     yield call
             lines = going
 
-    def __contains__(self, call: Call) -> bool:
-        return call in self._lines.get(call.execution.function, ())
-
     def waits(self, function: FunctionId) -> bool:
         """Whether a call of this function is here."""
-        return function in self._lines
+        return function in self.by_function
 
-    @property
     def head(self) -> Call:
-        """Raises StopIteration when nothing waits."""
-        return next(iter(self._lines.values()))[0]
+        """The next to leave. Raises IndexError when nothing waits."""
+        for line in self.by_function.values():
+            return line[0]
+        raise IndexError
 
     def heads(self) -> Iterator[Call]:
         """The first call of each function."""
-        return (line[0] for line in self._lines.values())
+        return (line[0] for line in self.by_function.values())
 
     def order(self, limit: int) -> list[Call]:
         return list(islice(self, limit))
 
     def append(self, call: Call) -> None:
         """Last of its function."""
-        line = self._lines.get(call.execution.function)
+        line = self.by_function.get(call.execution.function)
         if line is None:
-            self._lines[call.execution.function] = deque((call,))
+            self.by_function[call.execution.function] = deque((call,))
         else:
             line.append(call)
 
     def appendleft(self, call: Call) -> None:
         """First of all."""
         function = call.execution.function
-        line = self._lines.get(function)
+        line = self.by_function.get(function)
         if line is None:
-            line = self._lines[function] = deque()
+            line = self.by_function[function] = deque()
         line.appendleft(call)
-        self._lines.move_to_end(function, last=False)
+        self.by_function.move_to_end(function, last=False)
 
-    def took(self, call: Call) -> None:
-        """A call of its function goes, and the others have their turn. It is still here."""
-        self._lines.move_to_end(call.execution.function)
+    def take(self, call: Call) -> None:
+        """It goes to a worker, and the other functions have their turn."""
+        function, lines = call.execution.function, self.by_function
+        line = lines[function]
+        if line[0] is call:
+            line.popleft()
+        else:
+            line.remove(call)
+        if not line:
+            del lines[function]
+        elif len(lines) > 1:
+            lines.move_to_end(function)
 
     def remove(self, call: Call) -> None:
         """Wherever it stands; the first of its function costs nothing. Raises ValueError: it is not here."""
         function = call.execution.function
-        line = self._lines.get(function)
+        line = self.by_function.get(function)
         if line is None:
             raise ValueError(call)
         if line[0] is call:
@@ -90,7 +94,7 @@ class Turns:
         else:
             line.remove(call)
         if not line:
-            del self._lines[function]
+            del self.by_function[function]
 
     def clear(self) -> None:
-        self._lines.clear()
+        self.by_function.clear()
