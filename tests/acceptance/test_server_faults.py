@@ -1,5 +1,6 @@
 """What is killed, hangs or is broken under a real `flash server`, and what its callers see of it."""
 
+import asyncio
 import contextlib
 import os
 import random
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from flashmesh import CpuLiveServerless, remote
 
-cpu = CpuLiveServerless(name="work", workersMax=2)
+cpu = CpuLiveServerless(name="work", workersMax=int(os.environ.get("FLASH_TEST_WORKERS", "2")))
 brief = CpuLiveServerless(name="brief", workersMax=1, executionTimeoutMs=300)
 
 
@@ -98,6 +99,40 @@ def test_everything_that_was_accepted_runs_though_the_server_is_killed_under_loa
         assert {int(n) for n in noted} >= set(accepted.values())
     finally:
         assert server.stop() == 0, server.output()
+
+
+def test_ten_thousand_calls_that_waited_run_once_each_after_a_kill(tmp_path: Path, project: Path):
+    """None had begun: the only worker was busy."""
+    server = RunningServer(project, home=tmp_path / "home", FLASH_TEST_WORKERS="1").start()
+    _, busy = server.enqueue("pid", {"seconds": 3600})
+    server.until(lambda: server.execution(busy["executionId"])["status"] == "running")
+    asyncio.run(_enqueue_many(server, 10_000))
+    server.kill()
+    server.start()
+    try:
+        assert server.ask("DELETE", f"/v1/executions/{busy['executionId']}")[0] in (200, 202)
+        server.until(lambda: server.get("/v2/work/health")[1]["jobs"]["completed"] == 10_000)
+        noted = [int(n) for n in (tmp_path / "notes").read_text().split()]
+        assert sorted(noted) == list(range(10_000))
+        assert server.resident_mb() < 300
+    finally:
+        assert server.stop() == 0, server.output()
+
+
+async def _enqueue_many(server: RunningServer, count: int) -> None:
+    async def client(numbers: range) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for n in numbers:
+            body = b'{"input": {"n": %d}}' % n
+            head = b"POST /v1/functions/note:enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % len(body) + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer[9:12] == b"202", answer
+            length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+        writer.close()
+
+    await asyncio.gather(*(client(range(first, count, 20)) for first in range(20)))
 
 
 def test_kept_workers_hand_over_what_they_finished_while_the_server_was_away(tmp_path: Path, project: Path):

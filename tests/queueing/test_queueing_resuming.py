@@ -165,6 +165,22 @@ def test_calls_of_endpoints_that_are_not_served_any_more_fail() -> None:
         assert (execution.status, execution.error_code) == ("ERROR", "ENDPOINT_UNAVAILABLE")
 
 
+def test_a_call_cancelled_before_anybody_claims_it_never_runs_again() -> None:
+    """Whether its worker comes back, and is stopped, or is gone."""
+    for returns in (True, False):
+        before = Bench(workers_max=1)
+        before.call("e1", kind="async")
+        frame = before.worker().begin()
+        before.call("e2", kind="async")
+        after = dead(before)
+        after.dispatcher.cancel(ExecutionId("e1"))
+        worker = after.worker(running=[frame] if returns else [])
+        assert [sent.execution for sent in worker.sent if isinstance(sent, Cancel)] == ["e1"] * returns
+        after.clock.advance(RESUME_S)
+        assert after.status("e1") == "CANCELLED"
+        assert [sent.execution for sent in worker.inbox] == ([] if returns else ["e2"])  # it is still stopping
+
+
 def test_a_restored_call_keeps_its_run_time_limit() -> None:
     """Counted from its start, not from the restart."""
     before = Bench(execution_timeout_ms=10_000)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from flashmesh.executions.record import Execution
 from flashmesh.executions.states import Status
 from flashmesh.executions.store import Store
-from flashmesh.functions.errors import EndpointUnavailable
+from flashmesh.functions.errors import Cancelled, EndpointUnavailable
 from flashmesh.kit.ids import EndpointName, ExecutionId
 from flashmesh.queueing.calls import Call, new_call
 from flashmesh.queueing.lane import Lane
@@ -90,6 +90,9 @@ class Resumption:
         touched: dict[EndpointName, Lane] = {}
         for call in reversed(awaited.values()):
             execution = call.execution
+            if call.cancel:
+                self._settlement.raise_into(call, Cancelled(), ran=True)
+                continue
             lane = self._lanes.get(execution.endpoint)
             if lane is None or lane.withdrawn or lane.failure is not None:
                 gone = (lane.failure if lane is not None else None) or EndpointUnavailable(
@@ -127,7 +130,7 @@ class Resumption:
         call = self._calls.get(ExecutionId(id))
         if call is None or call.execution.ended or call.uncommitted or call.execution.endpoint != lane.plan.name:
             return False
-        if attempt < call.attempt:
+        if attempt < call.attempt or call.cancel:
             return False
         now = self._clock.now()
         if call.queued:
