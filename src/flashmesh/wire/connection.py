@@ -223,6 +223,7 @@ class Link(asyncio.Protocol):
             self._schedule()
         elif isinstance(aside, Returned) and self._writer.lender is not None:
             self._writer.lender.returned(aside.numbers)
+            self._writer.lender.sort()
             self._watch_files()
 
     def _watch_files(self) -> None:

@@ -155,7 +155,7 @@ class Lender:
 
         Raises OSError where no file can be made.
         """
-        self._sort()
+        self.sort()
         size = len(payload)
         self.give_up(self._clock() - IDLE_S)
         descriptor = None
@@ -180,7 +180,7 @@ class Lender:
 
         Raises OSError where no descriptor is left.
         """
-        self._sort()
+        self.sort()
         known = self._passed.get(payload.file)
         if known is not None:
             if known.held is not None:
@@ -196,12 +196,12 @@ class Lender:
         return Lent(self._last, len(payload), descriptor)
 
     def returned(self, numbers: Sequence[int]) -> None:
-        """The other end does not look at these any more."""
+        """The other end does not look at these any more. `sort` takes note of it, at the latest with the next one."""
         self._came_back.extend(numbers)
 
     def give_up(self, before: float) -> None:
         """Let go of the files that nobody has used since that moment of the clock."""
-        self._sort()
+        self.sort()
         for file in [one for one in self._free if one.since <= before]:
             self._forget(file)
         for source, passed in [(key, one) for key, one in self._passed.items() if one.held is None]:
@@ -226,8 +226,11 @@ class Lender:
         self._passed.clear()
         self._came_back.clear()
 
-    def _sort(self) -> None:
-        """Take note of what came back. What was never lent is nothing to us: who says so harms nobody."""
+    def sort(self) -> None:
+        """Take note of what came back; what was only passed on goes back to its owner by that.
+
+        What was never lent is nothing to us: who says so harms nobody.
+        """
         now = self._clock()
         while self._came_back:
             number = self._came_back.popleft()

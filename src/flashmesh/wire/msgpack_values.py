@@ -64,16 +64,11 @@ def encode_parts(
     value: Any, signer: Signer | None = None, purpose: Purpose | None = None, *, name: str = "value"
 ) -> bytes | Parts:
     """The same, in parts that refer to the value's own memory where it has large arrays. Raises as `encode`."""
-    ready = value
     try:
         try:
-            if not _is_plain(value):
-                ready = _transform(value, _encode_plain)
-            return _encode_small(ready)
-        except _LargeArray:
-            return _in_parts(ready)
+            return _written(value if _is_plain(value) else _transform(value, _encode_plain))
         except OverflowError:  # an int of more than 64 bits
-            return _encode_plain(_transform(value, _encode_plain))
+            return _written(_transform(value, _encode_plain))
         except _Unknown:
             if signer is None:
                 raise
@@ -243,7 +238,14 @@ def _is_large(value: Any) -> bool:
     )
 
 
-def _in_parts(value: Any) -> bytes | Parts:
+def _written(value: Any) -> bytes | Parts:
+    try:
+        return _encode_small(value)
+    except _LargeArray:
+        return _in_parts(value)
+
+
+def _in_parts(value: Any) -> Parts:
     """What msgspec writes around the large arrays, and between it their own bytes."""
     arrays: list[tuple[bytes, Any]] = []
 
