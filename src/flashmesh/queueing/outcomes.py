@@ -100,7 +100,8 @@ class Outcomes:
             call.started_at = now
             return
         self.begin(lane, call, worker, now)
-        call.answer(Started(call.frame.execution, call.execution.attempt, worker.id, call.execution.cold_us > 0))
+        if not call.unheard:
+            call.answer(Started(call.frame.execution, call.execution.attempt, worker.id, call.execution.cold_us > 0))
 
     def begin(self, lane: Lane, call: Call, worker: Worker, now: float) -> None:
         """The body of a queued call runs from here on."""
