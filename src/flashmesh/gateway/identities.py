@@ -1,6 +1,7 @@
-"""Execution ids for calls over HTTP: the same random UUIDs as `kit.ids` makes, from randomness fetched in bulk."""
+"""Execution ids for calls over HTTP: the same UUIDs as `kit.ids` makes, from randomness fetched in bulk."""
 
 import os
+import time
 from typing import Final
 
 from flashmesh.kit.ids import ExecutionId
@@ -23,20 +24,21 @@ class Identities:
         self._ready.clear()
 
     def new(self) -> ExecutionId:
-        """A random UUID (version 4)."""
+        """A UUID of version 7 whose moment is that of its batch."""
         if not self._ready:
             self._ready += _batch()
         return self._ready.pop()
 
 
 def _batch() -> list[ExecutionId]:
-    text = os.urandom(16 * BATCH).hex()
+    text = os.urandom(10 * BATCH).hex()
+    moment = f"{time.time_ns() // 1_000_000:012x}"
+    head = f"{moment[:8]}-{moment[8:]}-7"
     return [
         ExecutionId(
-            f"{text[at : at + 8]}-{text[at + 8 : at + 12]}-4{text[at + 13 : at + 16]}-"
-            f"{_VARIANT[text[at + 16]]}{text[at + 17 : at + 20]}-{text[at + 20 : at + 32]}"
+            f"{head}{text[at + 1 : at + 4]}-{_VARIANT[text[at + 4]]}{text[at + 5 : at + 8]}-{text[at + 8 : at + 20]}"
         )
-        for at in range(0, 32 * BATCH, 32)
+        for at in range(0, 20 * BATCH, 20)
     ]
 
 
