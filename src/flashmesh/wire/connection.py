@@ -107,7 +107,16 @@ class Link(asyncio.Protocol):
         if self._closing:
             return
         self._writer.put(frame)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
+
+    def send_now(self, frame: AnyFrame) -> None:
+        """Send it at once, for an end that has nothing else to do. Otherwise as `send`."""
+        if self._closing:
+            return
+        self._writer.put(frame)
+        if self._loop is not None:
+            self._flush()
 
     def close(self) -> None:
         """Send what waits, then close. Frames that still come are not delivered."""
