@@ -22,7 +22,8 @@ from benchmarks.measure import percentile
 from flashmesh.executions.record import Execution, Outcome
 from flashmesh.executions.sqlite.store import SqliteStore
 from flashmesh.executions.states import Event
-from flashmesh.kit.ids import EndpointName, FunctionId, new_execution_id
+from flashmesh.gateway.identities import new_execution_id
+from flashmesh.kit.ids import EndpointName, FunctionId
 
 BODY = b'{"input": {"name": "Ada", "numbers": [1, 2, 3, 4, 5, 6, 7, 8], "text": "' + b"x" * 200 + b'"}}'
 SECONDS = 1.0

@@ -24,21 +24,22 @@ class Identities:
         self._ready.clear()
 
     def new(self) -> ExecutionId:
-        """A UUID of version 7 whose moment is that of its batch."""
+        """A UUID of version 7: the moment of its batch, its place there, 62 random bits. Each sorts behind the last."""
         if not self._ready:
             self._ready += _batch()
         return self._ready.pop()
 
 
 def _batch() -> list[ExecutionId]:
-    text = os.urandom(10 * BATCH).hex()
+    text = os.urandom(8 * BATCH).hex()
     moment = f"{time.time_ns() // 1_000_000:012x}"
     head = f"{moment[:8]}-{moment[8:]}-7"
     return [
         ExecutionId(
-            f"{head}{text[at + 1 : at + 4]}-{_VARIANT[text[at + 4]]}{text[at + 5 : at + 8]}-{text[at + 8 : at + 20]}"
+            f"{head}{place:03x}-{_VARIANT[text[16 * place]]}{text[16 * place + 1 : 16 * place + 4]}-"
+            f"{text[16 * place + 4 : 16 * place + 16]}"
         )
-        for at in range(0, 20 * BATCH, 20)
+        for place in reversed(range(BATCH))
     ]
 
 

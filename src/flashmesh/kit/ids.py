@@ -5,8 +5,8 @@ import time
 from typing import NewType
 
 ExecutionId = NewType("ExecutionId", str)
-"""One run of a function, as the client sees it: a UUID in its usual text form. Later ones sort behind earlier ones, nearly: an index
-of them grows at its end, where random ones would change as many pages as there are ids."""
+"""One run of a function, as the client sees it: a UUID in its usual text form. Later ones sort behind earlier ones,
+nearly: an index of them grows at its end, where random ones would change as many pages as there are ids."""
 
 FunctionId = NewType("FunctionId", str)
 """`module.qualname` of a function or a class's method, e.g. `longruns.stage1.process`, `counter.Counter.inc`."""

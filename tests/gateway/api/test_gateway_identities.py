@@ -10,6 +10,7 @@ def test_ids_are_uuids_that_begin_with_their_moment():
     before = time.time_ns() // 1_000_000
     made = [identities.new() for _ in range(3 * BATCH + 1)]
     assert len(set(made)) == len(made)
+    assert made[:BATCH] == sorted(made[:BATCH])
     for text in made:
         parsed = uuid.UUID(text)
         assert (str(parsed), parsed.version, parsed.variant) == (text, 7, uuid.RFC_4122)
