@@ -22,7 +22,8 @@ _KEPT_BYTES: Final = 16 * 1024 * 1024
 class Sieve:
     """Which values were added, nearly: never misses one, and takes few others for one.
 
-    New ids and keys are unknown nearly always; asking the database each time would double the cost of accepting a call.
+    New keys are unknown nearly always, and so are new ids that are not the highest; asking the database each time would
+    double the cost of accepting a call.
     """
 
     _BITS: Final = 1 << 23  # 1 MiB: one in 20 unknown values is asked for in vain after a million, none after 10 000
@@ -60,6 +61,8 @@ class Archive:
         self._top = newest[0][0] if newest else 0
         """The newest row that may not be in memory."""
         self._seen = Sieve()
+        self._highest = database.rows("SELECT coalesce(max(id), '') FROM executions")[0][0]
+        """No id sorts behind it. Ids are made in order, so a new one nearly always does."""
         for name, function, key in database.rows("SELECT id, function, idempotency_key FROM executions"):
             self._seen.add(name)
             if key is not None:
@@ -77,12 +80,16 @@ class Archive:
     def remember(self, execution: Execution) -> None:
         """Its id and key may be asked for when it is no longer in memory."""
         self._seen.add(execution.id)
+        if execution.id > self._highest:
+            self._highest = execution.id
         if execution.idempotency_key is not None:
             self._seen.add((execution.function, execution.idempotency_key))
 
     def has(self, execution: ExecutionId) -> bool:
-        return execution in self._seen and bool(
-            self._database.rows("SELECT 1 FROM executions WHERE id = ?", (execution,))
+        return (
+            execution <= self._highest
+            and execution in self._seen
+            and bool(self._database.rows("SELECT 1 FROM executions WHERE id = ?", (execution,)))
         )
 
     def by_key(self, function: str, key: str) -> tuple[int, ExecutionId, bytes, float] | None:

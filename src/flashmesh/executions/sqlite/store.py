@@ -246,7 +246,7 @@ class SqliteStore:
         resident = None if about is None else self._by_id.get(about)
         if resident is not None:
             self._behind.found(resident)
-        self._behind.when_durable(then)
+        self._behind.when_durable(then, patient=about is not None)
 
     # Life
 
@@ -296,10 +296,12 @@ class SqliteStore:
         plain, keyed, residents = self._plain, self._keyed, self._residents
         plain_floor, keyed_floor = plain.floor, keyed.floor
         ledgers.apply(self._retention, plain, keyed, self._oldest())
-        for execution in residents.overtaken(plain_floor, plain.floor, keyed=False):
-            residents.forget(execution)
-        for execution in residents.overtaken(keyed_floor, keyed.floor, keyed=True):
-            residents.drop_result(execution)
+        if plain.floor != plain_floor:
+            for execution in residents.overtaken(plain_floor, plain.floor, keyed=False):
+                residents.forget(execution)
+        if keyed.floor != keyed_floor:
+            for execution in residents.overtaken(keyed_floor, keyed.floor, keyed=True):
+                residents.drop_result(execution)
 
     def _evict(self, now: float) -> None:
         for leaving in self._residents.leaving(now, self._retention.age_s):
