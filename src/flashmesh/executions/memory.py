@@ -80,6 +80,9 @@ class MemoryStore:
         ):
             self._evict()
 
+    def payload(self, execution: Execution) -> bytes | None:
+        return None if execution.payload_dropped else execution.payload
+
     def recent(
         self,
         *,

@@ -94,6 +94,25 @@ def test_what_a_killed_server_had_accepted_goes_on_at_the_next_start(home: Path,
         assert server.stop() == 0
 
 
+def test_a_call_that_failed_can_be_retried_after_a_restart(home: Path, project: Path) -> None:
+    """Also one with a payload that is too large for a row, on both APIs."""
+    with serving(home, project=project) as server:
+        accepted = [server.enqueue("fails"), server.enqueue("refuses", text="x" * 200_000)]
+        assert [server.ended(id)["status"] for id in accepted] == ["error", "error"]
+        assert server.stop() == 0
+    with serving(home, project=project) as server:
+        for id in accepted:
+            status, body, _ = server.request("POST", f"/v1/executions/{id}:retry")
+            assert status == 202
+            again = server.ended(body["executionId"])
+            assert (again["retriedFrom"], again["status"]) == (id, "error")
+        assert again["error"]["message"] == "200000 characters"
+        status, body, _ = server.request("POST", f"/v2/cpu/retry/{accepted[0]}")
+        assert (status, body["status"]) == (200, "IN_QUEUE")
+        assert server.ended(body["id"])["retriedFrom"] == accepted[0]
+        server.kill()
+
+
 def test_kept_endpoints_finish_what_they_run_while_the_server_is_away(
     home: Path, project: Path, tmp_path: Path
 ) -> None:
