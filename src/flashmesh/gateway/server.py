@@ -217,15 +217,18 @@ class Server:
     # The end
 
     async def stop(self, drain_s: float) -> None:
-        """Take nothing new, let running calls finish for at most `drain_s` seconds, and close. What was accepted to run
-        later stays in the store."""
+        """Take nothing new, let what runs or is waited for finish for at most `drain_s` seconds, and close. What was
+        accepted to run later and has not begun stays in the store."""
         parts = self._parts
         loop = asyncio.get_running_loop()
         until = loop.time() + drain_s
         tell_systemd("STOPPING=1")
         parts.door.close()
-        drained = Drained({str(call.id) for call in parts.local.dispatcher.unfinished() if _is_waited_for(call)})
-        parts.local.dispatcher.on_ended.append(lambda execution: drained.ended(str(execution.id)))
+        dispatcher = parts.local.dispatcher
+        dispatcher.pause()
+        drained = Drained({str(call.id) for call in dispatcher.unfinished() if _is_waited_for(call)})
+        dispatcher.on_ended.append(lambda execution: drained.ended(str(execution.id)))
+        dispatcher.on_requeued.append(lambda call: None if _is_waited_for(call) else drained.ended(str(call.id)))
         if len(drained):
             self._log.notice(f"Stopping: {len(drained)} calls may finish, for at most {drain_s:g} s (again: now).")
         finished = await drained.wait(drain_s)

@@ -172,6 +172,30 @@ def test_sigterm_lets_running_calls_finish_and_takes_no_new_ones(home: Path, pro
         assert server.process.wait(30) == 0
 
 
+def test_queued_async_calls_stay_queued_during_a_drain_and_run_after_the_restart(
+    home: Path, project: Path, tmp_path: Path
+) -> None:
+    """The drain ends with the calls that run; sync ones that wait are among those that still run."""
+    with serving(home, project=project) as server:
+        running = [server.enqueue("wait_for", folder=str(tmp_path), name=f"run{number}") for number in range(2)]
+        until(lambda: len(list(tmp_path.glob("run*.begun"))) == 2, "both calls' start")
+        queued = [server.enqueue("wait_for", folder=str(tmp_path), name=f"later{number}") for number in range(3)]
+        sync = Background(server, "/v1/functions/hello:invoke", {"input": {"name": "Ada"}})
+        until(lambda: server.request("GET", "/v2/cpu/health")[1]["jobs"]["inQueue"] == 4, "the sync call's arrival")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.request("GET", "/readyz")[0] == 503)
+        for number in range(2):
+            (tmp_path / f"run{number}.end").write_text("")
+        assert sync.result()[1]["output"] == {"message": "Hello, Ada!"}
+        assert server.process.wait(10) == 0  # the drain may take 30 s
+        assert list(tmp_path.glob("later*.begun")) == []
+    for number in range(3):
+        (tmp_path / f"later{number}.end").write_text("")
+    with serving(home, project=project) as server:
+        assert [server.ended(id)["attempt"] for id in queued] == [1, 1, 1]
+        assert [server.execution(id)["status"] for id in running] == ["success", "success"]
+
+
 def test_a_call_that_outlasts_the_drain_is_ended(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, "--drain", "0.2", project=project) as server:
         id = server.enqueue("wait_for", folder=str(tmp_path), name="a")
