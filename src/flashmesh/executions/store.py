@@ -59,6 +59,11 @@ class Store(Protocol):
     except that it may be evicted, or lose its result, within the store's Retention.
     """
 
+    @property
+    def unavailable(self) -> Exception | None:
+        """Why nothing can be written down at the moment; None as long as it can, or need not be."""
+        ...
+
     def create(self, execution: Execution) -> Execution:
         """Take a new QUEUED execution.
 
