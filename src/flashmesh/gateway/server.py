@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flashmesh import __version__
-from flashmesh.deploy.local.assemble import end_kept
+from flashmesh.deploy.local.assemble import end_kept, has_kept
 from flashmesh.deploy.local.place import SessionPlace, sweep
 from flashmesh.deploy.local.prestart import prestart
 from flashmesh.executions.record import Execution
@@ -159,6 +159,8 @@ class Server:
             resources = parts.registry.amended(found.resources)
             await found.declare(parts.local.target, place.manifest, resources)
             parts.registry.serve_project(resources)
+        if self.settings.keep_endpoints and has_kept(place.directory):
+            await parts.local.target.end_undeclared()
         await parts.registry.restore()
         await parts.link.start()  # not before: a worker of an earlier server's is known by its endpoint
         unfinished = parts.store.unfinished()

@@ -132,6 +132,27 @@ def test_kept_endpoints_finish_what_they_run_while_the_server_is_away(
     until(lambda: is_gone(worker))
 
 
+def test_kept_endpoints_that_the_project_lost_are_ended_and_edited_ones_serve_the_edit(
+    home: Path, project: Path, tmp_path: Path
+) -> None:
+    """While the server was away one file went and another one changed."""
+    pid = "from flashmesh import CpuLiveServerless, remote\nimport os\n\ncpu = CpuLiveServerless(name='{0}')\n\n\n"
+    pid += "@remote(cpu)\ndef {0}() -> list:\n    return [os.getpid(), '{1}']\n"
+    (project / "gone.py").write_text(pid.format("gone", "old"))
+    (project / "edited.py").write_text(pid.format("edited", "old"))
+    with serving(home, "--keep-endpoints", project=project) as server:
+        gone, edited = server.invoke("gone"), server.invoke("edited")
+        server.kill()
+    (project / "gone.py").unlink()
+    (project / "edited.py").write_text(pid.format("edited", "new"))
+    with serving(home, "--keep-endpoints", project=project) as server:
+        until(lambda: is_gone(gone[0]), "the end of what is not declared any more")
+        until(lambda: server.invoke("edited")[1] == "new", "the edit")
+        until(lambda: is_gone(edited[0]), "the end of the old build")
+        assert server.request("POST", "/v1/functions/gone:invoke", {"input": {}})[0] == 404
+        assert server.stop() == 0
+
+
 def test_stop_ends_endpoints_that_outlived_their_server(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, "--keep-endpoints", project=project) as server:
         server.enqueue("wait_for", folder=str(tmp_path), name="a")

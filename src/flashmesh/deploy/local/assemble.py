@@ -40,6 +40,11 @@ def end_kept(pointer: Path) -> bool:
     return ended
 
 
+def has_kept(place: Path) -> bool:
+    """Whether endpoints that outlived their server may serve in `place`."""
+    return KeeperPlace(keeper_directory(place)).running() is not None
+
+
 class NoWorkers:
     """The dispatcher's source of workers until the target is made, which needs the dispatcher."""
 
