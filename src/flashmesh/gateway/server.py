@@ -121,8 +121,6 @@ class Server:
         self._closers.append(lambda: parts.local.target.close(0))
         self._closers.append(parts.registry.close)
         self._closers.append(parts.webhooks.close)
-        if settings.link_host:
-            await self._listen_for_links()
         await parts.front.start([self._listener.socket], None if shown is None else transport.http_context(shown))
         self._closers.append(parts.front.close)
         await self._restore(place)
@@ -140,7 +138,8 @@ class Server:
     async def _listen_for_links(self) -> None:
         """Let workers of other machines dial in."""
         host, port = self.settings.link_host, self.settings.link_port
-        context = transport.link_context(self.settings, host_folder(self.settings.home))
+        shown = transport.link_certificate(self.settings, host_folder(self.settings.home))
+        context = None if shown is None else transport.link_context(shown)
         try:
             port = await self._parts.link.listen(host, port, context)
         except OSError as error:
@@ -148,7 +147,11 @@ class Server:
                 f"Cannot listen for workers on {host}:{port}: {error.strerror}. Name another address with "
                 "`--link-host` and `--link-port`."
             ) from error
-        self._log.notice(f"Workers dial in at {host}:{port}", link_host=host, link_port=port)
+        text, facts = f"Workers dial in at {host}:{port}", {}
+        if shown is not None:
+            text += f"; the link's fingerprint is {shown.fingerprint}"
+            facts["link_fingerprint"] = shown.fingerprint
+        self._log.notice(text, link_host=host, link_port=port, **facts)
 
     async def _restore(self, place: SessionPlace) -> None:
         """Declare everything that is served, then let what was accepted before go on."""
@@ -169,6 +172,8 @@ class Server:
             parts.calls.resume(unfinished)
             self._log.notice(f"{len(unfinished)} calls that were accepted before go on.", calls=len(unfinished))
         parts.webhooks.resume()
+        if self.settings.link_host:
+            await self._listen_for_links()  # not before either: what workers elsewhere run or hold is known by now
 
     async def _amend(self, resource: ResourceSpec) -> None:
         if self._project is not None:
