@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,55 @@ def test_beyond_the_loopback_it_speaks_tls_and_asks_for_a_token(home: Path, proj
         stranger = flash(home.parent / "stranger", "call", "hello", cwd=home, env=env)
         assert stranger.returncode == 1
         assert "certificate" in stranger.stderr.lower()
+
+
+@contextlib.contextmanager
+def stream_of(server: ServerProcess, token: str) -> Iterator[http.client.HTTPResponse]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", "/v1/logs?follow=1", headers={"Authorization": f"Bearer {token}"})
+        with connection.getresponse() as answer:
+            assert answer.status == 200
+            yield answer
+
+
+def test_a_stream_ends_when_its_token_is_revoked_and_others_go_on(home: Path, project: Path) -> None:
+    with serving(home, project=project) as server, contextlib.ExitStack() as stack:
+        tokens = [server.flash("token", "create", name).stdout.strip() for name in ("ci", "other")]
+        streams = [stack.enter_context(stream_of(server, token)) for token in tokens]
+        server.invoke("hello", name="Ada")
+        for stream in streams:
+            while b"greeting Ada" not in (line := stream.readline()):
+                assert line
+        server.flash("token", "revoke", "ci")
+        said = streams[0].read()
+        assert b"event: error" in said and b"UNAUTHORIZED" in said
+        server.invoke("hello", name="Bob")
+        while b"greeting Bob" not in (line := streams[1].readline()):
+            assert line
+
+
+@pytest.mark.parametrize("path", ["/v1/functions", "/v1/executions/none"])
+def test_a_connection_that_is_kept_alive_shows_its_token_with_every_request(
+    home: Path, project: Path, path: str
+) -> None:
+    """On the short way and on the long one."""
+    with serving(home, project=project) as server:
+        token = server.flash("token", "create", "ci").stdout.strip()
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+
+        def ask() -> int:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+        assert [ask(), ask()] == [200 if path == "/v1/functions" else 404] * 2
+        socket_before = connection.sock
+        server.flash("token", "revoke", "ci")
+        assert until(lambda: ask() == 401)
+        assert connection.sock is socket_before
+        connection.close()
 
 
 def test_a_network_named_as_plain_needs_no_tls_but_a_token(home: Path, project: Path) -> None:
