@@ -53,6 +53,8 @@ class Server:
         self.settings = settings
         self._starter = starter or Starter(None)
         self._stopping = asyncio.Event()
+        self._keep = False
+        """Endpoints serve on when it stops, for the next server."""
         self._closers: list[Callable[[], Any]] = []
         """What was opened, to be closed in reverse; coroutine functions too."""
         self._log: ServerLog
@@ -83,6 +85,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_restart)
         try:
             await self._start()
         except BaseException:
@@ -105,7 +108,7 @@ class Server:
             if await asyncio.to_thread(end_kept, data.place):
                 self._log.notice("Ended the endpoints that an earlier server had kept.")
             place = SessionPlace.create()
-        self._closers.append(place.close)
+        self._closers.append(lambda: place.close(keep=self._keep))
         parts = self._parts = assemble(
             settings,
             data=data,
@@ -221,6 +224,11 @@ class Server:
             os._exit(130)  # the session pipe closes with this process: keeper, templates and workers end by themselves
         self._stopping.set()
 
+    def _on_restart(self) -> None:
+        """As SIGTERM, but another server follows: endpoints that outlive a server are left to it."""
+        self._keep = self.settings.keep_endpoints and not self._stopping.is_set()
+        self._stopping.set()
+
     # The end
 
     async def stop(self, drain_s: float) -> None:
@@ -233,28 +241,27 @@ class Server:
         parts.door.close()
         dispatcher = parts.local.dispatcher
         dispatcher.pause()
-        drained = Drained({str(call.id) for call in dispatcher.unfinished() if _is_waited_for(call)})
+        drained = Drained({str(call.id) for call in dispatcher.unfinished() if self._waits_for(call)})
         dispatcher.on_ended.append(lambda execution: drained.ended(str(execution.id)))
-        dispatcher.on_requeued.append(lambda call: None if _is_waited_for(call) else drained.ended(str(call.id)))
+        dispatcher.on_requeued.append(lambda call: None if self._waits_for(call) else drained.ended(str(call.id)))
         if len(drained):
             self._log.notice(f"Stopping: {len(drained)} calls may finish, for at most {drain_s:g} s (again: now).")
         finished = await drained.wait(drain_s)
-        await parts.local.target.close(max(0.0, until - loop.time()))
+        await parts.local.target.close(max(0.0, until - loop.time()), keep=self._keep)
         if not finished:
             self._log.notice(f"{len(drained)} calls did not finish in time.", level="warning", calls=len(drained))
         await parts.front.drain(HTTP_LAST_WORDS_S)
         await self._close_all()
+
+    def _waits_for(self, execution: Execution) -> bool:
+        """Whether stopping waits for it: somebody holds a connection for it, or it runs and would be ended."""
+        return execution.kind == "sync" or (execution.status is Status.RUNNING and not self._keep)
 
     async def _close_all(self) -> None:
         while self._closers:
             closed = self._closers.pop()()
             if asyncio.iscoroutine(closed):
                 await closed
-
-
-def _is_waited_for(execution: Execution) -> bool:
-    """Whether stopping waits for it: somebody holds a connection for it, or it runs already."""
-    return execution.kind == "sync" or execution.status is Status.RUNNING
 
 
 def settle_memory() -> None:

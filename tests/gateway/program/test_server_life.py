@@ -154,6 +154,39 @@ def test_kept_endpoints_that_the_project_lost_are_ended_and_edited_ones_serve_th
         assert server.stop() == 0
 
 
+def test_a_server_that_is_started_again_leaves_its_endpoints_serving(home: Path, project: Path, tmp_path: Path) -> None:
+    """What runs goes on and is not waited for; `stop` says so, and refuses where endpoints end with the server."""
+    with serving(home, "--keep-endpoints", project=project) as server:
+        running = server.enqueue("wait_for", folder=str(tmp_path), name="a")
+        until((tmp_path / "a.begun").exists)
+        worker = int((tmp_path / "a.begun").read_text())
+        until(lambda: server.execution(running)["status"] == "running")
+        stopped = server.flash("server", "stop", "--keep-endpoints")
+        assert "serve on" in stopped.stderr
+        assert server.process.wait(10) == 0
+    assert not is_gone(worker)
+    (tmp_path / "a.end").write_text("")
+    until((tmp_path / "a.done").exists)
+    with serving(home, "--keep-endpoints", project=project) as server:
+        found = server.ended(running)
+        assert (found["status"], found["attempt"], found["output"]) == ("success", 1, worker)
+        assert server.flash("server", "stop").returncode == 0
+    until(lambda: is_gone(worker))
+    with serving(home, project=project) as server:
+        refused = server.flash("server", "stop", "--keep-endpoints")
+        assert (refused.returncode, server.process.poll()) == (2, None)
+        assert "keeps no endpoints" in refused.stderr
+
+
+def test_stop_now_ends_kept_endpoints_too(home: Path, project: Path, tmp_path: Path) -> None:
+    with serving(home, "--keep-endpoints", project=project) as server:
+        server.enqueue("wait_for", folder=str(tmp_path), name="a")
+        until((tmp_path / "a.begun").exists)
+        worker = int((tmp_path / "a.begun").read_text())
+        assert server.flash("server", "stop", "--now").returncode == 0
+    until(lambda: is_gone(worker))
+
+
 def test_stop_ends_endpoints_that_outlived_their_server(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, "--keep-endpoints", project=project) as server:
         server.enqueue("wait_for", folder=str(tmp_path), name="a")
