@@ -376,6 +376,18 @@ def test_a_connection_that_is_kept_alive_shows_its_token_with_every_request(
         connection.close()
 
 
+def test_a_token_for_another_app_calls_nothing_here(home: Path, project: Path) -> None:
+    """The app of a project is its folder's name, unless it says another."""
+    with serving(home, project=project) as server:
+        for app, expected in (("project", 200), ("bank", 404)):
+            token = server.flash("token", "create", f"ci-{app}", "--app", app).stdout.strip()
+            for path, body in (("/v1/functions/hello:invoke", {"input": {}}), ("/v2/cpu/hello/runsync", {"input": {}})):
+                status, answer, _ = server.request("POST", path, body, Authorization=f"Bearer {token}")
+                assert status == expected, answer
+        headers = {"X-Flash-App": "bank"}
+        assert server.request("POST", "/v1/functions/hello:invoke", {"input": {}}, **headers)[0] == 404
+
+
 def test_a_network_named_as_plain_needs_no_tls_but_a_token(home: Path, project: Path) -> None:
     with serving(home, "--host", "127.0.0.2", "--plain-networks", "127.0.0.0/8", project=project) as server:
         assert server.facts["url"] == f"http://127.0.0.2:{server.port}"
