@@ -29,7 +29,7 @@ from flashmesh.functions.errors import (
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId, WorkerId
 from flashmesh.queueing.accepting import Acceptance, no_longer_served
 from flashmesh.queueing.admission import admit
-from flashmesh.queueing.calls import Accepted, Call
+from flashmesh.queueing.calls import Accepted, Call, new_call
 from flashmesh.queueing.lane import Lane
 from flashmesh.queueing.outcomes import Outcomes
 from flashmesh.queueing.plan import EndpointPlan
@@ -83,6 +83,8 @@ class Dispatcher:
             summarize=self._summarize,
             requeue=self._requeue,
         )
+        self.worker_frame: Callable[[Worker, AnyFrame], None] = self._outcomes.take
+        """A worker said something. Frames about calls it was not given are ignored."""
         self._resumption = Resumption(
             clock=clock,
             settlement=self._settlement,
@@ -281,7 +283,7 @@ class Dispatcher:
         if known is not execution:
             self._acceptance.attach(known, execution.id, reply, accepted)
             return known
-        call = Call(execution, frame, reply, kind, now)
+        call = new_call(execution, frame, reply, kind, now)
         declared_ms = lane.plan.limit_ms(function)
         if declared_ms or frame.deadline_ms:
             call.limit_ms = effective_limit_ms(frame.deadline_ms, declared_ms)
@@ -416,10 +418,6 @@ class Dispatcher:
             self._resumption.welcome(lane, worker, hello)
         self._pump(lane)
         return worker
-
-    def worker_frame(self, worker: Worker, frame: AnyFrame) -> None:
-        """A worker said something. Frames about calls it was not given are ignored."""
-        self._outcomes.take(worker, frame)
 
     def worker_lost(self, worker: Worker) -> None:
         """A worker's link has ended."""
