@@ -58,6 +58,12 @@ def succeed(store: SqliteStore, execution: Execution, result: bytes = b"1") -> N
     store.finish(execution, execution.attempt, Outcome(event=Event.SUCCEED, result=result), at=time.time())
 
 
+def fail(store: SqliteStore, name: str, result: bytes = b"") -> None:
+    execution = store.get(ExecutionId(name))
+    store.start(execution, execution.attempt, at=2.0, worker="w", build="b")
+    store.finish(execution, execution.attempt, Outcome(event=Event.FAIL, result=result), at=time.time())
+
+
 def durable(store: SqliteStore) -> Awaitable[StoreUnavailable | None]:
     """What a caller that asks now is told."""
     told: asyncio.Future[StoreUnavailable | None] = asyncio.get_running_loop().create_future()
@@ -370,6 +376,50 @@ async def test_large_payloads_and_results_are_files_that_go_with_the_last_who_ne
         store._files.close()  # has done what it was told
         assert rows(path, "SELECT id FROM executions ORDER BY row") == [("two",), ("three",)]
         assert len(files(path)) == 1
+
+
+@on_a_loop
+async def test_a_large_payload_of_a_failed_call_is_kept_over_a_restart_and_goes_with_its_record(path: Path) -> None:
+    """It counts in the bytes; equal bytes of a call that succeeds are still one file."""
+    retention = Retention(bytes=3 * LARGE)
+    with opened(path, retention=retention) as store:
+        for name in ("fails", "succeeds"):
+            store.create(new(name, payload=b"p" * LARGE))
+        assert await durable(store) is None
+        fail(store, "fails")
+        succeed(store, store.get(ExecutionId("succeeds")))
+        store.sync()
+        assert len(files(path)) == 1
+    with opened(path, retention=retention) as store:
+        assert store.payload(store.get(ExecutionId("fails"))) == b"p" * LARGE
+        assert store.payload(store.get(ExecutionId("succeeds"))) is None
+        store.create(new("waits", payload=b"q" * LARGE))
+        assert await durable(store) is None
+    with opened(path, retention=retention) as store:
+        fail(store, "waits", b"r" * LARGE)
+        assert not known(store, "fails") and known(store, "waits")
+        store._behind._more = True
+        store.sync()
+        store._files.close()  # has done what it was told
+        assert len(files(path)) == 2
+        assert store.payload(store.get(ExecutionId("waits"))) == b"q" * LARGE
+    with opened(path, retention=Retention(age_s=-1.0)) as store:
+        store._behind._more = True
+        store.sync()
+    with opened(path) as store:
+        assert files(path) == []
+
+
+@on_a_loop
+async def test_a_call_whose_payload_file_is_lost_is_known_and_cannot_be_repeated(path: Path) -> None:
+    with opened(path) as store:
+        store.create(new("fails", payload=b"p" * LARGE))
+        fail(store, "fails", b"why")
+    for file in path.with_name(path.name + "-files").iterdir():
+        file.unlink()
+    with opened(path) as store:
+        found = store.get(ExecutionId("fails"))
+        assert (found.status, found.result, store.payload(found)) == (Status.ERROR, b"why", None)
 
 
 @on_a_loop

@@ -22,6 +22,9 @@ class MemoryStore:
     only, and the bytes bound takes just the result from the latter, so a key stays known for its whole age.
     """
 
+    unavailable: Exception | None = None
+    """There is no disk to be full."""
+
     def __init__(self, *, now: Callable[[], float] = time.time, retention: Retention | None = None) -> None:
         """`now` gives UTC seconds, as `Execution.ended_at`."""
         self._now = now
@@ -79,6 +82,9 @@ class MemoryStore:
             or at >= self._sweep_at
         ):
             self._evict()
+
+    def payload(self, execution: Execution) -> bytes | None:
+        return None if execution.payload_dropped else execution.payload
 
     def recent(
         self,

@@ -13,6 +13,7 @@ from flashmesh.gateway import api
 from flashmesh.gateway.access.gate import AccessGate
 from flashmesh.gateway.access.guard import guard
 from flashmesh.gateway.access.pages import PageRules
+from flashmesh.gateway.access.place import Place
 from flashmesh.gateway.access.tokens import Tokens
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.data import DataDirectory
@@ -27,6 +28,7 @@ from flashmesh.gateway.transport import link_check
 from flashmesh.gateway.webhooks import SCHEMA, SCHEMA_NAME, Webhooks
 from flashmesh.kit.ids import EndpointName
 from flashmesh.kit.machine import host_folder
+from flashmesh.project.appname import app_name
 from flashmesh.project.model import ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.link import LinkServer
@@ -124,7 +126,9 @@ def assemble(
     dispatcher.on_ended += [metrics.ended, webhooks.ended]
     dispatcher.on_refused.append(metrics.rejected)
     gate = AccessGate(
-        PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin), tokens
+        PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin),
+        tokens,
+        Place("" if settings.project is None else app_name(settings.project)),
     )
     door = Door(api.hot_routes(calls, registry))
 

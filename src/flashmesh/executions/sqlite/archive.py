@@ -8,11 +8,12 @@ from flashmesh.executions.record import Execution
 from flashmesh.executions.sqlite.database import Database
 from flashmesh.executions.sqlite.files import Files
 from flashmesh.executions.sqlite.ledger import Ledger
-from flashmesh.executions.sqlite.rows import SUMMARY, WHOLE, execution_of, unpack_items
+from flashmesh.executions.sqlite.rows import SUMMARY, UNFINISHED, WHOLE, execution_of, unpack_items
 from flashmesh.executions.states import Status
 from flashmesh.kit.ids import ExecutionId
 
 _WHOLE: Final = f"SELECT {', '.join(WHOLE)} FROM executions WHERE "
+_UNFINISHED: Final = f"SELECT {', '.join(UNFINISHED)} FROM executions WHERE ended_no IS NULL ORDER BY row"
 _SUMMARY: Final = f"SELECT {', '.join(SUMMARY)} FROM executions WHERE "
 _KEPT: Final = 64
 """Records that are asked for again soon: a client that reads a stream in pieces, or polls."""
@@ -70,8 +71,8 @@ class Archive:
 
     def unfinished(self) -> Iterator[tuple[Execution, dict[str, Any]]]:
         """Every execution that has not ended, oldest first, and its row (`payload` None: its file is lost)."""
-        for row in self._database.rows(_WHOLE + "ended_no IS NULL ORDER BY row"):
-            execution, named = execution_of(WHOLE, row)
+        for row in self._database.rows(_UNFINISHED):
+            execution, named = execution_of(UNFINISHED, row)
             if named["payload_file"]:
                 named["payload"] = self._files.read(named["payload_file"])
                 execution.payload = named["payload"] or b""
@@ -118,6 +119,14 @@ class Archive:
         if number <= self._keyed.floor and not record.result_evicted:
             record.drop_result()
         return record
+
+    def payload(self, execution: Execution) -> bytes | None:
+        """What was sent to make it. None: it was dropped, or its file is lost."""
+        rows = self._database.rows("SELECT payload_file, payload FROM executions WHERE row = ?", (execution.row,))
+        if not rows:
+            return None
+        file, payload = rows[0]
+        return self._files.read(file) if file else payload
 
     def position(self, execution: ExecutionId) -> int | None:
         """Its row number."""

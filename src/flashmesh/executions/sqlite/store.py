@@ -117,6 +117,7 @@ class SqliteStore:
     def _lost(self, execution: Execution) -> None:
         message = "the payload's file is missing or damaged, so the call cannot run. Call the function again"
         outcome = Outcome(event=Event.FAIL, error_code="PAYLOAD_LOST", error_message=message)
+        execution.drop_payload()
         self.finish(execution, execution.attempt, outcome, at=self._now())
 
     # The port
@@ -207,6 +208,11 @@ class SqliteStore:
             self._retain()
         elif self._residents.retire(execution):
             self._evict(at)
+
+    def payload(self, execution: Execution) -> bytes | None:
+        if execution.payload_dropped or execution.result_evicted:
+            return None
+        return execution.payload if self._residents.holds(execution) else self._archive.payload(execution)
 
     def recent(
         self,
