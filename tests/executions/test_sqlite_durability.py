@@ -479,6 +479,25 @@ async def test_a_lost_file_is_an_execution_that_failed_or_a_result_that_is_no_mo
 
 
 @on_a_loop
+async def test_ended_in_the_future_counts_as_ended_at_the_start(path: Path) -> None:
+    """Where the clock was set back between two starts, a record is kept for another age, and not for the difference."""
+    now = 1_000_000.0
+    retention = Retention(age_s=50)
+    with opened(path, now=lambda: now, retention=retention) as store:
+        for name, at, key in (("plain", now + 7200, None), ("keyed", now + 7200, "k"), ("later", now, None)):
+            execution = store.create(new(name, key=key))
+            store.start(execution, 1, at=at, worker="w", build="b")
+            store.finish(execution, 1, Outcome(event=Event.SUCCEED), at=at)
+    with opened(path, now=lambda: now, retention=retention) as store:
+        now += 50
+        assert {one.id for one in store.recent()} == {"plain", "keyed", "later"}
+        assert store.create(new("again", key="k")).id == "keyed"
+        now += 1
+        assert store.recent() == []
+        assert store.create(new("anew", key="k")).id == "anew"
+
+
+@on_a_loop
 async def test_what_retention_takes_leaves_the_disk_too(path: Path) -> None:
     """By count and bytes at once, by age with the next write; keyed ones keep their row without the result."""
     now = 1_000_000.0

@@ -93,12 +93,12 @@ class Archive:
             and bool(self._database.rows("SELECT 1 FROM executions WHERE id = ?", (execution,)))
         )
 
-    def by_key(self, function: str, key: str) -> tuple[int, ExecutionId, bytes, float] | None:
-        """Row, id, fingerprint and end of the execution that a key names."""
+    def by_key(self, function: str, key: str) -> tuple[int, ExecutionId, bytes, int] | None:
+        """Row, id, fingerprint and number of the execution that a key names. It may be too old to be kept."""
         if (function, key) not in self._seen:
             return None
         found = self._database.rows(
-            "SELECT row, id, fingerprint, ended_at FROM executions WHERE function = ? AND idempotency_key = ? "
+            "SELECT row, id, fingerprint, ended_no FROM executions WHERE function = ? AND idempotency_key = ? "
             "AND ended_no IS NOT NULL",
             (function, key),
         )
@@ -116,6 +116,8 @@ class Archive:
         record, number = kept
         if record.idempotency_key is None:
             return record if number > self._plain.floor else None
+        if number <= self._keyed.aged:
+            return None
         if number <= self._keyed.floor and not record.result_evicted:
             record.drop_result()
         return record
@@ -133,9 +135,13 @@ class Archive:
         found = self._database.rows(
             "SELECT row, ended_no, idempotency_key FROM executions WHERE id = ? AND ended_no IS NOT NULL", (execution,)
         )
-        if not found or (found[0][2] is None and found[0][1] <= self._plain.floor):
+        if not found or found[0][1] <= self._gone(found[0][2] is not None):
             return None
         return int(found[0][0])
+
+    def _gone(self, keyed: bool) -> int:
+        """The number up to which records are no longer kept."""
+        return self._keyed.aged if keyed else self._plain.floor
 
     def take(self, execution: Execution) -> None:
         """It leaves memory."""
@@ -166,8 +172,9 @@ class Archive:
                 if row[1] in without:
                     continue
                 execution, named = execution_of(SUMMARY, row)
-                if named["idempotency_key"] is not None or named["ended_no"] > self._plain.floor:
-                    if named["idempotency_key"] is not None and named["ended_no"] <= self._keyed.floor:
+                keyed = named["idempotency_key"] is not None
+                if named["ended_no"] > self._gone(keyed):
+                    if keyed and named["ended_no"] <= self._keyed.floor:
                         execution.result_evicted = True
                     yield execution
             if len(rows) < page:

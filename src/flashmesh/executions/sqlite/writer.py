@@ -40,11 +40,11 @@ _EXPIRED: Final = """
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sweep:
-    """Remove what retention has overtaken: numbers up to these, and what ended before `oldest` (UTC seconds)."""
+    """Remove what retention has overtaken: numbers up to these."""
 
     plain: int
     keyed_results: int
-    oldest: float
+    keyed: int
 
 
 @dataclasses.dataclass(slots=True)
@@ -295,14 +295,9 @@ class Writer:
 
     def _sweep(self, sweep: Sweep, group: Group) -> None:
         limit = max(_SWEEP_ROWS, 2 * (len(group.finals) + len(group.failed)))  # faster than they come
-        bounds: tuple[tuple[str, str, float], ...] = (
-            ("", "ended_no <= ?", sweep.plain),
-            ("", "ended_at < ?", sweep.oldest),
-            ("NOT", "ended_at < ?", sweep.oldest),
-        )
         removed = [
-            self._remove(_EXPIRED.format(keyed=keyed, bound=bound), (value, limit), group)
-            for keyed, bound, value in bounds
+            self._remove(_EXPIRED.format(keyed=keyed, bound="ended_no <= ?"), (number, limit), group)
+            for keyed, number in (("", sweep.plain), ("NOT", sweep.keyed))
         ]
         removed.append(
             self._remove(
