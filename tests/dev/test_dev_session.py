@@ -164,14 +164,17 @@ def test_a_session_that_was_killed_does_not_stand_in_the_way_of_the_next(tmp_pat
         assert second.post("/hello/run_sync")[0] == 200
 
 
-def test_a_second_interrupt_does_not_wait_for_running_calls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", ["at once", "when the server has left"])
+def test_a_second_interrupt_does_not_wait_for_running_calls(tmp_path: Path, second: str) -> None:
     endless = HELLO.replace('    print("greeting", name)\n', "    import time\n    time.sleep(600)\n")
     with serving(project(tmp_path, hello=endless)) as served:
         assert served.post("/hello/run")[1]["status"] in ("IN_QUEUE", "IN_PROGRESS")
         until(lambda: flash_status(served)["endpoints"][0]["running"] == 1)
         served.process.send_signal(signal.SIGINT)
         until(lambda: "Stopping" in served.output(), explain=served.output)
-        assert served.stop(signal.SIGINT) == 130
+        if second == "when the server has left":
+            until(lambda: not any("dev.server.template" in name for name in served.processes().values()))
+        assert served.stop(signal.SIGINT) == 130, served.output()
         until(lambda: not served.processes(), seconds=5, explain=lambda: str(served.processes()))
 
 
