@@ -28,7 +28,10 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp
 run: $(VENV)/.stamp ## Install into .venv and serve the example project
 	@exec $(BIN)/flash run $(EXAMPLE)
 
+# Compiled once here: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE), each of the thousand processes that
+# the tests start would compile all it imports.
 test: $(VENV)/.stamp-dev ## Install into .venv and run the tests (records coverage)
+	@$(BIN)/python -m compileall -q src
 ifeq ($(COVERAGE),on)
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile
