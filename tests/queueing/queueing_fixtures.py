@@ -1,15 +1,16 @@
 """Fakes at the dispatcher's ports: time that passes when told, workers that obey a test, clients that remember."""
 
-import dataclasses
 import heapq
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+import msgspec
 
 from flashmesh.executions.memory import MemoryStore
 from flashmesh.executions.record import Execution
 from flashmesh.executions.store import StoreUnavailable
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId
-from flashmesh.queueing.calls import Call
+from flashmesh.queueing.calls import Call, new_call
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import WorkerPort
@@ -315,7 +316,7 @@ class Bench:
         after = Bench(**plan)
         after.clock.seconds = self.clock.seconds
         for execution in self.store.unfinished():
-            after.store.create(dataclasses.replace(execution))
+            after.store.create(msgspec.structs.replace(execution))
         return after
 
     def restore(self) -> None:
@@ -342,6 +343,6 @@ def make_call(name: str, *, kind: str = "sync", payload: bytes = b"", build: str
     """A call that stands in a queue, for tests of the decisions alone."""
     word: Any = kind
     execution = Execution(ExecutionId(name), FunctionId("m.f"), EndpointName("m"), word, now)
-    call = Call(execution, Invoke(name, "m.f", payload=payload), None, word, now)
+    call = new_call(execution, Invoke(name, "m.f", payload=payload), None, word, now)
     call.build = BuildId(build)
     return call

@@ -1,11 +1,11 @@
 """A real worker and the real dispatcher behind a real socket, over the death and return of the server."""
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from worker_fixtures import Session, Worker, session
 
 from flashmesh.executions.memory import MemoryStore
@@ -66,7 +66,7 @@ class Server:
         self.link = LinkServer(folder / "link.sock", self.dispatcher)
 
     async def crash(self) -> list[Execution]:
-        left = [dataclasses.replace(execution) for execution in self.store.unfinished()]
+        left = [msgspec.structs.replace(execution) for execution in self.store.unfinished()]
         await self.link.close()
         return left
 

@@ -1,8 +1,9 @@
 """The record of one run of a function: what was asked, where it stands, what came of it."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
+
+import msgspec
 
 from flashmesh.executions.items import ItemBuffer
 from flashmesh.executions.states import FINAL, Event, Status, next_status
@@ -10,6 +11,7 @@ from flashmesh.functions.errors import FlashmeshError
 from flashmesh.kit.ids import EndpointName, ExecutionId, FunctionId
 
 Kind = Literal["sync", "async"]
+_START, _REQUEUE = Event.START, Event.REQUEUE  # an enum's attribute costs five times a global
 
 
 class StaleAttempt(FlashmeshError):
@@ -19,8 +21,7 @@ class StaleAttempt(FlashmeshError):
     status = 409
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class Execution:
+class Execution(msgspec.Struct, eq=False):
     """One run. Its store alone changes it, through `advance`.
 
     Times are UTC seconds since the epoch. `payload` is the bytes the client sent, dropped when the execution ends;
@@ -35,7 +36,7 @@ class Execution:
     content_type: str = ""
     accept: str = ""
     payload: bytes = b""
-    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    meta: Mapping[str, Any] = {}
     idempotency_key: str | None = None
     status: Status = Status.QUEUED
     attempt: int = 1
@@ -62,6 +63,10 @@ class Execution:
     """The execution that a client has repeated by making this one."""
     row: int = 0
     """Its number in its store: later executions have higher ones."""
+    ended_no: int | None = None
+    """Its number among those that have ended, where its store counts them."""
+    booked: int = -1
+    """Bytes that its store holds for it since it ended; -1: it has not, or is not in memory any more."""
 
     @property
     def ended(self) -> bool:
@@ -82,12 +87,12 @@ class Execution:
         if attempt != self.attempt:
             raise StaleAttempt(f"attempt {attempt} of execution {self.id} is over; attempt {self.attempt} counts")
         self.status = next_status(self.status, event)
-        if event is Event.REQUEUE:
+        if event is _REQUEUE:
             self.attempt += 1
 
     def begin(self, attempt: int, *, at: float, worker: str, build: str) -> None:
         """QUEUED → RUNNING. Raises as `advance`."""
-        self.advance(Event.START, attempt)
+        self.advance(_START, attempt)
         self.started_at = at
         self.worker = worker
         self.build = build
@@ -114,8 +119,7 @@ class Execution:
         self.result, self.items, self.result_evicted = b"", None, True
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended for good. `event` is SUCCEED, FAIL, TIME_OUT or CANCEL."""
 
     event: Event

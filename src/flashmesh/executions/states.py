@@ -81,12 +81,13 @@ TRANSITIONS: Final[Mapping[Status, Mapping[Event, Status]]] = MappingProxyType(
     }
 )
 
+_NEXT: Final = {status: dict(events) for status, events in TRANSITIONS.items()}  # looked at for every call
 FINAL: Final = frozenset(status for status, events in TRANSITIONS.items() if not events)
 
 
 def next_status(status: Status, event: Event) -> Status:
     """Where `event` leads from `status`. Raises IllegalTransition when it leads nowhere."""
     try:
-        return TRANSITIONS[status][event]
+        return _NEXT[status][event]
     except KeyError:
         raise IllegalTransition(status, event) from None

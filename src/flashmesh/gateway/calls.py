@@ -52,6 +52,7 @@ class Waiting:
 
     __slots__ = ("_early", "_line", "_timer", "execution", "since")
 
+    only_the_end: Final = True
     execution: Execution
     since: float
     """When it was accepted, on the monotonic clock."""

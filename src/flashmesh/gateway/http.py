@@ -1,10 +1,34 @@
 """One HTTP request and its answer, as every face of the control plane sees them, whichever server read the bytes."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 Header = tuple[bytes, bytes]
 JSON_TYPE: Header = (b"content-type", b"application/json")
+AS_JSON: Final[list[Header]] = [JSON_TYPE]
+"""Headers of an answer that has no others. Not to be changed."""
+
+
+def pairs(lines: bytes) -> list[Header]:
+    """Headers out of whole lines."""
+    split = (line.partition(b": ") for line in lines.split(b"\r\n") if line)
+    return [(name, value) for name, _, value in split]
+
+
+class Headers(dict[bytes, bytes]):
+    """The headers of a head that the lean server has parsed.
+
+    Requests whose heads are the same bytes may share one, method, path and query included: whoever has worked something
+    out of a head alone may leave it here for the next of them.
+    """
+
+    __slots__ = ("free", "wishes")
+
+    def __init__(self) -> None:
+        self.free = False
+        """The gate lets it in without a token, whatever happens to tokens meanwhile."""
+        self.wishes: Any = None
+        """What a face has read in it."""
 
 
 class Request(NamedTuple):
@@ -26,6 +50,12 @@ class Answer(NamedTuple):
     status: int
     headers: list[Header]
     body: bytes
+    lines: bytes = b""
+    """More headers, as whole lines: of hot handlers, which know that no byte of theirs ends a line."""
+
+    def all_headers(self) -> list[Header]:
+        """`headers`, and those in `lines`."""
+        return [*self.headers, *pairs(self.lines)]
 
 
 Respond = Callable[[Answer], None]

@@ -13,31 +13,31 @@ _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abc
 class Identities:
     """Makes ids. Not thread-safe."""
 
-    __slots__ = ("_hex", "_next")
+    __slots__ = ("_ready",)
 
     def __init__(self) -> None:
-        self.forget()
+        self._ready: list[ExecutionId] = []
 
     def forget(self) -> None:
         """Begin with fresh randomness: a forked child must not repeat its parent's ids."""
-        self._hex = ""
-        self._next = 0
+        self._ready.clear()
 
     def new(self) -> ExecutionId:
         """A random UUID (version 4)."""
-        at = self._next
-        text = self._hex[at : at + 32]
-        if len(text) < 32:
-            text = self._refill()
-        else:
-            self._next = at + 32
-        variant = _VARIANT[text[16]]
-        return ExecutionId(f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}")
+        if not self._ready:
+            self._ready += _batch()
+        return self._ready.pop()
 
-    def _refill(self) -> str:
-        self._hex = os.urandom(16 * BATCH).hex()
-        self._next = 32
-        return self._hex[:32]
+
+def _batch() -> list[ExecutionId]:
+    text = os.urandom(16 * BATCH).hex()
+    return [
+        ExecutionId(
+            f"{text[at : at + 8]}-{text[at + 8 : at + 12]}-4{text[at + 13 : at + 16]}-"
+            f"{_VARIANT[text[at + 16]]}{text[at + 17 : at + 20]}-{text[at + 20 : at + 32]}"
+        )
+        for at in range(0, 32 * BATCH, 32)
+    ]
 
 
 _shared = Identities()

@@ -271,9 +271,12 @@ class ServerLog:
     def _pass_on(self) -> None:
         gathered = self._gathered
         if gathered:
-            at = _stamp(time.time())
-            lines = [{"event": name, "at": at, **fields} for name, fields in gathered]
-            self._err.put(self._encoder.encode_lines(lines), len(lines))
+            at, encode = _stamp(time.time()).encode(), self._encoder.encode
+            lines = [
+                b'{"at":"%b","event":"%b"%b%b\n' % (at, name.encode(), b"," if fields else b"", encode(fields)[1:])
+                for name, fields in gathered
+            ]
+            self._err.put(b"".join(lines), len(lines))
             gathered.clear()
 
     def _loss(self, count: int) -> bytes:

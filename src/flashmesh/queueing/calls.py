@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from flashmesh.executions.record import Execution, Kind
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.kit.ids import BuildId, ExecutionId
@@ -21,89 +23,56 @@ GRANT_BYTES = 64 * 1024
 """Credits go back to the worker by the half window, or sooner when items are large: its window is 256 KiB as well."""
 
 
-class Call:
-    """One accepted call until it ends. Times are seconds of the monotonic clock."""
+class Call(msgspec.Struct, eq=False):
+    """One accepted call until it ends; made by `new_call`. Times are seconds of the monotonic clock."""
 
-    __slots__ = (
-        "accepted",
-        "build",
-        "cancel",
-        "cold_us",
-        "enqueued_at",
-        "execution",
-        "frame",
-        "kept",
-        "kind",
-        "later",
-        "limit_ms",
-        "max_retries",
-        "moved",
-        "owed_bytes",
-        "owed_items",
-        "queued",
-        "reply",
-        "reserved",
-        "restored",
-        "start_failures",
-        "started_at",
-        "stream",
-        "submitted_at",
-        "timer",
-        "uncommitted",
-        "urgent",
-        "waiters",
-        "watchers",
-        "worker",
-        "yielded",
-    )
-
-    def __init__(self, execution: Execution, frame: Invoke, reply: Reply | None, kind: Kind, now: float) -> None:
-        meta = frame.meta
-        self.execution = execution
-        self.frame = frame
-        self.reply = reply
-        """Who sent it; its answers go out under the id it chose."""
-        self.waiters: list[tuple[Reply, ExecutionId]] | None = None
-        """Who sent the same call again (same idempotency key), and under which id."""
-        self.watchers: list[Callable[[], None]] | None = None
-        """Told of every item and of the end."""
-        self.kind = kind
-        self.later = kind == "async"
-        """Nobody waits on a connection: it stands in the second line."""
-        self.urgent = meta.get("priority") == 1
-        self.kept = self.later or execution.idempotency_key is not None
-        """Its record outlives this process, and its worker keeps the outcome until that is stored."""
-        self.max_retries: int | None = meta.get("max_retries")
-        """Extra attempts, where the call has a say of its own."""
-        self.uncommitted = False
-        """Its record is not durable yet: it has no place in line."""
-        self.restored = False
-        """A server before this one accepted it."""
-        self.reserved = False
-        """It counts in the backlog all the same."""
-        self.accepted: dict[ExecutionId, Accepted] | None = None
-        """Who is to be told once it is durable, by the id under which they sent it."""
-        self.moved = 0
-        """How often it was taken back from a worker that had not begun it; never an attempt that counts."""
-        self.submitted_at = now
-        self.enqueued_at = now
-        self.queued = False
-        self.worker: Worker | None = None
-        self.started_at: float | None = None
-        self.limit_ms = 0
-        self.cancel: Literal["cancel", "timeout", "list", ""] = ""
-        """Why it was told to stop, if it was."""
-        self.build = BuildId("")
-        """Only workers of this build can run it; empty: any."""
-        self.stream = bool(meta.get("stream")) and kind == "sync"
-        """Items go to the caller as they come."""
-        self.yielded = 0
-        self.owed_items = 0
-        self.owed_bytes = 0
-        """Items received that the worker has no credits back for, and their size."""
-        self.start_failures = 0
-        self.timer: Timer | None = None
-        self.cold_us = 0
+    execution: Execution
+    frame: Invoke
+    reply: Reply | None
+    """Who sent it; its answers go out under the id it chose."""
+    kind: Kind
+    later: bool
+    """Nobody waits on a connection: it stands in the second line."""
+    urgent: bool
+    kept: bool
+    """Its record outlives this process, and its worker keeps the outcome until that is stored."""
+    stream: bool
+    """Items go to the caller as they come."""
+    unheard: bool
+    """Whoever sent it wants to hear of its end and of nothing before."""
+    max_retries: int | None
+    """Extra attempts, where the call has a say of its own."""
+    submitted_at: float
+    enqueued_at: float
+    waiters: list[tuple[Reply, ExecutionId]] | None = None
+    """Who sent the same call again (same idempotency key), and under which id."""
+    watchers: list[Callable[[], None]] | None = None
+    """Told of every item and of the end."""
+    uncommitted: bool = False
+    """Its record is not durable yet: it has no place in line."""
+    reserved: bool = False
+    """It counts in the backlog all the same."""
+    restored: bool = False
+    """A server before this one accepted it."""
+    accepted: dict[ExecutionId, Accepted] | None = None
+    """Who is to be told once it is durable, by the id under which they sent it."""
+    moved: int = 0
+    """How often it was taken back from a worker that had not begun it; never an attempt that counts."""
+    queued: bool = False
+    worker: "Worker | None" = None
+    started_at: float | None = None
+    limit_ms: int = 0
+    cancel: Literal["cancel", "timeout", "list", ""] = ""
+    """Why it was told to stop, if it was."""
+    build: BuildId = BuildId("")
+    """Only workers of this build can run it; empty: any."""
+    yielded: int = 0
+    owed_items: int = 0
+    owed_bytes: int = 0
+    """Items received that the worker has no credits back for, and their size."""
+    start_failures: int = 0
+    timer: Timer | None = None
+    cold_us: int = 0
 
     @property
     def id(self) -> ExecutionId:
@@ -150,3 +119,22 @@ class Call:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+def new_call(execution: Execution, frame: Invoke, reply: Reply | None, kind: Kind, now: float) -> Call:
+    """A call that was accepted at `now`."""
+    meta, later = frame.meta, kind == "async"
+    return Call(
+        execution,
+        frame,
+        reply,
+        kind,
+        later,
+        meta.get("priority") == 1,
+        later or execution.idempotency_key is not None,
+        not later and bool(meta.get("stream")),
+        getattr(reply, "only_the_end", False),
+        meta.get("max_retries"),
+        now,
+        now,
+    )

@@ -29,7 +29,7 @@ from flashmesh.functions.errors import (
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId, WorkerId
 from flashmesh.queueing.accepting import Acceptance, no_longer_served
 from flashmesh.queueing.admission import admit
-from flashmesh.queueing.calls import Accepted, Call
+from flashmesh.queueing.calls import Accepted, Call, new_call
 from flashmesh.queueing.lane import Lane
 from flashmesh.queueing.outcomes import Outcomes
 from flashmesh.queueing.plan import EndpointPlan
@@ -79,6 +79,8 @@ class Dispatcher:
             stop=self._stop_by_force,
             summarize=self._summarize,
         )
+        self.worker_frame: Callable[[Worker, AnyFrame], None] = self._outcomes.take
+        """A worker said something. Frames about calls it was not given are ignored."""
         self._resumption = Resumption(
             store=store,
             clock=clock,
@@ -276,7 +278,7 @@ class Dispatcher:
         if known is not execution:
             self._acceptance.attach(known, execution.id, reply, accepted)
             return known
-        call = Call(execution, frame, reply, kind, now)
+        call = new_call(execution, frame, reply, kind, now)
         declared_ms = lane.plan.limit_ms(function)
         if declared_ms or frame.deadline_ms:
             call.limit_ms = effective_limit_ms(frame.deadline_ms, declared_ms)
@@ -402,10 +404,6 @@ class Dispatcher:
             self._resumption.welcome(lane, worker, hello)
         self._pump(lane)
         return worker
-
-    def worker_frame(self, worker: Worker, frame: AnyFrame) -> None:
-        """A worker said something. Frames about calls it was not given are ignored."""
-        self._outcomes.take(worker, frame)
 
     def worker_lost(self, worker: Worker) -> None:
         """A worker's link has ended."""

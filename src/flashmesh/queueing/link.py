@@ -220,13 +220,15 @@ class _WorkerEnd:
         self._worker: Worker | None = None
 
     def take(self, link: Link, frame: AnyFrame) -> None:
+        if not isinstance(frame, Ready):
+            return
         dispatcher = self._server.dispatcher
-        if self._worker is not None:
-            dispatcher.worker_frame(self._worker, frame)
-        elif isinstance(frame, Ready):
-            self._worker = dispatcher.worker_ready(self._hello, frame.free, link, remote=not link.local)
-            if self._worker is None:
-                link.close()
+        worker = self._worker = dispatcher.worker_ready(self._hello, frame.free, link, remote=not link.local)
+        if worker is None:
+            link.close()
+        else:
+            hear = dispatcher.worker_frame
+            link.hear(lambda link, frame: hear(worker, frame))  # straight there: it is most of what a server hears
 
     def lost(self, link: Link) -> None:
         if self._worker is not None and not self._server.closing:

@@ -66,7 +66,7 @@ class Outcomes:
         if isinstance(frame, Result):  # the commonest first
             self._result(lane, worker, frame)
         elif isinstance(frame, Started):
-            self._started(lane, worker, frame)
+            self._started(lane, worker, frame.execution, frame.attempt)
         elif isinstance(frame, Chunk):
             self._chunk(worker, frame)
         elif isinstance(frame, Error):
@@ -83,11 +83,11 @@ class Outcomes:
 
     # One call's life
 
-    def _started(self, lane: Lane, worker: Worker, frame: Started) -> None:
-        call = worker.calls.get(ExecutionId(frame.execution))
-        if call is None or frame.attempt != call.attempt:
+    def _started(self, lane: Lane, worker: Worker, execution: str, attempt: int) -> None:
+        call = worker.calls.get(ExecutionId(execution))
+        if call is None or attempt != call.attempt:
             worker.reported -= 1  # taken back a moment too late: it takes a slot all the same
-            worker.port.send(Cancel(frame.execution, attempt=frame.attempt))  # it may have been sent here again
+            worker.port.send(Cancel(execution, attempt=attempt))  # it may have been sent here again
             return
         if call.worker is not worker or call.started_at is not None:
             return
@@ -100,7 +100,8 @@ class Outcomes:
             call.started_at = now
             return
         self.begin(lane, call, worker, now)
-        call.answer(Started(call.frame.execution, call.execution.attempt, worker.id, call.execution.cold_us > 0))
+        if not call.unheard:
+            call.answer(Started(call.frame.execution, call.execution.attempt, worker.id, call.execution.cold_us > 0))
 
     def begin(self, lane: Lane, call: Call, worker: Worker, now: float) -> None:
         """The body of a queued call runs from here on."""
@@ -160,8 +161,12 @@ class Outcomes:
             self._settlement.succeed(call, frame)
             if call.kept:
                 self._acknowledgements.when_durable(worker, call.id)
-        worker.close_if_done()
-        self._pump(lane)
+        if frame.begins:
+            self._started(lane, worker, frame.begins, frame.begins_attempt)
+        if worker.draining:
+            worker.close_if_done()
+        if lane.queue.size:
+            self._pump(lane)
 
     def _error(self, lane: Lane, worker: Worker, frame: Error) -> None:
         call = self._answered(lane, worker, frame)

@@ -12,7 +12,7 @@ from flashmesh.executions.states import Status
 from flashmesh.executions.store import Store
 from flashmesh.functions.errors import EndpointUnavailable
 from flashmesh.kit.ids import EndpointName, ExecutionId
-from flashmesh.queueing.calls import Call
+from flashmesh.queueing.calls import Call, new_call
 from flashmesh.queueing.lane import Lane
 from flashmesh.queueing.outcomes import RESUME_S, Outcomes
 from flashmesh.queueing.ports import Clock
@@ -77,7 +77,7 @@ class Resumption:
             payload=execution.payload,
         )
         now, wall = self._clock.now(), self._clock.wall()
-        call = Call(execution, frame, None, execution.kind, now)
+        call = new_call(execution, frame, None, execution.kind, now)
         call.restored = True
         call.submitted_at = now - max(0.0, wall - execution.created_at)
         if execution.status is Status.RUNNING:

@@ -91,6 +91,10 @@ class Link(asyncio.Protocol):
         """Whether the other end is a process of this machine that the kernel vouches for: a Unix socket."""
         return self.transport is not None and is_unix(self.transport)
 
+    def hear(self, on_frame: OnFrame) -> None:
+        """Give every frame from the next one on to `on_frame`."""
+        self._on_frame = on_frame
+
     def send(self, frame: AnyFrame) -> None:
         """Send it with everything else of this turn. Nothing happens on a closed link: `on_lost` tells.
 
@@ -99,7 +103,16 @@ class Link(asyncio.Protocol):
         if self._closing:
             return
         self._writer.put(frame)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
+
+    def send_now(self, frame: AnyFrame) -> None:
+        """Send it at once, for an end that has nothing else to do. Otherwise as `send`."""
+        if self._closing:
+            return
+        self._writer.put(frame)
+        if self._loop is not None:
+            self._flush()
 
     def close(self) -> None:
         """Send what waits, then close. Frames that still come are not delivered."""

@@ -113,6 +113,9 @@ class Result(Frame, frozen=True, tag=6):
     """How many items a generator yielded; -1 for a plain function."""
     size: int = 0
     payload: bytes = b""
+    begins: str = ""
+    """Worker to session: the execution whose body begins now in this one's slot; stands for its STARTED."""
+    begins_attempt: int = 0
 
 
 class Error(Frame, frozen=True, tag=7):

@@ -97,7 +97,8 @@ class Canceller:
         if invocation.finished:
             return
         if invocation.task is not None:
-            invocation.task.cancel()
+            if invocation.stepped:
+                invocation.task.cancel()
         elif invocation.window is not None and invocation.window.on_open is not None:
             # A suspended generator: resume it, its next step begins with the ending.
             resume, invocation.window.on_open = invocation.window.on_open, None

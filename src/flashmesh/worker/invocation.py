@@ -5,6 +5,8 @@ from contextvars import Context, ContextVar
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import msgspec
+
 from flashmesh.functions.errors import Cancelled, TimedOut
 from flashmesh.wire.frames import JSON
 
@@ -48,96 +50,55 @@ class Reply(Protocol):
         ...
 
 
-class Invocation:
-    """A call and its state.
+class Invocation(msgspec.Struct, eq=False):
+    """A call and its state. Counts from when it is made."""
 
-    Attributes:
-        deadline_ms: run time it was given, 0 = no limit. deadline_ns: the monotonic moment at which that is over, or 0.
-        chain: names of the endpoints it came through, this one not included.
-        trace: W3C traceparent, or "". parent: execution whose body made the call, where a peer says so.
-        stream: items are wanted as they come; else a generator's items are answered as one list.
-        slot: index of its record, -1 while it has none. by_link: the session gave it, and counts its slot.
-        doomed: why it must end; set once.
-        in_user: user code of this call has begun and not ended, so an exception may be raised in it.
-        raised: what came out of user code; an error of ours in there is its own, say of a call it made.
-    """
+    execution: str
+    target: "BoundCallable"
+    reply: Reply
+    payload: bytes
+    content_type: str = JSON
+    accept: str = JSON
+    attempt: int = 0
+    deadline_ms: int = 0
+    """Run time it was given, 0 = no limit."""
+    chain: tuple[str, ...] = ()
+    """Names of the endpoints it came through, this one not included."""
+    trace: str = ""
+    """W3C traceparent, or empty."""
+    parent: str = ""
+    """Execution whose body made the call, where a peer says so."""
+    metadata: Mapping[str, Any] | None = None
+    stream: bool = False
+    """Items are wanted as they come; else a generator's items are answered as one list."""
+    received_ns: int = 0
+    deadline_ns: int = 0
+    """The monotonic moment at which `deadline_ms` is over, or 0."""
+    slot: int = -1
+    """Index of its record, -1 while it has none."""
+    by_link: bool = False
+    """The session gave it, and counts its slot."""
+    started_ns: int = 0
+    items: int = -1
+    doomed: Cancelled | TimedOut | None = None
+    """Why it must end; set once."""
+    in_user: bool = False
+    """User code of this call has begun and not ended, so an exception may be raised in it."""
+    raised: BaseException | None = None
+    """What came out of user code; an error of ours in there is its own, say of a call it made."""
+    finished: bool = False
+    context: "Context | None" = None
+    task: "Task[None] | None" = None
+    stepped: bool = False
+    """Its task has begun. Before that it must not be cancelled, as nothing of it would run: it looks at `doomed`."""
+    generator: Any = None
+    window: "Window | None" = None
+    collected: "ItemList | None" = None
 
-    __slots__ = (
-        "accept",
-        "attempt",
-        "by_link",
-        "chain",
-        "collected",
-        "content_type",
-        "context",
-        "deadline_ms",
-        "deadline_ns",
-        "doomed",
-        "execution",
-        "finished",
-        "generator",
-        "in_user",
-        "items",
-        "metadata",
-        "parent",
-        "payload",
-        "raised",
-        "received_ns",
-        "reply",
-        "slot",
-        "started_ns",
-        "stream",
-        "target",
-        "task",
-        "trace",
-        "window",
-    )
-
-    def __init__(
-        self,
-        *,
-        execution: str,
-        target: "BoundCallable",
-        reply: Reply,
-        payload: bytes,
-        content_type: str = JSON,
-        accept: str = JSON,
-        attempt: int = 0,
-        deadline_ms: int = 0,
-        chain: tuple[str, ...] = (),
-        trace: str = "",
-        parent: str = "",
-        metadata: Mapping[str, Any] | None = None,
-        stream: bool = False,
-    ) -> None:
-        self.execution = execution
-        self.target = target
-        self.reply = reply
-        self.payload = payload
-        self.content_type = content_type
-        self.accept = accept
-        self.attempt = attempt
-        self.received_ns = monotonic_ns()
-        self.deadline_ms = deadline_ms
-        self.deadline_ns = self.received_ns + deadline_ms * 1_000_000 if deadline_ms else 0
-        self.chain = chain
-        self.trace = trace
-        self.parent = parent
-        self.metadata = metadata
-        self.stream = stream
-        self.slot = -1
-        self.started_ns = 0
-        self.items = -1
-        self.doomed: Cancelled | TimedOut | None = None
-        self.in_user = False
-        self.raised: BaseException | None = None
-        self.finished = False
-        self.context: Context | None = None
-        self.task: Task[None] | None = None
-        self.generator: Any = None
-        self.window: Window | None = None
-        self.collected: ItemList | None = None
-        self.by_link = False
+    def __post_init__(self) -> None:
+        self.received_ns = now = monotonic_ns()
+        if self.deadline_ms:
+            self.deadline_ns = now + self.deadline_ms * 1_000_000
 
     def tighten(self, limit_ms: int) -> None:
         """Give it no more than `limit_ms` of run time; 0 changes nothing."""

@@ -26,7 +26,9 @@ SPARE_SLOTS: Final = 8
 
 _TABLE = struct.Struct("=IIIB3x")  # magic, workers, slots, hush
 _HEAD = struct.Struct("=IiHHI")  # checksum, pid, state, free, calls
-_CALL = struct.Struct(f"=IIHHIqq{EXECUTION_BYTES}s{FUNCTION_BYTES}s")  # checksum, seq, lengths, -, times, names
+_CALL_FORM: Final = f"IHHIqq{EXECUTION_BYTES}s{FUNCTION_BYTES}s"  # seq, lengths, -, times, names
+_CALL = struct.Struct(f"=I{_CALL_FORM}")  # checksum and that
+_CALL_BODY = struct.Struct(f"={_CALL_FORM}")
 _REQUEST = struct.Struct("=II")  # the seq of the call that is meant, why
 _SEQ = struct.Struct("=I")  # the seq of the call that ended last
 _MAGIC = 0x666C7368
@@ -131,7 +133,7 @@ class RecordTable:
 class WorkerRecord:
     """One worker's record. `set_*`, `clear` are the worker's; `demand`, `reset` the template's; the rest anyone's."""
 
-    __slots__ = ("_base", "_calls", "_free", "_memory", "_pid", "_seqs", "_state", "on_leaving", "slots")
+    __slots__ = ("_base", "_calls", "_free", "_memory", "_names", "_pid", "_seqs", "_state", "on_leaving", "slots")
 
     def __init__(self, memory: mmap.mmap, base: int, slots: int) -> None:
         self._memory = memory
@@ -142,6 +144,8 @@ class WorkerRecord:
         self._free = self._calls = 0
         self.on_leaving: Callable[[], None] | None = None
         self._seqs = [0] * slots
+        self._names: dict[str, bytes] = {}
+        """As they are written, by function."""
 
     # --- the worker's side ---
 
@@ -180,10 +184,14 @@ class WorkerRecord:
         self._calls += 1
         if self._calls == 1:
             self._write_head()
-        name, runs = function.encode()[:FUNCTION_BYTES], execution.encode()[:EXECUTION_BYTES]
-        body = _CALL.pack(0, seq, len(runs), len(name), 0, started_ns or monotonic_ns(), deadline_ns, runs, name)[4:]
-        start = self._call_offset(slot)
-        self._memory[start : start + _CALL.size] = crc32(body).to_bytes(4, _BYTE_ORDER) + body
+        name = self._names.get(function)
+        if name is None:
+            name = self._names[function] = function.encode()[:FUNCTION_BYTES]
+        runs = execution.encode()[:EXECUTION_BYTES]
+        times = started_ns or monotonic_ns(), deadline_ns
+        body = _CALL_BODY.pack(seq, len(runs), len(name), 0, *times, runs, name)
+        start = self._base + _HEAD_BYTES + slot * _CALL_BYTES
+        self._memory[start : start + _CALL.size] = _SEQ.pack(crc32(body)) + body
 
     def clear(self, slot: int) -> None:
         """The call in `slot` is over. Its names stay readable, for output that is still in a pipe."""

@@ -73,6 +73,8 @@ class Runner:
         self.canceller = Canceller(loop=self._loop, record=context.record, running=self.running)
         self.calls = 0
         self.failures = 0
+        self.next_in: Callable[[int], Callable[[int], None] | None] | None = None
+        """Asked when a call of the link has ended, with its run time in µs: who has another one for its slot."""
         self.on_peer_end: Callable[[Invocation, str, int], None] | None = None
         """Told how each call of a peer ended: its code (empty for a success) and its run time in µs."""
 
@@ -112,7 +114,7 @@ class Runner:
                 invocation.payload,
                 invocation.content_type,
                 signer=self._signer,
-                context=Purpose(target.id, "call", invocation.execution),
+                context=None if invocation.content_type == JSON else Purpose(target.id, "call", invocation.execution),
             )
         except Exception as error:
             self._fail(invocation, error, ran=False)
@@ -142,6 +144,9 @@ class Runner:
     # --- synchronous bodies ---
 
     def _run_sync(self, invocation: Invocation, bound: Bound) -> None:
+        if invocation.doomed is not None:
+            self._fail(invocation, invocation.doomed, ran=False)
+            return
         invocation.started_ns = monotonic_ns()
         try:
             value = self._in_user(invocation, invocation.target.call, bound)
@@ -229,7 +234,11 @@ class Runner:
         invocation.task = self._loop.create_task(body, context=invocation.context)
 
     async def _run_async(self, invocation: Invocation, bound: Bound) -> None:
-        invocation.started_ns = invocation.started_ns or monotonic_ns()
+        if invocation.doomed is not None:
+            self._fail(invocation, invocation.doomed, ran=False)
+            return
+        invocation.started_ns = monotonic_ns()
+        invocation.stepped = True
         target = invocation.target
         try:
             try:
@@ -261,6 +270,7 @@ class Runner:
 
     async def _run_value(self, invocation: Invocation, value: Any) -> None:
         """Await a coroutine that a plain function returned, or drain an asynchronous generator."""
+        invocation.stepped = True
         try:
             if isinstance(value, AsyncGeneratorType):
                 await self._drain(invocation, value)
@@ -333,16 +343,18 @@ class Runner:
         collected = invocation.collected
         media = MSGPACK if invocation.accept == MSGPACK else JSON
         run_us = invocation.run_us
-        self._finish(invocation)
+        follow = self._finish(invocation, run_us)
         invocation.reply.succeeded(invocation, media, b"" if collected is None else collected.encoded(), run_us)
         self._account(invocation, "", run_us)
+        if follow is not None:
+            follow(invocation.slot)
 
     def _encode(self, invocation: Invocation, value: Any, *, raw: bool = True) -> tuple[str, bytes]:
         accept = invocation.accept
         if raw and accept == BINARY and isinstance(value, bytes | bytearray | memoryview):
             return BINARY, bytes(value)
         media = MSGPACK if accept == MSGPACK else JSON
-        purpose = Purpose(invocation.target.id, "result", invocation.execution)
+        purpose = None if media == JSON else Purpose(invocation.target.id, "result", invocation.execution)
         return media, values.encode(value, media, signer=self._signer, context=purpose)
 
     def _succeed(self, invocation: Invocation, value: Any) -> None:
@@ -355,9 +367,11 @@ class Runner:
         except Exception as error:
             self._fail(invocation, error)
             return
-        self._finish(invocation)
+        follow = self._finish(invocation, run_us)
         invocation.reply.succeeded(invocation, content_type, payload, run_us)
         self._account(invocation, "", run_us)
+        if follow is not None:
+            follow(invocation.slot)
 
     def _fail(self, invocation: Invocation, error: BaseException, *, ran: bool = True) -> None:
         if invocation.doomed is not None and ran:
@@ -366,17 +380,19 @@ class Runner:
         code = USER_ERROR if error is invocation.raised and error is not invocation.doomed else None
         invocation.raised = None  # its traceback leads back here
         self.failures += 1
-        self._finish(invocation)
+        follow = self._finish(invocation, run_us)
         invocation.reply.failed(invocation, as_failure(error), run_us, ran=ran, code=code)
         self._account(invocation, code or str(getattr(error, "code", USER_ERROR)), run_us)
+        if follow is not None:
+            follow(invocation.slot)
 
     def _account(self, invocation: Invocation, code: str, run_us: int) -> None:
         """What the session gave it knows about itself."""
         if self.on_peer_end is not None and not invocation.by_link:
             self.on_peer_end(invocation, code, run_us)
 
-    def _finish(self, invocation: Invocation) -> None:
-        """The slot is free again; what comes after is telling.
+    def _finish(self, invocation: Invocation, run_us: int) -> Callable[[int], None] | None:
+        """The slot is free again, or kept for who is returned; what comes after is telling.
 
         A child that user code forked and that came back here would be a second worker on the same link and sockets:
         it ends, as silently as the child of a plain `os.fork` that reaches its program's end.
@@ -389,7 +405,10 @@ class Runner:
         self.by_execution.pop(invocation.execution, None)
         if self.running.pop(invocation.slot, None) is not None:
             self._record.clear(invocation.slot)
+        if invocation.by_link and self.next_in is not None and (follow := self.next_in(run_us)) is not None:
+            return follow
         self.give(invocation.slot, by_link=invocation.by_link)
+        return None
 
 
 def _open(waiter: asyncio.Future[None]) -> None:

@@ -4,10 +4,11 @@ What the session gave goes on while it is away: HELLO says what runs and which o
 that comes back takes both over. Outcomes of calls whose record outlives the session (async, or with an idempotency
 key), and all that end while it is away, are kept until it acknowledges them (held.py).
 
-Fast functions get calls ahead (ahead.py). They wait here in order, and each begins one turn of the loop after it came
-or the call before it ended, so that what the session said meanwhile, a DISCARD above all, is heard first. An INVOKE
-that finds neither slot nor place (a peer took it meanwhile) is answered BUSY, certainly not run; the session puts it
-back at the head of its queue.
+Fast functions get calls ahead (ahead.py). They wait here in order. A fast call that ends hands its slot to the next one
+that waits, in the same turn of the loop; after a slow one, and after silence, a call begins one turn later, so that
+what the session said meanwhile, a DISCARD above all, is heard first. Now and then the slot is given back, for peers
+that wait at the door. An INVOKE that finds neither slot nor place (a peer took it meanwhile) is answered BUSY,
+certainly not run; the session puts it back at the head of its queue.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from flashmesh.functions.errors import Cancelled, FunctionNotFound, PayloadTooLa
 from flashmesh.wire import failures
 from flashmesh.wire.connection import Keepalive, Link
 from flashmesh.wire.frames import (
+    INLINE_PAYLOAD_BYTES,
     PROTOCOL_VERSION,
     Ack,
     AnyFrame,
@@ -42,7 +44,7 @@ from flashmesh.wire.frames import (
     Summary,
     attempt_ref,
 )
-from flashmesh.worker.ahead import RunTimes
+from flashmesh.worker.ahead import WORK_US, RunTimes
 from flashmesh.worker.callables import Callables
 from flashmesh.worker.held import Held
 from flashmesh.worker.invocation import Invocation
@@ -55,6 +57,8 @@ REDIAL_FIRST_S: Final = 0.05
 REDIAL_MOST_S: Final = 0.25
 """100 workers are all back within 230 ms of their session's return; a longer pause makes that seconds."""
 BUSY: Final = "BUSY"
+IN_A_ROW: Final = 32
+"""Calls of the session's that may follow each other in one slot before peers have a chance to take it."""
 
 Connect = Callable[[Link], Awaitable[None]]
 """Connects a Link to the session. Raises OSError when nobody answers."""
@@ -63,10 +67,12 @@ Connect = Callable[[Link], Awaitable[None]]
 class LinkReply:
     """Sends the outcome of one call over whatever connection there is by then."""
 
-    __slots__ = ("_uplink", "abandoned", "kept", "link")
+    __slots__ = ("_announced", "_uplink", "abandoned", "kept", "link")
 
-    def __init__(self, uplink: "Uplink", link: Link, *, kept: bool) -> None:
+    def __init__(self, uplink: "Uplink", link: Link, kept: bool, announced: bool) -> None:
         self._uplink = uplink
+        self._announced = announced
+        """The session knows already that it begins."""
         self.link = link
         """It came by this connection, and its items can go by no other: a later session lacks those before."""
         self.kept = kept
@@ -75,8 +81,9 @@ class LinkReply:
         """Items of it were lost. It was cancelled, and nobody is told how it ends: the session repeats it."""
 
     def started(self, invocation: Invocation, *, sync: bool) -> bool:
-        uplink = self._uplink
-        uplink.send(Started(invocation.execution, invocation.attempt, uplink.worker, uplink.runner.calls == 0))
+        if not self._announced:
+            uplink = self._uplink
+            uplink.send(Started(invocation.execution, invocation.attempt, uplink.worker, uplink.runner.calls == 0))
         return True
 
     def waiting(self, invocation: Invocation) -> None:
@@ -99,13 +106,15 @@ class LinkReply:
         frame = Result(
             invocation.execution,
             invocation.attempt,
-            0,
+            uplink.free,
             content_type,
             run_us,
-            queue_us=max(0, invocation.started_ns - invocation.received_ns) // 1000,
-            items=invocation.items,
-            size=len(payload),
-            payload=payload,
+            max(0, invocation.started_ns - invocation.received_ns) // 1000,
+            0,
+            invocation.items,
+            len(payload),
+            payload,
+            *uplink.announce(self, len(payload)),
         )
         if not self.abandoned:
             uplink.deliver(frame, kept=self.kept)
@@ -174,6 +183,11 @@ class Uplink:
         self._beginning: asyncio.Handle | None = None
         self._postponed = False
         """The beginning was put off once because a slot was freed before it: what ran may have held the thread."""
+        self._kept = 0
+        """Slots that wait for the answer before to be on its way."""
+        self._in_a_row = 0
+        self._announced = ""
+        """The execution that begins next, as the last RESULT said."""
         self._summaries = Summaries(self._send_summary)
 
     # Connecting
@@ -244,7 +258,7 @@ class Uplink:
         """Calls that the session may send now, besides those it sent that have not begun."""
         if self._leaving or self._held.full:
             return 0
-        return self.runner.free + self.times.allowed
+        return self.runner.free + self._kept + self.times.allowed
 
     def send(self, frame: AnyFrame) -> bool:
         """Send it if the session is there."""
@@ -276,8 +290,12 @@ class Uplink:
         if frame.free != free:
             frame = msgspec.structs.replace(frame, free=free)
         try:
-            link.send(frame)
+            if self._waiting:
+                link.send(frame)  # with what the next one says
+            else:
+                link.send_now(frame)
         except PayloadTooLarge as error:
+            self._announced = ""
             too_large = failure(frame.execution, frame.attempt, error, ran=True, run_us=frame.run_us)
             if frame.execution in self._held:
                 self._held.add(too_large)
@@ -341,7 +359,7 @@ class Uplink:
     def _on_frame(self, link: Link, frame: AnyFrame) -> None:
         match frame:
             case Invoke():
-                self._invoke(frame)
+                self._invoke(link, frame)
             case Ack(executions=executions):
                 self._acknowledged(executions)
             case Cancel(execution=execution, reason=reason, attempt=attempt):
@@ -351,7 +369,8 @@ class Uplink:
                 elif (waiting := self._take_back(execution, attempt)) is not None:
                     self.deliver(failure(execution, waiting.attempt, Cancelled(), ran=False), kept=False)
             case Discard(execution=execution, attempt=attempt):
-                self._take_back(execution, attempt)
+                if self._take_back(execution, attempt) is None:
+                    self._keep_from_running(execution, attempt)
             case Credit(execution=execution, items=items):
                 invocation = self.runner.by_execution.get(execution)
                 if invocation is not None and invocation.window is not None:
@@ -377,12 +396,20 @@ class Uplink:
                 return frame
         return None
 
-    def _invoke(self, frame: Invoke) -> None:
+    def _keep_from_running(self, execution: str, attempt: int) -> None:
+        """The session was told that it begins; its body has not."""
+        invocation = self.runner.by_execution.get(execution)
+        if invocation is not None and attempt in (0, invocation.attempt) and not invocation.started_ns:
+            self.runner.canceller.stop(invocation, "cancel")
+
+    def _invoke(self, link: Link, frame: Invoke) -> None:
         if frame.function not in self._callables:
             error = FunctionNotFound(f"{frame.function!r} is not served here.")
             self.deliver(failure(frame.execution, frame.attempt, error, ran=False), kept=False)
         elif frame.execution in self.runner.by_execution or self._leaving or self._held.full:
             self._refuse(frame)
+        elif not self._waiting and self._beginning is None and self.runner.free:
+            self._begin(link, frame)  # its body has a turn to wait yet
         elif len(self._waiting) < self.runner.free + self.times.allowed:
             self._waiting.append(frame)
             self._begin_soon()
@@ -398,6 +425,10 @@ class Uplink:
     def slot_freed(self) -> None:
         """The next call that waits here may have a slot: a turn from now, even where its turn was due in this one."""
         if not self._waiting:
+            return
+        if self._in_a_row >= IN_A_ROW:
+            self._in_a_row = 0
+            asyncio.get_running_loop().call_soon(self._begin_soon)  # whoever waits at the door is seen before that
             return
         if self._beginning is not None and not self._postponed:
             self._beginning.cancel()
@@ -422,17 +453,64 @@ class Uplink:
         while len(self._waiting) > self.times.allowed:  # peers took the slots meanwhile
             self._refuse(self._waiting.pop())
 
+    def announce(self, before: LinkReply, size: int) -> tuple[str, int]:
+        """What `begins` in the slot of a call that is being answered, for its RESULT (of `size` bytes) to say.
+
+        One that is kept may be sent again, and a large one arrives late: neither can speak for another call.
+        """
+        lasting = before.kept or before.abandoned or before.link is not self._link
+        if not self._kept or lasting or size > INLINE_PAYLOAD_BYTES or not self._waiting:
+            return "", 0
+        following = self._waiting[0]
+        self._announced = following.execution
+        return following.execution, following.attempt
+
+    def next_in(self, run_us: int) -> Callable[[int], None] | None:
+        """Who takes the slot of a call that ran for `run_us`, once its answer is said; None: it is free.
+
+        While a slow call ran the session may have thought better of what waits here: that is heard first.
+        """
+        if not self._waiting or self._leaving or run_us > WORK_US:
+            self._in_a_row = 0
+            return None
+        if self._in_a_row >= IN_A_ROW:
+            return None
+        self._in_a_row += 1
+        self._kept += 1
+        return self._begin_kept
+
+    def _begin_kept(self, slot: int) -> None:
+        self._kept -= 1
+        link = self._link
+        if link is None or not self._waiting:
+            self.runner.give(slot, by_link=True)
+            return
+        frame = self._waiting.popleft()
+        if self._taken():
+            self._begin_in(slot, link, frame)
+        else:
+            self.runner.give(slot, by_link=True)
+            self._refuse(frame)
+
     def _begin(self, link: Link, frame: Invoke) -> None:
         slot = self.runner.take(by_link=True) if self._taken() else None
         if slot is None:
             self._refuse(frame)
-            return
+        else:
+            self._begin_in(slot, link, frame)
+
+    def _begin_in(self, slot: int, link: Link, frame: Invoke) -> None:
         meta = frame.meta
         later = meta.get("mode") == "async"
         invocation = Invocation(
             execution=frame.execution,
             target=self._callables[frame.function],
-            reply=LinkReply(self, link, kept=later or meta.get("idempotency_key") is not None),
+            reply=LinkReply(
+                self,
+                link,
+                later or meta.get("idempotency_key") is not None,
+                self._announced == frame.execution,
+            ),
             payload=frame.payload,
             content_type=frame.content_type,
             accept=frame.accept,

@@ -186,7 +186,7 @@ class Asked:
 
     @property
     def headers(self) -> dict[str, str]:
-        return {name.decode(): value.decode() for name, value in self.answer.headers}
+        return {name.decode(): value.decode() for name, value in self.answer.all_headers()}
 
 
 class LoopWorker(FakeWorker):

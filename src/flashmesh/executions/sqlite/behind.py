@@ -37,7 +37,7 @@ class Owner(Protocol):
     def undo(self, execution: Execution) -> None:
         """It could not be written, so it never was."""
 
-    def settled(self, execution: Execution, number: int | None) -> None:
+    def settled(self, execution: Execution) -> None:
         """Its final state is on disk; `number` is the one it was told with."""
 
     def sweep(self, *, urgent: bool) -> Sweep | None:
@@ -114,16 +114,15 @@ class Behind:
             self._stage(row, large)
         self.soon()
 
-    def forget(self, execution: Execution) -> int | None:
-        """Its row goes before another one takes its key. Returns the number it ended with, if that is not written."""
+    def forget(self, execution: Execution) -> None:
+        """Its row goes before another one takes its key."""
         row = execution.row
         self._dirty.pop(row, None)
-        number = self._ended_no.pop(row, None)
+        self._ended_no.pop(row, None)
         if row in self._unwritten and row not in self._inserting:
             self._drop(row)
         else:
             self.remove(row)
-        return number
 
     def remove(self, row: int) -> None:
         """A row of no execution in memory goes before anything else is written."""
@@ -255,12 +254,12 @@ class Behind:
     def _written(self, execution: Execution) -> None:
         """Its final state is on disk."""
         row = execution.row
-        number = self._ended_no.pop(row, None)
+        self._ended_no.pop(row, None)
         names = self._file_names.pop(row, None)
         for column, name in (names or {}).items():
             if column == "payload" or execution.result_evicted:
                 self._files.release(name)
-        self._owner.settled(execution, number)
+        self._owner.settled(execution)
 
     def _failed(self, group: Group, error: Exception) -> None:
         """Nothing of the group was written: async creates never were, everything else is tried again."""

@@ -1,6 +1,6 @@
 """The executions that are in memory: all that have not ended, what is not written yet, and a window of ended ones."""
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -8,6 +8,8 @@ from flashmesh.executions.record import Execution
 from flashmesh.executions.store import Retention
 from flashmesh.kit.ids import ExecutionId
 
+_SLACK: Final = 64
+"""How many more than its count the window may hold, so that they leave together: one by one costs more per call."""
 _LOOK_S: Final = 1.0
 """How often, at most, the window is looked through for what is too old; whoever asks for an execution always looks."""
 
@@ -20,10 +22,12 @@ class Residents:
         """In the order they were made."""
         self.keys: dict[tuple[str, str], tuple[bytes, ExecutionId]] = {}
         """(function, idempotency key) → fingerprint of the body, execution."""
-        self._window_bounds = window
-        self._window: OrderedDict[ExecutionId, tuple[int, int | None]] = OrderedDict()
-        """Bytes, and the number in a ledger."""
-        self._window_bytes = 0
+        self._bounds = window
+        self._slack = min(_SLACK, window.count // 16)
+        self._window: deque[Execution] = deque()
+        """In the order they ended. Those that were forgotten meanwhile stay until their turn, booked as -1."""
+        self._count = 0
+        self._bytes = 0
         self._look_at = 0.0
         self._numbered: tuple[dict[int, ExecutionId], dict[int, ExecutionId]] = ({}, {})
 
@@ -39,10 +43,9 @@ class Residents:
         if not self.holds(execution):
             return
         del self.by_id[execution.id]
-        size, number = self._window.pop(execution.id, (0, None))
-        self._window_bytes -= size
+        self._unbook(execution)
         key = execution.idempotency_key
-        self.unnumber(number, keyed=key is not None)
+        self.unnumber(execution.ended_no, keyed=key is not None)
         if key is not None:
             known = self.keys.get((execution.function, key))
             if known is not None and known[1] == execution.id:
@@ -50,6 +53,7 @@ class Residents:
 
     def number(self, execution: Execution, number: int, *, keyed: bool) -> None:
         """It has ended under this number of its ledger."""
+        execution.ended_no = number
         self._numbered[keyed][number] = execution.id
 
     def overtaken(self, before: int, floor: int, *, keyed: bool) -> Iterator[Execution]:
@@ -67,40 +71,54 @@ class Residents:
         if number is not None:
             self._numbered[keyed].pop(number, None)
 
-    def retire(self, execution: Execution, number: int | None = None) -> bool:
-        """It has ended, and may leave memory when there are others to keep. `number` as it was told before.
+    def retire(self, execution: Execution) -> bool:
+        """It has ended, and may leave memory when there are others to keep.
 
         Returns whether it is time to ask what is `leaving`.
         """
         size = execution.size_bytes
-        self._window[execution.id] = (size, number)
-        self._window_bytes += size
+        execution.booked = size
+        self._window.append(execution)
+        self._count += 1
+        self._bytes += size
+        bounds = self._bounds
         return (
-            len(self._window) > self._window_bounds.count
-            or self._window_bytes > self._window_bounds.bytes
+            self._count > bounds.count + self._slack
+            or self._bytes > bounds.bytes
             or (execution.ended_at or 0.0) >= self._look_at
         )
 
     def drop_result(self, execution: Execution) -> None:
         execution.drop_result()
-        size, number = self._window.get(execution.id, (0, None))
-        if size:
-            self._window_bytes -= size
-            self._window[execution.id] = (0, number)
+        if execution.booked > 0:
+            self._bytes -= execution.booked
+            execution.booked = 0
 
     def leaving(self, now: float, age_s: float) -> list[Execution]:
         """Take out of the window, and of memory, what is beyond its bounds or ended longer ago than `age_s`.
 
         Oldest first. `now` is UTC seconds.
         """
-        window, bounds = self._window, self._window_bounds
+        window, bounds = self._window, self._bounds
         gone: list[Execution] = []
         self._look_at = now + _LOOK_S
         while window:
-            execution = self.by_id[next(iter(window))]
-            fits = len(window) <= bounds.count and self._window_bytes <= bounds.bytes
-            if fits and (execution.ended_at is None or execution.ended_at >= now - age_s):
-                break
-            self.forget(execution)
-            gone.append(execution)
+            execution = window[0]
+            if execution.booked >= 0:
+                fits = self._count <= bounds.count and self._bytes <= bounds.bytes
+                if fits and (execution.ended_at is None or execution.ended_at >= now - age_s):
+                    break
+                self.forget(execution)
+                gone.append(execution)
+            else:
+                window.popleft()
         return gone
+
+    def _unbook(self, execution: Execution) -> None:
+        if execution.booked >= 0:
+            self._count -= 1
+            self._bytes -= execution.booked
+            execution.booked = -1
+            window = self._window
+            while window and window[0].booked < 0:
+                window.popleft()

@@ -159,7 +159,7 @@ class SqliteStore:
             known = self._by_id[resident[1]]
             if known.ended_at is not None and known.ended_at < oldest:
                 self._residents.forget(known)
-                self._residents.unnumber(self._behind.forget(known), keyed=True)
+                self._behind.forget(known)
             elif resident[0] != body:
                 raise IdempotencyConflict
             else:
@@ -273,9 +273,9 @@ class SqliteStore:
         """It could not be written, so it never was."""
         self._residents.forget(execution)
 
-    def settled(self, execution: Execution, number: int | None) -> None:
+    def settled(self, execution: Execution) -> None:
         """Its final state is on disk, so it may leave memory."""
-        if self._residents.holds(execution) and self._residents.retire(execution, number):
+        if self._residents.holds(execution) and self._residents.retire(execution):
             self._evict(self._now())
 
     def sweep(self, *, urgent: bool) -> Sweep | None:
@@ -303,8 +303,9 @@ class SqliteStore:
 
     def _evict(self, now: float) -> None:
         for leaving in self._residents.leaving(now, self._retention.age_s):
-            self._archive.take(leaving)
-            self._save_cursor(leaving)
+            if leaving.kind == "async" or leaving.idempotency_key is not None:
+                self._archive.take(leaving)
+                self._save_cursor(leaving)
 
     def _save_cursor(self, execution: Execution) -> None:
         """How far its items were handed out, for whoever reads on after it has left memory."""

@@ -58,7 +58,7 @@ async def request_of(scope: Scope, receive: Receive, *, limit_bytes: int, limit_
 
 async def send_answer(answer: Answer, send: Send, *, head_only: bool = False) -> None:
     """Headers with their length, and the body."""
-    headers = answer.headers
+    headers = answer.all_headers()
     if answer.status not in NO_BODY:
         headers = [*headers, (b"content-length", b"%d" % len(answer.body))]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

@@ -70,7 +70,7 @@ class ExecutionHandlers:
 
         def run() -> None:
             found = execution_id(request.path, suffix=b":retry")
-            self._calls.retry(found, Enqueued(respond, "", []))
+            self._calls.retry(found, Enqueued(respond, "", b""))
 
         self._or_refuse(run, respond)
 

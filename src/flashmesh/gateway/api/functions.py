@@ -5,12 +5,12 @@ from typing import Any, Final
 from flashmesh.functions.errors import FlashmeshError, WaitTimedOut
 from flashmesh.gateway.api.bodies import read_invocation
 from flashmesh.gateway.api.failures import error_object, failure, function_word, raised
-from flashmesh.gateway.api.timing import timing_headers
-from flashmesh.gateway.api.wishes import Wishes
+from flashmesh.gateway.api.timing import identity_line, timing_lines
+from flashmesh.gateway.api.wishes import Wishes, wishes_of
 from flashmesh.gateway.api.words import FUNCTION_WORDS, dump
 from flashmesh.gateway.calls import Accepting, Calls, Waiting
 from flashmesh.gateway.directory import Callee
-from flashmesh.gateway.http import JSON_TYPE, Answer, Header, Request, Respond
+from flashmesh.gateway.http import AS_JSON, JSON_TYPE, Answer, Header, Request, Respond, pairs
 from flashmesh.gateway.identities import new_execution_id
 from flashmesh.gateway.media import EVENT_STREAM
 from flashmesh.wire import failures
@@ -57,7 +57,7 @@ class InvokeHandler:
 
     def __call__(self, request: Request, respond: Respond) -> None:
         try:
-            wishes = Wishes(request)
+            wishes = wishes_of(request)
             wait_s = wishes.wait_s(self._default_ms, self._callee.max_wait_ms)
             frame = frame_of(self._callee, request, wishes, "sync")
             self._calls.wait_for(frame, _Invocation(self._calls, respond, wishes.echoed), wait_s)
@@ -66,10 +66,10 @@ class InvokeHandler:
 
     def streamed(self, request: Request) -> tuple[Invoke, list[Header]]:
         """The call with its items as they come, and what its answer repeats. Raises as `frame_of`."""
-        wishes = Wishes(request)
+        wishes = wishes_of(request)
         frame = frame_of(self._callee, request, wishes, "sync")
         frame.meta["stream"] = True
-        return frame, wishes.echoed
+        return frame, pairs(wishes.echoed)
 
 
 class _Invocation(Waiting):
@@ -77,7 +77,7 @@ class _Invocation(Waiting):
 
     __slots__ = ("_calls", "_echoed", "_respond")
 
-    def __init__(self, calls: Calls, respond: Respond, echoed: list[Header]) -> None:
+    def __init__(self, calls: Calls, respond: Respond, echoed: bytes) -> None:
         super().__init__()
         self._calls = calls
         self._respond = respond
@@ -95,22 +95,21 @@ class _Invocation(Waiting):
                     "error": error_object(info),
                 }
             )
-            headers = [JSON_TYPE, (b"x-execution-id", identity), *self._echoed]
+            headers = [JSON_TYPE]
             if info.retry_after is not None or failures.http_status(info) in (429, 503):
                 headers.append((b"retry-after", b"%d" % max(1, round(info.retry_after or 1))))
-            self._respond(Answer(failures.http_status(info), headers, body))
+            lines = identity_line(self.execution.id) + self._echoed
+            self._respond(Answer(failures.http_status(info), headers, body, lines))
             return
         media = frame.content_type
         if media == JSON:
             body = b"".join((_HEAD, identity, _SUCCESS, frame.payload or b"null", b"}"))
-            headers = [JSON_TYPE]
+            headers = AS_JSON
         else:
             body = frame.payload or (b"\xc0" if media == MSGPACK else b"")
             headers = [(b"content-type", media.encode())]
         elapsed_us = int((self._calls.clock.now() - self.since) * 1e6)
-        headers += timing_headers(identity, frame, elapsed_us)
-        headers += self._echoed
-        self._respond(Answer(200, headers, body))
+        self._respond(Answer(200, headers, body, timing_lines(identity, frame, elapsed_us) + self._echoed))
 
     def still_going(self) -> None:
         execution = self.execution
@@ -121,8 +120,7 @@ class _Invocation(Waiting):
             "output": None,
             "error": error,
         }
-        headers = [JSON_TYPE, (b"x-execution-id", execution.id.encode()), *self._echoed]
-        self._respond(Answer(408, headers, dump(body)))
+        self._respond(Answer(408, AS_JSON, dump(body), identity_line(execution.id) + self._echoed))
 
 
 class EnqueueHandler:
@@ -136,7 +134,7 @@ class EnqueueHandler:
 
     def __call__(self, request: Request, respond: Respond) -> None:
         try:
-            wishes = Wishes(request)
+            wishes = wishes_of(request)
             frame = frame_of(self._callee, request, wishes, "async")
             self._calls.accept(frame, Enqueued(respond, frame.execution, wishes.echoed))
         except FlashmeshError as error:
@@ -148,7 +146,7 @@ class Enqueued(Accepting):
 
     __slots__ = ("_asked", "_echoed", "_respond")
 
-    def __init__(self, respond: Respond, asked: str, echoed: list[Header]) -> None:
+    def __init__(self, respond: Respond, asked: str, echoed: bytes) -> None:
         super().__init__()
         self._respond = respond
         self._asked = asked
@@ -160,7 +158,7 @@ class Enqueued(Accepting):
         new = not self._asked or execution.id == self._asked
         word = b"queued" if new else FUNCTION_WORDS[execution.status].encode()
         body = b"".join((_HEAD, identity, b'","status":"', word, b'"}'))
-        self._respond(Answer(202, [JSON_TYPE, (b"x-execution-id", identity), *self._echoed], body))
+        self._respond(Answer(202, AS_JSON, body, identity_line(execution.id) + self._echoed))
 
     def refused(self, error: FlashmeshError) -> None:
         self._respond(failure(error, face="functions"))

@@ -18,12 +18,20 @@ from flashmesh.gateway.api.bodies import EMPTY_OBJECT, Job, read_job
 from flashmesh.gateway.api.failures import error_fields, failure, queue_word
 from flashmesh.gateway.api.queue_paths import QueuePath, parse
 from flashmesh.gateway.api.records import job_body, job_fields
-from flashmesh.gateway.api.timing import timing_headers
-from flashmesh.gateway.api.wishes import MAX_WAIT_MS, NORMAL_PRIORITY, WAIT_MS, Wishes, milliseconds, query_value
+from flashmesh.gateway.api.timing import identity_line, timing_lines
+from flashmesh.gateway.api.wishes import (
+    MAX_WAIT_MS,
+    NORMAL_PRIORITY,
+    WAIT_MS,
+    Wishes,
+    milliseconds,
+    query_value,
+    wishes_of,
+)
 from flashmesh.gateway.api.words import QUEUE_WORDS, as_json, dump
 from flashmesh.gateway.calls import Accepting, Calls, Waiting
 from flashmesh.gateway.directory import Callee, Directory
-from flashmesh.gateway.http import JSON_TYPE, Answer, Header, Request, Respond
+from flashmesh.gateway.http import AS_JSON, JSON_TYPE, Answer, Header, Request, Respond, pairs
 from flashmesh.gateway.identities import new_execution_id
 from flashmesh.gateway.media import EVENT_STREAM
 from flashmesh.gateway.selection import body_without_name, given_input, name_in, pick
@@ -152,7 +160,7 @@ class RunHandler:
 
     def __call__(self, request: Request, respond: Respond) -> None:
         try:
-            wishes = Wishes(request)
+            wishes = wishes_of(request)
             frame = frame_of(self._target, "run", request, wishes)
             self._calls.accept(frame, _Queued(respond, frame.execution, wishes.echoed))
         except FlashmeshError as error:
@@ -164,7 +172,7 @@ class _Queued(Accepting):
 
     __slots__ = ("_asked", "_echoed", "_respond")
 
-    def __init__(self, respond: Respond, asked: str, echoed: list[Header]) -> None:
+    def __init__(self, respond: Respond, asked: str, echoed: bytes) -> None:
         super().__init__()
         self._respond = respond
         self._asked = asked
@@ -176,7 +184,7 @@ class _Queued(Accepting):
         new = not self._asked or execution.id == self._asked
         word = b"IN_QUEUE" if new else QUEUE_WORDS[execution.status].encode()
         body = b"".join((b'{"id":"', identity, b'","status":"', word, b'"}'))
-        self._respond(Answer(200, [JSON_TYPE, (b"x-execution-id", identity), *self._echoed], body))
+        self._respond(Answer(200, AS_JSON, body, identity_line(execution.id) + self._echoed))
 
     def refused(self, error: FlashmeshError) -> None:
         self._respond(failure(error, face="queue"))
@@ -194,7 +202,7 @@ class RunSyncHandler:
 
     def __call__(self, request: Request, respond: Respond) -> None:
         try:
-            wishes = Wishes(request)
+            wishes = wishes_of(request)
             wait_s = wait_of(request, wishes)
             frame = frame_of(self._target, "runsync", request, wishes)
             self._calls.wait_for(frame, _Job(self._calls, respond, wishes.echoed), wait_s)
@@ -203,10 +211,10 @@ class RunSyncHandler:
 
     def streamed(self, request: Request) -> tuple[Invoke, list[Header]]:
         """The call with its items as they come, and what its answer repeats. Raises as `frame_of`."""
-        wishes = Wishes(request)
+        wishes = wishes_of(request)
         frame = frame_of(self._target, "runsync", request, wishes)
         frame.meta["stream"] = True
-        return frame, wishes.echoed
+        return frame, pairs(wishes.echoed)
 
 
 def wait_of(request: Request, wishes: Wishes) -> float:
@@ -221,7 +229,7 @@ class _Job(Waiting):
 
     __slots__ = ("_calls", "_echoed", "_respond")
 
-    def __init__(self, calls: Calls, respond: Respond, echoed: list[Header]) -> None:
+    def __init__(self, calls: Calls, respond: Respond, echoed: bytes) -> None:
         super().__init__()
         self._calls = calls
         self._respond = respond
@@ -233,7 +241,7 @@ class _Job(Waiting):
         if isinstance(frame, Error):
             info = failures.of_frame(frame)
             body = dump(job_fields(execution) | {"status": queue_word(info.code)} | error_fields(info))
-            self._respond(Answer(200, [JSON_TYPE, (b"x-execution-id", identity), *self._echoed], body))
+            self._respond(Answer(200, AS_JSON, body, identity_line(execution.id) + self._echoed))
             return
         media = frame.content_type
         headers: list[Header]
@@ -250,20 +258,17 @@ class _Job(Waiting):
                     b"}",
                 )
             )
-            headers = [JSON_TYPE]
+            headers = AS_JSON
         else:
             body = frame.payload or (b"\xc0" if media == MSGPACK else b"")
             headers = [(b"content-type", media.encode())]
         elapsed_us = int((self._calls.clock.now() - self.since) * 1e6)
-        headers += timing_headers(identity, frame, elapsed_us)
-        headers += self._echoed
-        self._respond(Answer(200, headers, body))
+        self._respond(Answer(200, headers, body, timing_lines(identity, frame, elapsed_us) + self._echoed))
 
     def still_going(self) -> None:
         execution = self.execution
         body = dump({"id": execution.id, "status": QUEUE_WORDS[execution.status]})
-        headers = [JSON_TYPE, (b"x-execution-id", execution.id.encode()), *self._echoed]
-        self._respond(Answer(200, headers, body))
+        self._respond(Answer(200, AS_JSON, body, identity_line(execution.id) + self._echoed))
 
 
 class QueueHandlers:
@@ -306,7 +311,7 @@ class QueueHandlers:
 
     def retry(self, request: Request, respond: Respond) -> None:
         """`/retry/{id}`: the same request as a new job, which names the old one."""
-        self._or_refuse(lambda: self._calls.retry(self.job(request)[1].id, _Queued(respond, "", [])), respond)
+        self._or_refuse(lambda: self._calls.retry(self.job(request)[1].id, _Queued(respond, "", b"")), respond)
 
     def stream(self, request: Request, respond: Respond) -> None:
         """`/stream/{id}` as JSON: what it yielded since the last time, each item once; waits for something new."""

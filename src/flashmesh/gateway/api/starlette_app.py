@@ -399,7 +399,7 @@ async def _broken(request: StarletteRequest, exc: Exception) -> Response:
 
 
 def _response(answer: Answer) -> Response:
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.all_headers()}
     return Response(answer.body, answer.status, headers)
 
 

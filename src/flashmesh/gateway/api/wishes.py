@@ -4,7 +4,7 @@ import re
 from typing import Any, Final
 
 from flashmesh.gateway.api.failures import InvalidRequest
-from flashmesh.gateway.http import Header, Request
+from flashmesh.gateway.http import Headers, Request
 from flashmesh.gateway.media import body_media, wanted_media
 from flashmesh.wire.frames import JSON
 
@@ -20,8 +20,19 @@ _KEY: Final = re.compile(rb"[ -~]+")
 _JSON: Final = JSON.encode()
 
 
+def wishes_of(request: Request) -> "Wishes":
+    """What the request's head asks for; read once from heads that come again. Raises as `Wishes`."""
+    headers = request.headers
+    if type(headers) is not Headers:
+        return Wishes(request)
+    found: Wishes | None = headers.wishes
+    if found is None:
+        found = headers.wishes = Wishes(request)
+    return found
+
+
 class Wishes:
-    """Raises UnsupportedMedia, InvalidRequest."""
+    """Not changed once made. Raises UnsupportedMedia, InvalidRequest."""
 
     __slots__ = ("accept", "content_type", "echoed", "idempotency_key", "timeout", "trace")
 
@@ -38,16 +49,16 @@ class Wishes:
         self.idempotency_key: str | None = None if key is None else _key(key)
         self.timeout = headers.get(b"x-timeout-ms")
         self.trace = ""
-        self.echoed: list[Header] = []
-        """Headers of the request that belong on its answer."""
+        self.echoed = b""
+        """Headers of the request that belong on its answer, as lines."""
         parent = headers.get(b"traceparent")
         if parent is not None and _TRACEPARENT.fullmatch(parent):
             self.trace = parent.decode("ascii")
-            self.echoed.append((b"traceparent", parent))
+            self.echoed += b"traceparent: %b\r\n" % parent
         named = headers.get(b"x-trace-id")
         if named is not None and _TRACE_ID.fullmatch(named):
             self.trace = self.trace or named.decode("ascii")
-            self.echoed.append((b"x-trace-id", named))
+            self.echoed += b"x-trace-id: %b\r\n" % named
 
     def meta(self, mode: str) -> dict[str, Any]:
         """The frame's meta as far as headers tell."""

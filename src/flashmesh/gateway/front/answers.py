@@ -31,12 +31,12 @@ def date_line(now: float) -> bytes:
 
 def encode_head(answer: Answer, date: bytes, connection: bytes) -> bytes:
     """Status line and headers. `date` and `connection` are whole lines, or empty. Raises BadAnswer."""
-    status, headers, body = answer
+    status, headers, body, lines = answer
     head = (_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status) + date
     for header in headers:
         head += _known.get(header) or _header_line(header)
-    if connection:
-        head += connection
+    head += lines
+    head += connection
     if status in WITHOUT_LENGTH:
         return head + b"\r\n"
     return head + (_lengths.get(len(body)) or _length_line(len(body)))

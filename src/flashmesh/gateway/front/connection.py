@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from flashmesh.gateway.front.answers import CLOSE, CONTINUE, KEEP_ALIVE, WITHOUT_LENGTH, BadAnswer, encode_head
 from flashmesh.gateway.front.exchange import HEADLESS, LAST, OLD, Exchange, Front
+from flashmesh.gateway.front.heads import KnownHead
 from flashmesh.gateway.front.limits import Refusal, head_too_large, not_http, too_slow
 from flashmesh.gateway.front.parser import END, MoreFollows, RequestParser
 from flashmesh.gateway.http import Answer, Handler, Request
@@ -144,6 +145,16 @@ class Connection(asyncio.Protocol):
         """The commonest case in one go: a small, plain, hot request and nothing behind it. The rest goes to `_take`."""
         size, end = len(data), data.find(END) + 4
         front = self._front
+        known = front.heads.get(data[:end])
+        if known is not None and size - end == known.length and not self._careful:
+            method, path, query, headers, _ = known
+            handler = front.find(method, path)
+            if handler is not None:
+                verdict = front.check(method, path, query, headers)
+                if type(verdict) is str:
+                    self.first = exchange = Exchange(self, 0)
+                    self._call(handler, Request(method, path, query, headers, data[end:], verdict), exchange)
+                    return
         if end <= 4 or self._careful or (end > front.small_head and self._is_large(data, 0, end)):
             self._take(data)
             return
@@ -159,6 +170,7 @@ class Connection(asyncio.Protocol):
         if parser.complete and not parser.odd and (handler := front.find(parser.method, path)) is not None:
             verdict = front.check(parser.method, path, query, parser.headers)
             if isinstance(verdict, str):
+                front.heads.remember(data[:end], KnownHead(parser.method, path, query, parser.headers, parser.length))
                 self.first = exchange = Exchange(self, 0 if parser.method != b"HEAD" else HEADLESS)
                 request = Request(parser.method, path, query, parser.headers, parser.body, verdict)
                 self._call(handler, request, exchange)

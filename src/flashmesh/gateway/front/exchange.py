@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
+from flashmesh.gateway.front.heads import Heads
 from flashmesh.gateway.front.limits import FrontLimits, Refusal
 from flashmesh.gateway.front.parser import RequestParser
 from flashmesh.gateway.http import Answer, Handler
@@ -34,6 +35,7 @@ class Front(Protocol):
     draining: bool
     parser: RequestParser
     """For the next request of any connection: it is between two requests whenever the loop runs."""
+    heads: Heads
     find: Callable[[bytes, bytes], Handler | None]
     check: Callable[[bytes, bytes, bytes, Mapping[bytes, bytes]], Answer | str]
     requests: int

@@ -11,6 +11,7 @@ from typing import Any, Final
 import httptools
 
 from flashmesh.gateway.front.limits import FrontLimits, Refusal, body_too_large, not_http
+from flashmesh.gateway.http import Headers
 
 END: Final = b"\r\n\r\n"
 _SINGLE: Final = frozenset({b"host", b"content-length", b"content-type", b"transfer-encoding", b"expect"})
@@ -80,7 +81,7 @@ class RequestParser:
             self.chunked = self.upgrade = self.elsewhere = False
             self.version, self._repeated = "1.1", b""
         self.url = self.body = b""
-        self.headers: dict[bytes, bytes] = {}
+        self.headers = Headers()
         self.odd = self.head_done = self.complete = False
         self._after = after
         try:

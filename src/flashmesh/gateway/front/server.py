@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flashmesh.gateway.front.answers import date_line
 from flashmesh.gateway.front.connection import Connection
+from flashmesh.gateway.front.heads import Heads
 from flashmesh.gateway.front.limits import FrontLimits, Refusal, too_many_connections
 from flashmesh.gateway.front.parser import RequestParser
 from flashmesh.gateway.http import Answer, Gate, Handler, HotRoutes
@@ -57,6 +58,7 @@ class FrontServer:
         self.find: Callable[[bytes, bytes], Handler | None] = hot.find
         self.check: Callable[[bytes, bytes, bytes, Mapping[bytes, bytes]], Answer | str] = gate.check
         self.parser = RequestParser(self.limits)
+        self.heads = Heads()
         self.small_head = min(self.limits.max_head, self.limits.max_headers * _SHORTEST_HEADER)
         self.draining = False
         self.requests = self.refused = self.handed_over = self.accepted = self.turned_away = self.dropped = 0
