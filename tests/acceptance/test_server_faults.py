@@ -223,7 +223,8 @@ def test_an_endpoint_that_cannot_be_imported_says_why_and_shows_in_readiness(tmp
             lambda: "no_such_package_anywhere" in str((answer := server.invoke("never", {}))[1]) and answer
         )
         assert status == 503, answer
-        assert server.get("/readyz")[0] == 503
+        status, answer = server.get("/readyz")
+        assert (status, answer["status"], answer["reasons"][0]["code"]) == (200, "degraded", "IMPORT_FAILED")
         assert server.invoke("pid", {})[0] == 200
     finally:
         server.stop()

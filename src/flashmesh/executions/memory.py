@@ -22,6 +22,9 @@ class MemoryStore:
     only, and the bytes bound takes just the result from the latter, so a key stays known for its whole age.
     """
 
+    unavailable: Exception | None = None
+    """There is no disk to be full."""
+
     def __init__(self, *, now: Callable[[], float] | None = None, retention: Retention | None = None) -> None:
         """`now` gives seconds of a clock that nobody sets; by it ages are told. Default SteadyClock."""
         self._now = now or SteadyClock()
@@ -80,6 +83,9 @@ class MemoryStore:
             or now >= self._sweep_at
         ):
             self._evict()
+
+    def payload(self, execution: Execution) -> bytes | None:
+        return None if execution.payload_dropped else execution.payload
 
     def recent(
         self,

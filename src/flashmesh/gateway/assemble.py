@@ -13,6 +13,7 @@ from flashmesh.gateway import api
 from flashmesh.gateway.access.gate import AccessGate
 from flashmesh.gateway.access.guard import guard
 from flashmesh.gateway.access.pages import PageRules
+from flashmesh.gateway.access.place import Place
 from flashmesh.gateway.access.tokens import Tokens
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.data import DataDirectory
@@ -28,11 +29,13 @@ from flashmesh.gateway.webhooks import SCHEMA, SCHEMA_NAME, Webhooks
 from flashmesh.kit.descriptors import raise_limit
 from flashmesh.kit.ids import EndpointName
 from flashmesh.kit.machine import host_folder
+from flashmesh.project.appname import app_name
 from flashmesh.project.model import ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.link import LinkServer
 from flashmesh.queueing.ports import LoopClock
 from flashmesh.wire.frames import Log
+from flashmesh.worker.keeper.child import KeeperChild
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ def assemble(
     *,
     data: DataDirectory,
     place: SessionPlace,
+    keeper: Callable[[], KeeperChild | None],
     log: ServerLog,
     url: str,
     amend_project: Callable[[ResourceSpec], Awaitable[None]],
@@ -64,6 +68,7 @@ def assemble(
     """Everything of a server, wired and still. Call it on the event loop that it will live on.
 
     Args:
+        keeper: gives, once, the keeper's process if it was started already.
         url: where external functions on this machine reach it.
         amend_project: serves a project's resource with other settings.
         on_template: told when a template has tried its import.
@@ -90,6 +95,7 @@ def assemble(
         log=log.event,
         home=settings.home,
         keeps_endpoints=settings.keep_endpoints,
+        begun=keeper,
     )
     dispatcher = local.dispatcher
     link = LinkServer(
@@ -125,7 +131,9 @@ def assemble(
     dispatcher.on_ended += [metrics.ended, webhooks.ended]
     dispatcher.on_refused.append(metrics.rejected)
     gate = AccessGate(
-        PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin), tokens
+        PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin),
+        tokens,
+        Place("" if settings.project is None else app_name(settings.project)),
     )
     door = Door(api.hot_routes(calls, registry))
 

@@ -3,6 +3,7 @@
 Sync calls (somebody waits on a connection) go before async ones, and within a kind urgent calls before ordinary ones;
 but never for ever: after `SHARE` that passed it, one of those behind has its turn. Of one kind and priority the
 endpoint's functions take turns (turns.py). A call that comes back without having run goes to the head, where it was.
+While a queue is paused its async calls only stand in line.
 """
 
 import heapq
@@ -54,6 +55,9 @@ class _Line:
     def __bool__(self) -> bool:
         return bool(self.ordinary.by_function or self.urgent.by_function)
 
+    def __len__(self) -> int:
+        return len(self.ordinary) + len(self.urgent)
+
     def __iter__(self) -> Iterator[Call]:
         return chain(self.urgent, self.ordinary)
 
@@ -80,7 +84,7 @@ def merge(first: Iterable[Call], second: Iterable[Call], passed: int, limit: int
 class EndpointQueue:
     """The waiting calls of one endpoint. Knows no bounds itself: see `admit` in admission.py."""
 
-    __slots__ = ("_delayed", "_later", "_order", "_passed", "_sync", "async_bytes", "size", "sync_bytes",
+    __slots__ = ("_delayed", "_later", "_order", "_passed", "_sync", "async_bytes", "paused", "size", "sync_bytes",
                  "waiting_async", "waiting_sync")  # fmt: skip
 
     def __init__(self) -> None:
@@ -96,6 +100,8 @@ class EndpointQueue:
         """Those included that wait for their record to be stored."""
         self.sync_bytes = self.async_bytes = 0
         """Of their payloads."""
+        self.paused = False
+        """No async call goes out: each keeps its place."""
 
     def __len__(self) -> int:
         return self.size
@@ -138,12 +144,12 @@ class EndpointQueue:
     @property
     def ready(self) -> int:
         """Calls that could run now if there were slots."""
-        return self.size - len(self._delayed)
+        return self.size - len(self._delayed) - (len(self._later) if self.paused else 0)
 
     def oldest(self) -> Call | None:
-        """The call that has waited longest in its line, of any function, kind and priority."""
-        lines = (self._sync.urgent, self._sync.ordinary, self._later.urgent, self._later.ordinary)
-        heads = chain.from_iterable(line.heads() for line in lines)
+        """The call that has waited longest in its line, of any function, kind and priority, of those that could run."""
+        later = () if self.paused else (self._later.urgent, self._later.ordinary)
+        heads = chain.from_iterable(line.heads() for line in (self._sync.urgent, self._sync.ordinary, *later))
         return min(heads, key=lambda call: call.enqueued_at, default=None)
 
     def waits(self, function: FunctionId, *, sync: bool) -> bool:
@@ -154,7 +160,7 @@ class EndpointQueue:
     def first(self) -> Call | None:
         """The call that should run next."""
         sync, later = self._sync, self._later
-        if later and (self._passed >= SHARE or not sync):
+        if later and not self.paused and (self._passed >= SHARE or not sync):
             return later.first()
         return sync.first() if sync else None
 
@@ -163,7 +169,7 @@ class EndpointQueue:
         if limit <= 1:
             first = self.first() if limit == 1 else None
             return [] if first is None else [first]
-        if not self._later:
+        if not self._later or self.paused:
             return self._sync.order(limit)
         return merge(self._sync.order(limit), self._later.order(limit), self._passed, limit)
 

@@ -21,6 +21,9 @@ class Turns:
         self.by_function: OrderedDict[FunctionId, deque[Call]] = OrderedDict()
         """By function, next turn first. No line is empty."""
 
+    def __len__(self) -> int:
+        return sum(map(len, self.by_function.values()))
+
     def __iter__(self) -> Iterator[Call]:
         """In the order in which they leave if nothing else comes."""
         lines = [iter(line) for line in self.by_function.values()]

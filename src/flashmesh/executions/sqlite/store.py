@@ -120,6 +120,7 @@ class SqliteStore:
     def _lost(self, execution: Execution) -> None:
         message = "the payload's file is missing or damaged, so the call cannot run. Call the function again"
         outcome = Outcome(event=Event.FAIL, error_code="PAYLOAD_LOST", error_message=message)
+        execution.drop_payload()
         self.finish(execution, execution.attempt, outcome, at=self._now())
 
     # The port
@@ -208,6 +209,11 @@ class SqliteStore:
         elif self._residents.retire(execution, now := self._now()):
             self._evict(now)
 
+    def payload(self, execution: Execution) -> bytes | None:
+        if execution.payload_dropped or execution.result_evicted:
+            return None
+        return execution.payload if self._residents.holds(execution) else self._archive.payload(execution)
+
     def recent(
         self,
         *,
@@ -245,7 +251,7 @@ class SqliteStore:
         resident = None if about is None else self._by_id.get(about)
         if resident is not None:
             self._behind.found(resident)
-        self._behind.when_durable(then)
+        self._behind.when_durable(then, patient=about is not None)
 
     # Life
 
@@ -298,14 +304,17 @@ class SqliteStore:
         plain, keyed, residents = self._plain, self._keyed, self._residents
         plain_floor, keyed_floor, keyed_aged = plain.floor, keyed.floor, keyed.aged
         ledgers.apply(self._retention, plain, keyed, self._now() - self._retention.age_s)
-        for execution in residents.overtaken(plain_floor, plain.floor, keyed=False):
-            residents.forget(execution)
-        for execution in residents.overtaken(keyed_floor, keyed.floor, keyed=True, stays=True):
-            residents.drop_result(execution)
-        for execution in residents.overtaken(keyed_aged, keyed.aged, keyed=True):
-            if execution.booked < 0:  # its key may be taken again, so its row must not come later
-                self._behind.forget(execution)
-            residents.forget(execution)
+        if plain.floor != plain_floor:
+            for execution in residents.overtaken(plain_floor, plain.floor, keyed=False):
+                residents.forget(execution)
+        if keyed.floor != keyed_floor:
+            for execution in residents.overtaken(keyed_floor, keyed.floor, keyed=True, stays=True):
+                residents.drop_result(execution)
+        if keyed.aged != keyed_aged:
+            for execution in residents.overtaken(keyed_aged, keyed.aged, keyed=True):
+                if execution.booked < 0:  # its key may be taken again, so its row must not come later
+                    self._behind.forget(execution)
+                residents.forget(execution)
 
     def _evict(self, now: float) -> None:
         for leaving in self._residents.leaving(now, self._retention.age_s):
