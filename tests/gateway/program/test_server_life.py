@@ -99,7 +99,7 @@ def test_kept_endpoints_finish_what_they_run_while_the_server_is_away(
 ) -> None:
     with serving(home, "--keep-endpoints", project=project) as server:
         running = server.enqueue("wait_for", folder=str(tmp_path), name="a")
-        until((tmp_path / "a.begun").exists)
+        until(lambda: (tmp_path / "a.begun").exists() and (tmp_path / "a.begun").read_text())
         worker = int((tmp_path / "a.begun").read_text())
         server.kill()
     assert not is_gone(worker)
@@ -116,7 +116,7 @@ def test_kept_endpoints_finish_what_they_run_while_the_server_is_away(
 def test_stop_ends_endpoints_that_outlived_their_server(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, "--keep-endpoints", project=project) as server:
         server.enqueue("wait_for", folder=str(tmp_path), name="a")
-        until((tmp_path / "a.begun").exists)
+        until(lambda: (tmp_path / "a.begun").exists() and (tmp_path / "a.begun").read_text())
         worker = int((tmp_path / "a.begun").read_text())
         server.kill()
         stopped = server.flash("server", "stop")
@@ -127,7 +127,7 @@ def test_stop_ends_endpoints_that_outlived_their_server(home: Path, project: Pat
 def test_a_server_that_keeps_no_endpoints_ends_those_that_were_kept(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, "--keep-endpoints", project=project) as server:
         running = server.enqueue("wait_for", folder=str(tmp_path), name="a")
-        until((tmp_path / "a.begun").exists)
+        until(lambda: (tmp_path / "a.begun").exists() and (tmp_path / "a.begun").read_text())
         worker = int((tmp_path / "a.begun").read_text())
         server.kill()
     (tmp_path / "a.begun").unlink()
