@@ -31,7 +31,7 @@ class Retention:
     age_s: float = 24 * 3600
     """Ended longer ago: forgotten. Also how long an idempotency key is sure to be known."""
     bytes: int = 256 * 1024 * 1024
-    """Most bytes of results and items together."""
+    """Most bytes of results, items, and payloads of what did not succeed, together."""
 
 
 def fingerprint(function: str, content_type: str, payload: bytes) -> bytes:
@@ -58,6 +58,11 @@ class Store(Protocol):
     as far as the implementation promises that, when `when_durable` says so. An ended execution never changes again,
     except that it may be evicted, or lose its result, within the store's Retention.
     """
+
+    @property
+    def unavailable(self) -> Exception | None:
+        """Why nothing can be written down at the moment; None as long as it can, or need not be."""
+        ...
 
     def create(self, execution: Execution) -> Execution:
         """Take a new QUEUED execution.
@@ -86,7 +91,18 @@ class Store(Protocol):
         ...
 
     def finish(self, execution: Execution, attempt: int, outcome: Outcome, *, at: float) -> None:
-        """Enter a final state and drop the request's payload. Raises StaleAttempt, IllegalTransition."""
+        """Enter a final state. Raises StaleAttempt, IllegalTransition.
+
+        One that succeeds drops its request's payload. One that does not keeps it, for a client that has it repeated; it
+        counts in `Retention.bytes` with the result, and goes with that.
+        """
+        ...
+
+    def payload(self, execution: Execution) -> bytes | None:
+        """What the client sent, of an execution of this store. None: it is not kept (any more).
+
+        Ask for it here: a record that is read back from a disk comes without it.
+        """
         ...
 
     def recent(
@@ -116,9 +132,9 @@ class Store(Protocol):
         """Call `then(None)` once what was said to the store before is as durable as this store makes it.
 
         Ask right after the change that matters, or name the execution that it is about: who names it waits a moment
-        longer, for others to be written with. An implementation without a
-        disk calls before it returns, others on the event loop, in the order they were asked. Only a change that carries
-        many bytes is waited for by who asked right after or about it, and not by those who say something small later.
+        longer, for others to be written with. An implementation without a disk calls before it returns, others on the
+        event loop, in the order they were asked. Only a change that carries many bytes is waited for by who asked right
+        after or about it, and not by those who say something small later.
 
         `then(StoreUnavailable)`: it could not be written. Each async `create` among it is undone, as if it had never
         been: its record and its idempotency key are gone. Other changes stay, and are written when that is possible.

@@ -8,7 +8,7 @@ large bytes of it are on their way to files.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -230,11 +230,19 @@ class Behind:
                 self._inserting[row] = part
                 part.inserts.append(new_row(execution, *new, files))
             if number is not None:
-                part.finals.append(final_row(execution, number, _NO_FILES if execution.result_evicted else files))
+                self._put_final(part, execution, number, files)
             elif new is None or execution.status is not Status.QUEUED or execution.attempt > 1:
                 part.progress.append(progress_row(execution))
         except (TypeError, ValueError, OverflowError) as error:  # text that is no text, numbers beyond 64 bits
             part.refused[row] = error
+
+    def _put_final(self, part: Group, execution: Execution, number: int, files: Mapping[str, str]) -> None:
+        gone = files if execution.result_evicted else {"payload"} if execution.payload_dropped else ()
+        kept = {column: name for column, name in files.items() if column not in gone} if files else _NO_FILES
+        final = final_row(execution, number, kept)
+        (part.finals if execution.payload_dropped else part.failed).append(final)
+        if len(kept) < len(files):
+            part.dropped[execution.row] = [name for column, name in files.items() if column in gone]
 
     def _place_thens(self, part: Group) -> None:
         """Each waits with the group that holds what it is about, or until that can be written."""
@@ -261,7 +269,7 @@ class Behind:
                 if execution.row in group.refused:
                     self._undo(execution)
         for execution in group.ended:
-            self._written(execution)
+            self._written(execution, group.dropped.get(execution.row, ()))
         for row, error in group.refused.items():
             _log.error("an execution could not be written (row %d): %s", row, error)
         for row, then in group.thens:
@@ -272,13 +280,12 @@ class Behind:
         elif self._dirty or self._thens:
             self._within(_ENDED_S)
 
-    def _written(self, execution: Execution) -> None:
-        """Its final state is on disk."""
+    def _written(self, execution: Execution, dropped: Iterable[str]) -> None:
+        """Its final state is on disk, without naming the files `dropped`."""
         row = execution.row
         self._ended_no.pop(row, None)
-        names = self._file_names.pop(row, None)
-        for column, name in (names or {}).items():
-            if column == "payload" or execution.result_evicted:
+        if self._file_names.pop(row, None) is not None:  # else it was undone, and its files with it
+            for name in dropped:
                 self._files.release(name)
         self._owner.settled(execution)
 

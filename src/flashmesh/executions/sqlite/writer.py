@@ -40,11 +40,11 @@ _EXPIRED: Final = """
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sweep:
-    """Remove what retention has overtaken: numbers up to these, and what ended before `oldest` (UTC seconds)."""
+    """Remove what retention has overtaken: numbers up to these."""
 
     plain: int
     keyed_results: int
-    oldest: float
+    keyed: int
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,12 +66,17 @@ class Group:
     inserts: list[Row] = dataclasses.field(default_factory=list)
     progress: list[Row] = dataclasses.field(default_factory=list)
     finals: list[Row] = dataclasses.field(default_factory=list)
+    """Their payloads go."""
+    failed: list[Row] = dataclasses.field(default_factory=list)
+    """Final too, and their payloads stay."""
     statements: list[Statement] = dataclasses.field(default_factory=list)
     sweep: Sweep | None = None
     records: list[Execution] = dataclasses.field(default_factory=list)
     """Whose rows these are, in the order they were said."""
     ended: list[Execution] = dataclasses.field(default_factory=list)
     """Those of them that stand here in their final state."""
+    dropped: dict[int, list[str]] = dataclasses.field(default_factory=dict)
+    """Row → files of its own that its final row no longer names."""
     thens: list[tuple[int, Callable[[StoreUnavailable | None], None]]] = dataclasses.field(default_factory=list)
     """Who waits, and the row whose change they said last."""
     error: Exception | None = None
@@ -93,6 +98,8 @@ class Group:
         self.inserts += later.inserts
         self.progress += later.progress
         self.finals += later.finals
+        self.failed += later.failed
+        self.dropped |= later.dropped
         self.statements += later.statements
         self.records += later.records
         self.refused |= later.refused
@@ -231,6 +238,7 @@ class Writer:
             ):
                 # One row cannot be written: without it the others can.
                 self._roll_back()
+                group.released.clear()
                 self._write(group, one_by_one=True)
             connection.execute("COMMIT")
         except Exception as error:  # the boundary of one commit
@@ -254,6 +262,7 @@ class Writer:
             (rows.INSERT_SQL, group.inserts),
             (rows.PROGRESS_SQL, group.progress),
             (rows.FINAL_SQL, group.finals),
+            (rows.FAILED_SQL, group.failed),
         ):
             if one_by_one:
                 for row in many:
@@ -285,23 +294,18 @@ class Writer:
         return failed
 
     def _sweep(self, sweep: Sweep, group: Group) -> None:
-        limit = max(_SWEEP_ROWS, 2 * len(group.finals))  # faster than they come
-        bounds: tuple[tuple[str, str, float], ...] = (
-            ("", "ended_no <= ?", sweep.plain),
-            ("", "ended_at < ?", sweep.oldest),
-            ("NOT", "ended_at < ?", sweep.oldest),
-        )
+        limit = max(_SWEEP_ROWS, 2 * (len(group.finals) + len(group.failed)))  # faster than they come
         removed = [
-            self._remove(_EXPIRED.format(keyed=keyed, bound=bound), (value, limit), group)
-            for keyed, bound, value in bounds
+            self._remove(_EXPIRED.format(keyed=keyed, bound="ended_no <= ?"), (number, limit), group)
+            for keyed, number in (("", sweep.plain), ("NOT", sweep.keyed))
         ]
         removed.append(
             self._remove(
                 _EXPIRED.format(keyed="NOT", bound="ended_no <= ? AND size > 0"),
                 (sweep.keyed_results, limit),
                 group,
-                "UPDATE executions SET size = 0, result_evicted = 1, result = NULL, result_file = NULL, items = NULL, "
-                "items_file = NULL",
+                "UPDATE executions SET size = 0, result_evicted = 1, payload = NULL, payload_file = NULL, "
+                "result = NULL, result_file = NULL, items = NULL, items_file = NULL",
             )
         )
         group.more = max(removed) >= limit
