@@ -8,7 +8,7 @@ COVERAGE ?= on
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-fork quality-check format bench bench-peers clean
+.PHONY: help run test test-clients test-fork quality-check format bench bench-peers bench-report clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -63,10 +63,14 @@ format: $(VENV)/.stamp-dev ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.stamp-dev ## Measure each path next to its floor and print ratios
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks .bench/bench.json
 
 bench-peers: $(VENV)/.stamp-dev ## The same job on what else one could pick, each in a throw-away environment (downloads)
-	$(BIN)/python -m benchmarks.peers $(PEERS)
+	$(BIN)/python -m benchmarks.peers --write .bench/peers.json $(PEERS)
+
+bench-report: $(VENV)/.stamp-dev ## Account for each microsecond of a call; put all that was measured into docs/performance.md
+	$(BIN)/python -m benchmarks.account .bench/account.json
+	$(BIN)/python -m benchmarks.report
 
 clean: ## Remove what the commands above made
-	rm -rf .venv .venv-clients .venv-fork .venv-second .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .bench .venv .venv-clients .venv-fork .venv-second .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

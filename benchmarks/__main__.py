@@ -1,5 +1,10 @@
-"""`python -m benchmarks`: print each path, its floor and the ratio. Nothing here passes or fails."""
+"""`python -m benchmarks [FILE]`: print each path, its floor and the ratio. Nothing here passes or fails.
 
+With a FILE the rows are written there too, for `python -m benchmarks.report`.
+"""
+
+import dataclasses
+import json
 import os
 import platform
 import sys
@@ -44,9 +49,14 @@ def main() -> None:
     machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores"
     print(f"{machine}, load {os.getloadavg()[0]:.1f}")
     print(f"{'path':<62} {'measured':>14} {'ratio':>8}  {'floor, same run':<58} {'goal':<28}")
+    found = []
     with tempfile.TemporaryDirectory(prefix="flash-bench-") as scratch:
         for row in rows(write_project(Path(scratch) / "project")):
             print(line(row), flush=True)
+            found.append({**dataclasses.asdict(row), "ratio": row.ratio})
+    for path in sys.argv[1:]:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps({"machine": machine, "rows": found}, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 ECHO_APP = """
 import msgspec
@@ -50,9 +51,24 @@ def wait_for_200(url: str, process: subprocess.Popen[bytes], limit: float = 20.0
     raise TimeoutError(url)
 
 
+class Bare(NamedTuple):
+    """A running uvicorn."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
 def bare_uvicorn(folder: Path) -> Iterator[int]:
-    """One process of uvicorn that answers the same bytes itself; gives its port."""
+    """As `bare_server`; gives its port."""
+    with bare_server(folder) as bare:
+        yield bare.port
+
+
+@contextmanager
+def bare_server(folder: Path) -> Iterator[Bare]:
+    """One process of uvicorn that answers the same bytes itself."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "echo_app.py").write_text(ECHO_APP)
     port = free_port()
     command = [
@@ -69,7 +85,7 @@ def bare_uvicorn(folder: Path) -> Iterator[int]:
     process = subprocess.Popen(command, cwd=folder)
     try:
         wait_for_200(f"http://127.0.0.1:{port}/", process)
-        yield port
+        yield Bare(port, process.pid)
     finally:
         process.terminate()
         process.wait()

@@ -8,8 +8,10 @@ from typing import cast
 Latencies = list[float]
 
 
-def request_bytes(path: str, body: bytes) -> bytes:
+def request_bytes(path: str, body: bytes, *, token: str = "") -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    if token:
+        head += f"\r\nAuthorization: Bearer {token}"
     return f"{head}\r\n\r\n".encode() + body
 
 
@@ -33,19 +35,20 @@ def _read_answer(connection: socket.socket) -> None:
         if not piece:
             raise ConnectionError("the server closed the connection")
         data += piece
-    head, _, body = data.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200"):
+    if not data.startswith(b"HTTP/1.1 200"):
         raise RuntimeError(f"not a 200: {data[:400]!r}")
-    missing = _content_length(head) - len(body)
-    while missing > 0:
-        missing -= len(connection.recv(65536))
+    while not _is_whole(data, data.index(b"\r\n\r\n")):
+        data += connection.recv(65536)
 
 
-def _content_length(head: bytes) -> int:
-    lowered = head.lower()
-    start = lowered.index(b"content-length:") + 15
+def _is_whole(data: bytes, head_end: int) -> bool:
+    """Whether an answer whose head ends at `head_end` is there to its end."""
+    lowered = data[:head_end].lower()
+    start = lowered.find(b"content-length:")
+    if start < 0:
+        return data.endswith(b"0\r\n\r\n")  # in chunks
     end = lowered.find(b"\r\n", start)
-    return int(lowered[start : end if end > 0 else None])
+    return len(data) - head_end - 4 >= int(lowered[start + 15 : end if end > 0 else None])
 
 
 class _Lane(asyncio.Protocol):
@@ -74,9 +77,7 @@ class _Lane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         head_end = self._buffer.find(b"\r\n\r\n")
-        if head_end < 0:
-            return
-        if len(self._buffer) - head_end - 4 < _content_length(self._buffer[:head_end]):
+        if head_end < 0 or not _is_whole(self._buffer, head_end):
             return
         if self._buffer.startswith(self._good):
             self.latencies.append(time.perf_counter() - self._begin)

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from benchmarks import floors, http_load
+from benchmarks import closed_loop, floors, http_load
 from benchmarks.measure import Row, in_turns, percentile, python, timed
 from benchmarks.product import Session, flash, private_megabytes, running, until
 
@@ -225,31 +225,35 @@ def calls_through_the_server(session: Session, seconds: float = 2.0, rounds: int
                 "≤ 1.8×",
             )
         )
-        for connections in (32, 512):
-            tails: list[float] = []
-            refused: list[int] = []
-
-            def rate(count: int = connections, tails: list[float] = tails, refused: list[int] = refused) -> float:
-                rate, latencies, other = http_load.many_at_once(session.port, ours, seconds, count)
-                tails.append(percentile(latencies, 0.99))
-                refused.append(other)
-                return rate
-
-            both = in_turns(
-                rate, lambda count=connections: http_load.many_at_once(bare_port, bare, seconds, count)[0], rounds
-            )
-            rows.append(
-                Row(
-                    f"calls per second, c={connections}",
-                    both[0],
-                    "/s",
-                    "bare uvicorn",
-                    both[1],
-                    "≥ 0.4×",
-                    f"p99 {statistics.median(tails) * 1e3:.1f} ms, {sum(refused)} not 200",
-                )
-            )
+        rows += [_rate(session, bare_port, body, connections, seconds, rounds) for connections in (32, 512)]
     return rows
+
+
+def _rate(session: Session, bare_port: int, body: bytes, connections: int, seconds: float, rounds: int) -> Row:
+    loads: list[closed_loop.Load] = []
+
+    def ours() -> float:
+        path = "/workers/echo/run_sync"
+        loads.append(closed_loop.load(session.port, path, body, connections=connections, seconds=seconds))
+        return loads[-1].rate
+
+    both = in_turns(
+        ours,
+        lambda: closed_loop.load(bare_port, "/", body, connections=connections, seconds=seconds).rate,
+        rounds,
+    )
+    tail = statistics.median(load.p99_s for load in loads) * 1e3
+    not_200 = sum(load.refused + load.broken for load in loads)
+    note = f"p99 {tail:.1f} ms, {not_200} not 200, {closed_loop.client()}"
+    return Row(
+        f"calls per second through the dev server, c={connections}",
+        both[0],
+        "/s",
+        "bare uvicorn",
+        both[1],
+        "≥ 0.4×",
+        note,
+    )
 
 
 def peer_calls(session: Session) -> Row:

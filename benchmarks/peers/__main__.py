@@ -1,32 +1,43 @@
-"""`python -m benchmarks.peers [NAME…]`: one table, each figure beside bare uvicorn's of the same turn.
+"""`python -m benchmarks.peers [--write FILE] [NAME…]`: one table, each figure beside bare uvicorn's of the same turn.
 
-A peer's environment is made in a temporary folder and removed after its turn: some are several hundred MB.
+A peer's environment is made in a temporary folder and removed after its turn: some are several hundred MB. However this
+ends, it leaves no process and no folder; it takes at most twenty minutes.
 """
 
+import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
+from benchmarks import closed_loop, tree
 from benchmarks.floors import bare_uvicorn, free_port
-from benchmarks.http_load import many_at_once, one_at_a_time, request_bytes
+from benchmarks.http_load import one_at_a_time, request_bytes
 from benchmarks.measure import percentile
 from benchmarks.peers.peers import BODY, PEERS, Peer
 
 APPS = Path(__file__).with_name("apps")
 SECONDS = 2.0
 START_LIMIT_S = 90.0
+MEASURE_LIMIT_S = 120.0
+"""Of a peer that measures itself."""
+INSTALL_LIMIT_S = 240.0
+BUDGET_S = 15 * 60.0
+"""No peer is begun after it."""
 ECHO = """
 from flashmesh import CpuLiveServerless, remote
 
@@ -69,14 +80,34 @@ def measure(peer: Peer, scratch: Path) -> Figures:
     port = free_port()
     command = [str(interpreter), *(argument.replace("{port}", str(port)) for argument in peer.command)]
     environment = {**os.environ, "PEER_PORT": str(port), "DO_NOT_TRACK": "True", "BENTOML_DO_NOT_TRACK": "True"}
+    environment |= {
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "RAY_TMPDIR": str(scratch.parent),
+    }  # what they leave goes with it; a socket of Ray's has no room for a longer path
     environment["PATH"] = f"{interpreter.parent}{os.pathsep}{environment['PATH']}"
     if peer.path:
         with _running(command, APPS, environment) as process:
             return _over_http(process, port, peer.path, peer.body)
-    done = subprocess.run(command, cwd=APPS, env=environment, capture_output=True, text=True, timeout=180)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it ended without a word")
-    found = {key: value for line in done.stdout.splitlines() for key, value in json.loads(line).items()}
+    return _by_itself(command, environment, scratch)
+
+
+def _by_itself(command: list[str], environment: dict[str, str], scratch: Path) -> Figures:
+    """What a peer that is called from Python says of itself."""
+    said, complained = scratch / "said", scratch / "complained"
+    with (
+        said.open("wb") as out,
+        complained.open("wb") as errors,
+        _running(command, APPS, environment, out, errors) as process,
+    ):
+        try:
+            status = process.wait(MEASURE_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"it had not finished after {MEASURE_LIMIT_S:.0f} s") from None
+    if status:
+        words = complained.read_text(errors="replace").strip().splitlines()
+        raise RuntimeError(words[-1] if words else "it ended without a word")
+    found = {key: value for line in said.read_text().splitlines() for key, value in json.loads(line).items()}
     return Figures(**found)
 
 
@@ -85,32 +116,46 @@ def _install(peer: Peer, scratch: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     interpreter = folder / "bin" / "python"
     command = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.requirements]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"its packages were not installed within {INSTALL_LIMIT_S:.0f} s") from None
     if done.returncode:
         raise RuntimeError(f"its packages could not be installed: {done.stderr.strip().splitlines()[-1]}")
     return interpreter
 
 
 @contextmanager
-def _running(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """In a process group of its own, which is ended whole: some peers are a dozen processes."""
+def _running(
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    stdout: IO[bytes] | int = subprocess.DEVNULL,
+    stderr: IO[bytes] | int = subprocess.DEVNULL,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Ended with everything that it started: some peers are a dozen processes in groups of their own."""
     process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        command, cwd=folder, env=environment, stdout=stdout, stderr=stderr, start_new_session=True
     )
     try:
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        members = tree.family(process.pid)
+        _signal(process, members, signal.SIGTERM)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            pass
+        _signal(process, members, signal.SIGKILL)
+        process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], members: list[int], number: signal.Signals) -> None:
+    for send, pid in [(os.killpg, process.pid), *((os.kill, pid) for pid in members if pid != process.pid)]:
+        try:
+            send(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue  # it has ended
 
 
 def _over_http(process: subprocess.Popen[bytes], port: int, path: str, body: bytes) -> Figures:
@@ -118,12 +163,12 @@ def _over_http(process: subprocess.Popen[bytes], port: int, path: str, body: byt
     _until_it_answers(process, f"http://127.0.0.1:{port}{path}", body)
     start_s = time.perf_counter() - begin
     request = request_bytes(path, body)
-    many_at_once(port, request, 0.5, 8)  # let it find its pace
+    closed_loop.load(port, path, body, connections=8, seconds=1)  # let it find its pace
     single = one_at_a_time(port, request, SECONDS)
-    rate, _, refused = many_at_once(port, request, SECONDS, 32)
-    if refused:
-        raise RuntimeError(f"{refused} answers were not 200")
-    return Figures(start_s, percentile(single, 0.5), percentile(single, 0.99), rate)
+    load = closed_loop.load(port, path, body, connections=32, seconds=SECONDS)
+    if load.refused or load.broken:
+        raise RuntimeError(f"{load.refused} answers were not 200, {load.broken} did not come")
+    return Figures(start_s, percentile(single, 0.5), percentile(single, 0.99), load.rate)
 
 
 def _until_it_answers(process: subprocess.Popen[bytes], url: str, body: bytes) -> None:
@@ -140,12 +185,17 @@ def _until_it_answers(process: subprocess.Popen[bytes], url: str, body: bytes) -
     raise RuntimeError(f"it did not answer within {START_LIMIT_S:.0f} s")
 
 
-def floor(scratch: Path) -> Figures:
-    with bare_uvicorn(scratch) as port:
-        request = request_bytes("/", BODY)
-        single = one_at_a_time(port, request, SECONDS)
-        rate, _, _ = many_at_once(port, request, SECONDS, 32)
-        return Figures(0.0, percentile(single, 0.5), percentile(single, 0.99), rate)
+def floor(port: int) -> Figures:
+    """Of bare uvicorn, which runs all the time and is asked before and after each turn."""
+    single = one_at_a_time(port, request_bytes("/", BODY), SECONDS / 2)
+    load = closed_loop.load(port, "/", BODY, connections=32, seconds=SECONDS / 2)
+    return Figures(0.0, percentile(single, 0.5), percentile(single, 0.99), load.rate)
+
+
+def between(before: Figures, after: Figures) -> Figures:
+    """The means: a machine whose speed drifts is fair to both."""
+    pairs = zip(dataclasses.astuple(before), dataclasses.astuple(after), strict=True)
+    return Figures(*(statistics.mean(pair) for pair in pairs))
 
 
 def line(name: str, figures: Figures, base: Figures) -> str:
@@ -155,30 +205,79 @@ def line(name: str, figures: Figures, base: Figures) -> str:
     )
 
 
-def main(wanted: list[str]) -> None:
-    """Peers whose name contains one of `wanted`; all without any."""
-    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
-    heads = ("peer", "first answer", "p50, one at a time", "p99", "over uvicorn", "32 in flight", "over uvicorn")
-    print(f"{heads[0]:<26} {heads[1]:>10} {heads[2]:>12} {heads[3]:>9} {heads[4]:>11} {heads[5]:>12} {heads[6]:>12}")
-    with tempfile.TemporaryDirectory(prefix="flash-peers-") as place:
-        print(line("flash server", ours(_folder(place, "flash")), floor(Path(place))), flush=True)
+def entry(name: str, figures: Figures, base: Figures, *, ours: bool = False) -> dict[str, Any]:
+    """A line's figures for `benchmarks.report`."""
+    return {
+        "name": name,
+        "ours": ours,
+        **dataclasses.asdict(figures),
+        "base_p50_s": base.p50_s,
+        "base_rate": base.rate,
+    }
+
+
+def measured(wanted: list[str]) -> Iterator[dict[str, Any]]:
+    """Each line as it is printed. Peers whose name contains one of `wanted`; all without any."""
+    until = time.monotonic() + BUDGET_S
+    with (
+        tempfile.TemporaryDirectory(prefix="flash-peers-", ignore_cleanup_errors=True) as place,
+        bare_uvicorn(Path(place)) as bare,
+    ):
+        yield _turn("flash server", ours, Path(place), bare, ours=True)
         for peer in PEERS:
             if wanted and not any(word.lower() in peer.name.lower() for word in wanted):
                 continue
-            scratch = _folder(place, peer.name)
-            try:
-                print(line(peer.name, measure(peer, scratch), floor(Path(place))), flush=True)
-            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-                print(f"{peer.name:<26} not measured: {error}", flush=True)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            if time.monotonic() > until:
+                yield _not_measured(peer.name, "the time was over")
+            else:
+                yield _turn(peer.name, functools.partial(measure, peer), Path(place), bare)
 
 
-def _folder(place: str, name: str) -> Path:
-    folder = Path(place) / "".join(letter for letter in name.lower() if letter.isalnum())
+def _turn(
+    name: str, measure: Callable[[Path], Figures], place: Path, bare: int, *, ours: bool = False
+) -> dict[str, Any]:
+    scratch = _folder(place, name)
+    try:
+        before = floor(bare)
+        figures = measure(scratch)
+        base = between(before, floor(bare))
+    except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
+        return _not_measured(name, str(error))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(line(name, figures, base), flush=True)
+    return entry(name, figures, base, ours=ours)
+
+
+def _not_measured(name: str, why: str) -> dict[str, Any]:
+    print(f"{name:<26} not measured: {why}", flush=True)
+    return {"name": name, "ours": False, "why_not": why}
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
+    parser.add_argument("--write", type=Path, help="a file for `python -m benchmarks.report`")
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken back
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    print(f"{machine}, load {os.getloadavg()[0]:.1f}, {closed_loop.client()}")
+    heads = ("peer", "first answer", "p50, one at a time", "p99", "over uvicorn", "32 in flight", "over uvicorn")
+    print(f"{heads[0]:<26} {heads[1]:>10} {heads[2]:>12} {heads[3]:>9} {heads[4]:>11} {heads[5]:>12} {heads[6]:>12}")
+    found = list(measured(arguments.names))
+    if arguments.write is not None:
+        arguments.write.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"machine": machine, "peers": found}, indent=1, ensure_ascii=False)
+        arguments.write.write_text(text + "\n")
+
+
+def _folder(place: Path, name: str) -> Path:
+    folder = place / "".join(letter for letter in name.lower() if letter.isalnum())
     folder.mkdir()
     return folder
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

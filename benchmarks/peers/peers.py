@@ -39,7 +39,7 @@ PEERS: Final = (
     Peer(name="Ray Serve", requirements=("ray[serve]",), command=("ray_app.py", "{port}"), path="/"),
     Peer(
         name="Celery + Redis",
-        requirements=("celery", "redis"),
+        requirements=("celery", "redis", "packaging"),  # kombu imports it and does not always name it
         command=("celery_app.py",),
         needs="redis-server",
     ),

@@ -92,7 +92,7 @@ def set_up_logging(verbose: bool) -> None:
 @click.pass_context
 def flash(ctx: click.Context) -> None:
     """Write Python functions, run them on this machine with one command."""
-    if ctx.invoked_subcommand not in ("run", "dev"):  # they look once they serve: it takes 30 ms
+    if ctx.invoked_subcommand not in ("run", "dev", "server"):  # they look once they serve: it takes 30 ms
         warn_of_conflict()
 
 

@@ -1,5 +1,6 @@
 """`flash server`: the control plane of this machine, in the foreground or behind it."""
 
+import gc
 import json
 import os
 import signal
@@ -86,10 +87,15 @@ def server(ctx: click.Context, /, detach: bool, ready_fd: int | None, verbose: b
     config = options.pop("config")
     if detach:
         sys.exit(_detach(_load(options, config), sys.argv[1:]))
-    from flashmesh.gateway.server import serve
+    gc.disable()  # there is no garbage while a program is loaded; the server turns it on when it serves
+    from flashmesh.gateway.beginning import Beginning
 
+    settings = _load(options, config)
     try:
-        sys.exit(serve(_load(options, config), ready_fd=ready_fd))
+        with Beginning(settings) as beginning:
+            from flashmesh.gateway.server import serve  # beside the processes that have just been started
+
+            sys.exit(serve(settings, beginning, ready_fd=ready_fd))
     except FlashmeshError as error:
         if ready_fd is not None:
             from flashmesh.gateway.notify import Starter

@@ -35,6 +35,7 @@ from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.link import LinkServer
 from flashmesh.queueing.ports import LoopClock
 from flashmesh.wire.frames import Log
+from flashmesh.worker.keeper.child import KeeperChild
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ def assemble(
     *,
     data: DataDirectory,
     place: SessionPlace,
+    keeper: Callable[[], KeeperChild | None],
     log: ServerLog,
     url: str,
     amend_project: Callable[[ResourceSpec], Awaitable[None]],
@@ -66,6 +68,7 @@ def assemble(
     """Everything of a server, wired and still. Call it on the event loop that it will live on.
 
     Args:
+        keeper: gives, once, the keeper's process if it was started already.
         url: where external functions on this machine reach it.
         amend_project: serves a project's resource with other settings.
         on_template: told when a template has tried its import.
@@ -92,6 +95,7 @@ def assemble(
         log=log.event,
         home=settings.home,
         keeps_endpoints=settings.keep_endpoints,
+        begun=keeper,
     )
     dispatcher = local.dispatcher
     link = LinkServer(

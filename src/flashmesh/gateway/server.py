@@ -19,18 +19,18 @@ from flashmesh.deploy.local.place import SessionPlace, sweep
 from flashmesh.deploy.local.prestart import prestart
 from flashmesh.executions.record import Execution
 from flashmesh.executions.states import Status
+from flashmesh.functions.environment import conflict_message
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.gateway import transport
 from flashmesh.gateway.access.certificates import ServerCertificate
 from flashmesh.gateway.assemble import Parts, assemble
-from flashmesh.gateway.data import DataDirectory, server_directory
+from flashmesh.gateway.beginning import Beginning
 from flashmesh.gateway.door import Drained
 from flashmesh.gateway.listening import Listener, bind
 from flashmesh.gateway.logs import RotatedFiles, ServerLog
 from flashmesh.gateway.notify import Starter, tell_systemd
 from flashmesh.gateway.project import ServedProject
 from flashmesh.gateway.settings import ServerSettings
-from flashmesh.kit.descriptors import raise_limit
 from flashmesh.kit.ids import EndpointName
 from flashmesh.kit.machine import host_folder
 from flashmesh.project.model import ResourceSpec
@@ -46,21 +46,22 @@ class Server:
     """`start`, `run_until_stopped`, `stop`; once each, on one event loop.
 
     Args:
+        beginning: what was taken and started already; closed by whoever made it, after this.
         starter: told when it answers or why it does not.
     """
 
-    def __init__(self, settings: ServerSettings, *, starter: Starter | None = None) -> None:
+    def __init__(self, settings: ServerSettings, *, beginning: Beginning, starter: Starter | None = None) -> None:
         self.settings = settings
+        self._beginning = beginning
         self._starter = starter or Starter(None)
         self._stopping = asyncio.Event()
-        self._keep = False
-        """Endpoints serve on when it stops, for the next server."""
         self._closers: list[Callable[[], Any]] = []
         """What was opened, to be closed in reverse; coroutine functions too."""
         self._log: ServerLog
         self._parts: Parts
         self._listener: Listener
         self._project: ServedProject | None = None
+        self._warming: asyncio.Task[None]
         self._tried: dict[str, asyncio.Event] = {}
         """By endpoint: whether its template has tried its import."""
         self._certificate: ServerCertificate | None = None
@@ -94,25 +95,20 @@ class Server:
 
     async def _start(self) -> None:
         settings = self.settings
-        data = DataDirectory.take(settings.data or server_directory(settings.home))
-        self._closers.append(data.close)
+        data, place = self._beginning.data, self._beginning.place
         shown = self._certificate = transport.certificate(settings, host_folder(settings.home))
         self._listener = bind(settings.host, settings.port, scheme="http" if shown is None else "https")
         self._closers.append(self._listener.socket.close)
         files = RotatedFiles(data.logs, limit_bytes=settings.log_bytes, keep=settings.log_files)
         self._log = ServerLog(form=settings.log_format, invocations=settings.log_invocations, files=files)
         self._closers.append(self._log.close)
-        if settings.keep_endpoints:
-            place = SessionPlace.keep(data.place)
-        else:
-            if await asyncio.to_thread(end_kept, data.place):
-                self._log.notice("Ended the endpoints that an earlier server had kept.")
-            place = SessionPlace.create()
-        self._closers.append(lambda: place.close(keep=self._keep))
+        if not settings.keep_endpoints and await asyncio.to_thread(end_kept, data.place):
+            self._log.notice("Ended the endpoints that an earlier server had kept.")
         parts = self._parts = assemble(
             settings,
             data=data,
             place=place,
+            keeper=self._beginning.take_keeper,
             log=self._log,
             url=self.address,
             amend_project=self._amend,
@@ -169,6 +165,7 @@ class Server:
             await parts.local.target.end_undeclared()
         await parts.registry.restore()
         await parts.link.start()  # not before: a worker of an earlier server's is known by its endpoint
+        self._begin_warming()
         unfinished = parts.store.unfinished()
         if unfinished:
             parts.local.dispatcher.restore(unfinished)
@@ -188,6 +185,14 @@ class Server:
             error = info.get("error") or {}
             text = f"{error.get('file') or endpoint}: {error.get('reason') or 'the import failed'}"
             self._log.notice(text, level="error", endpoint=endpoint)
+
+    def _begin_warming(self) -> None:
+        self._warming = asyncio.get_running_loop().create_task(self._warm(), name="starting templates")
+        self._closers.append(self._end_warming)
+
+    async def _end_warming(self) -> None:
+        self._warming.cancel()
+        await asyncio.gather(self._warming, return_exceptions=True)
 
     async def _warm(self) -> None:
         """Start templates ahead of the first calls, one after the other."""
@@ -211,13 +216,19 @@ class Server:
         if self._certificate is not None:
             text += f"; its certificate's fingerprint is {self._certificate.fingerprint}"
         self._log.notice(text, url=self.url, pid=os.getpid(), **facts)
-        warming = loop.create_task(self._warm(), name="starting templates")
-        sweeping = loop.run_in_executor(None, sweep)
+        looking = loop.create_task(self._look_around(), name="looking around")
         await self._stopping.wait()
-        warming.cancel()
-        await asyncio.gather(warming, sweeping, return_exceptions=True)
+        await self._end_warming()
+        await asyncio.gather(looking, return_exceptions=True)
         await self.stop(self.settings.drain_s)
         return 0
+
+    async def _look_around(self) -> None:
+        """Once calls are served: what a start need not wait for."""
+        await asyncio.to_thread(sweep)
+        conflict = await asyncio.to_thread(conflict_message)
+        if conflict is not None:
+            self._log.notice(conflict, level="warning")
 
     def _on_signal(self) -> None:
         if self._stopping.is_set():
@@ -226,7 +237,7 @@ class Server:
 
     def _on_restart(self) -> None:
         """As SIGTERM, but another server follows: endpoints that outlive a server are left to it."""
-        self._keep = self.settings.keep_endpoints and not self._stopping.is_set()
+        self._beginning.keep = self.settings.keep_endpoints and not self._stopping.is_set()
         self._stopping.set()
 
     # The end
@@ -247,7 +258,7 @@ class Server:
         if len(drained):
             self._log.notice(f"Stopping: {len(drained)} calls may finish, for at most {drain_s:g} s (again: now).")
         finished = await drained.wait(drain_s)
-        await parts.local.target.close(max(0.0, until - loop.time()), keep=self._keep)
+        await parts.local.target.close(max(0.0, until - loop.time()), keep=self._beginning.keep)
         if not finished:
             self._log.notice(f"{len(drained)} calls did not finish in time.", level="warning", calls=len(drained))
         await parts.front.drain(HTTP_LAST_WORDS_S)
@@ -255,7 +266,7 @@ class Server:
 
     def _waits_for(self, execution: Execution) -> bool:
         """Whether stopping waits for it: somebody holds a connection for it, or it runs and would be ended."""
-        return execution.kind == "sync" or (execution.status is Status.RUNNING and not self._keep)
+        return execution.kind == "sync" or (execution.status is Status.RUNNING and not self._beginning.keep)
 
     async def _close_all(self) -> None:
         while self._closers:
@@ -265,27 +276,28 @@ class Server:
 
 
 def settle_memory() -> None:
-    """What is there now stays as long as the server: the collector need not look at it again."""
-    gc.collect()
+    """What is there now stays as long as the server: the collector, which was off while it was made, need not look at
+    it. Not even once: what a start leaves as garbage is not worth the time."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()
 
 
-def serve(settings: ServerSettings, *, ready_fd: int | None = None) -> int:
+def serve(settings: ServerSettings, beginning: Beginning, *, ready_fd: int | None = None) -> int:
     """Run a server in this process until it is stopped; the exit code.
 
     Args:
+        beginning: made for these settings; the caller closes it.
         ready_fd: written to when it answers or cannot (`Starter`).
     Raises:
         FlashmeshError: why it cannot start.
     """
     import uvloop
 
-    raise_limit()
     starter = Starter(ready_fd)
 
     async def main() -> int:
-        server = Server(settings, starter=starter)
+        server = Server(settings, beginning=beginning, starter=starter)
         await server.start()
         return await server.run_until_stopped()
 

@@ -45,6 +45,11 @@ class Background:
         return self.answer
 
 
+def written(path: Path) -> str:
+    """What a file says; empty while it is not there, or not yet written."""
+    return path.read_text() if path.exists() else ""
+
+
 def test_a_projects_functions_answer_without_a_deploy_step(home: Path, project: Path) -> None:
     with serving(home, project=project) as server:
         assert server.invoke("hello", name="Ada") == {"message": "Hello, Ada!"}
@@ -119,8 +124,7 @@ def test_kept_endpoints_finish_what_they_run_while_the_server_is_away(
 ) -> None:
     with serving(home, "--keep-endpoints", project=project) as server:
         running = server.enqueue("wait_for", folder=str(tmp_path), name="a")
-        until(lambda: (tmp_path / "a.begun").exists() and (tmp_path / "a.begun").read_text())
-        worker = int((tmp_path / "a.begun").read_text())
+        worker = int(until(lambda: written(tmp_path / "a.begun")))
         server.kill()
     assert not is_gone(worker)
     (tmp_path / "a.end").write_text("")
@@ -190,8 +194,7 @@ def test_stop_now_ends_kept_endpoints_too(home: Path, project: Path, tmp_path: P
 def test_stop_ends_endpoints_that_outlived_their_server(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, "--keep-endpoints", project=project) as server:
         server.enqueue("wait_for", folder=str(tmp_path), name="a")
-        until(lambda: (tmp_path / "a.begun").exists() and (tmp_path / "a.begun").read_text())
-        worker = int((tmp_path / "a.begun").read_text())
+        worker = int(until(lambda: written(tmp_path / "a.begun")))
         server.kill()
         stopped = server.flash("server", "stop")
     assert "its endpoints are ended" in stopped.stderr
@@ -201,8 +204,7 @@ def test_stop_ends_endpoints_that_outlived_their_server(home: Path, project: Pat
 def test_a_server_that_keeps_no_endpoints_ends_those_that_were_kept(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, "--keep-endpoints", project=project) as server:
         running = server.enqueue("wait_for", folder=str(tmp_path), name="a")
-        until(lambda: (tmp_path / "a.begun").exists() and (tmp_path / "a.begun").read_text())
-        worker = int((tmp_path / "a.begun").read_text())
+        worker = int(until(lambda: written(tmp_path / "a.begun")))
         server.kill()
     (tmp_path / "a.begun").unlink()
     with serving(home, project=project) as server:

@@ -17,6 +17,7 @@ from flashmesh.kit.ids import EndpointName, ExecutionId
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import EventLog, LoopClock, WorkerPort
 from flashmesh.wire.frames import Hello
+from flashmesh.worker.keeper.child import KeeperChild
 from flashmesh.worker.keeper.client import Keeper, KeeperEvent
 from flashmesh.worker.keeper.detached import KeeperPlace
 
@@ -74,6 +75,10 @@ class LocalParts:
     volumes: Volumes
 
 
+def _none() -> None:
+    return None
+
+
 def local_parts(
     *,
     store: Store,
@@ -84,6 +89,7 @@ def local_parts(
     log: EventLog,
     home: Path | None = None,
     keeps_endpoints: bool = False,
+    begun: Callable[[], KeeperChild | None] = _none,
 ) -> LocalParts:
     """Queues, target, environments and volumes of one program. Starts no process.
 
@@ -93,6 +99,7 @@ def local_parts(
         notice: told an endpoint's name and a line for people to read.
         home: default `$FLASH_HOME`.
         keeps_endpoints: whether the keeper outlives this process, and is taken over where one is.
+        begun: gives, once, a keeper's process that was started already.
     """
     home = home or flash_home()
     dispatcher = Dispatcher(store=store, clock=LoopClock(asyncio.get_running_loop()), source=NoWorkers(), log=log)
@@ -102,6 +109,9 @@ def local_parts(
     async def start_keeper(on_event: Callable[[KeeperEvent], None]) -> Keeper:
         if keeps_endpoints:
             return await Keeper.adopt_or_start(keeper_directory(place.directory), on_event)
+        child = begun()
+        if child is not None:
+            return await Keeper.take(child, on_event)
         return await Keeper.start(place.pipe_fd, place.directory, on_event)
 
     target = LocalTarget(

@@ -57,9 +57,12 @@ class Environments:
 
     def missing(self, requirements: Iterable[str]) -> list[str]:
         """Those requirements that the running interpreter does not meet, as written. Ours never count."""
+        wanted = union(requirements)
+        if not wanted:
+            return []
         from flashmesh.deploy.local import installed  # `packaging`: 50 ms that no start-up need wait for
 
-        return installed.missing(union(requirements))
+        return installed.missing(wanted)
 
     async def prepare(
         self, requirements: Iterable[str], project_requirements: Iterable[str] = (), *, endpoint: str = ""

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 
 from flashmesh.functions.errors import EndpointUnavailable
 from flashmesh.worker.keeper import detached
+from flashmesh.worker.keeper.child import KEEPER_COMMAND, TEMPLATE_COMMAND, KeeperChild
 from flashmesh.worker.keeper.detached import KeeperPlace
 from flashmesh.worker.spec import WorkerSpec, reentrant_path
 
-TEMPLATE_COMMAND = (sys.executable, "-P", "-u", "-m", "flashmesh.worker.template.supervisor")
-KEEPER_COMMAND = (sys.executable, "-P", "-m", "flashmesh.worker.keeper.keeper")
 LINE_LIMIT = 256 * 1024 * 1024
 """The longest line the keeper may send: the specs of all its endpoints are one."""
 
@@ -116,19 +114,15 @@ class Keeper:
         Call it from the main thread. `session_pipe_fd` is the read end of the session pipe, whose write end only the
         session holds. `on_event` is called from the event loop.
         """
-        ours, theirs = socket.socketpair()
-        settings = {"control": theirs.fileno(), "session": session_pipe_fd, "template": list(template_command)}
-        process = subprocess.Popen(  # noqa: ASYNC220 - a fork and exec; asyncio's variant would add a thread to wait for it
-            [*KEEPER_COMMAND, json.dumps(settings)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(), session_pipe_fd),
-            cwd=runtime_dir,
-            process_group=0,  # Ctrl-C in the terminal is for the session alone
-        )
-        theirs.close()
-        keeper = cls(process, on_event)
-        ours.setblocking(False)
-        await keeper._attach(ours)
+        child = KeeperChild(session_pipe_fd, runtime_dir, template_command=template_command)
+        return await cls.take(child, on_event)
+
+    @classmethod
+    async def take(cls, child: KeeperChild, on_event: Callable[[KeeperEvent], None]) -> "Keeper":
+        """Speak from now on to one that was started as a child of this process. `on_event` as in `start`."""
+        keeper = cls(child.process, on_event)
+        child.control.setblocking(False)
+        await keeper._attach(child.control)
         return keeper
 
     @classmethod

@@ -28,6 +28,7 @@ import time
 from flashmesh.worker.eventloop import EventLoop
 from flashmesh.worker.keeper import pidfile
 from flashmesh.worker.keeper.endpoints import Endpoint, Template
+from flashmesh.worker.keeper.spare import Spare
 from flashmesh.worker.launch import anonymous_file, describe_status, kill_group, launch
 from flashmesh.worker.parent import adopt_orphans, children
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:  # `typing` is 6 ms, a third of this program's start
 
 SETTLED_S = 5.0
 """A template that lived this long did not fail to start."""
+SPARE_LIFE_S = 30.0
+"""How long a template that was started ahead waits for its endpoint. It costs memory; only a start is in a hurry."""
 LAST_WORD_S = 0.5
 """How long templates may take to end their workers once the session is gone, before the keeper does it for them."""
 
@@ -57,10 +60,12 @@ class Keeper:
         session_fd: int,
         template_argv: list[str],
         listener: socket.socket | None = None,
+        ahead: bool = False,
     ) -> None:
         """Args:
         control: the session's end of the conversation; None = servers come by `listener`.
         session_fd: read end of the pipe whose end is the session's; templates inherit it.
+        ahead: whether a template is to be started before it is asked for.
         """
         self._loop = EventLoop()
         self._control = control
@@ -71,6 +76,8 @@ class Keeper:
         self._incoming = b""
         self._outgoing = b""
         self._ending = False
+        self._ahead = ahead
+        self._spare: Spare | None = None
 
     def run(self) -> None:
         adopt_orphans()
@@ -83,7 +90,11 @@ class Keeper:
         self._loop.on_signal(signal.SIGCHLD, self._reap)
         self._loop.on_signal(signal.SIGTERM, self._end_after_drain)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the session's to handle
+        if self._ahead:
+            self._spare = Spare(self._template_argv)
+            self._loop.later(SPARE_LIFE_S, self._drop_spare)
         self._loop.run()
+        self._drop_spare()
         end = time.monotonic() + LAST_WORD_S
         while children() and time.monotonic() < end:  # orphans reach us one by one, as their own parents die
             self._kill_adopted()
@@ -259,10 +270,19 @@ class Keeper:
             "keeper": theirs.fileno(),
             "spec": spec_fd,
         }
-        pid = launch([*self._template_argv, json.dumps(fds)], keep=fds.values())
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.become(fds):
+            pid = spare.pid
+        else:
+            pid = launch([*self._template_argv, json.dumps(fds)], keep=fds.values())
         theirs.close()
         os.close(spec_fd)
         endpoint.template = Template(pid, ours)
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.drop()
 
     def _stop(self, endpoint: Endpoint, drain_s: float, then: Callable[[], None]) -> None:
         """SIGTERM, which makes the template drain; SIGKILL when it is still there a second after `drain_s`."""
@@ -300,6 +320,8 @@ class Keeper:
                 break
             if pid == 0:
                 break
+            if self._spare is not None and self._spare.pid == pid:
+                self._drop_spare()
         self._kill_adopted()
         self._end_if_empty()
 
@@ -337,6 +359,8 @@ class Keeper:
         Every child of ours that is not a template; its own children come to us, and here again, when it has died.
         """
         templates = {endpoint.template.pid for endpoint in self._endpoints.values() if endpoint.template is not None}
+        if self._spare is not None:
+            templates.add(self._spare.pid)
         for pid in children():
             if pid not in templates:
                 kill_group(pid)
@@ -375,6 +399,7 @@ class Keeper:
     def _on_session_gone(self) -> None:
         """Templates end at once, on the same pipe; whoever has not within LAST_WORD_S is killed."""
         self._ending = True
+        self._drop_spare()
         self._loop.unwatch(self._session_fd)
         for endpoint in self._endpoints.values():
             if endpoint.template is not None:
@@ -402,8 +427,8 @@ class Keeper:
 
 
 def main(argument: str) -> None:
-    """`argument`: {"control": fd, "session": fd, "template": [argv…]} for a session's keeper; detached:
-    {"listen": fd of the control socket, "lock": fd held for life, "directory": …, "template": [argv…]}.
+    """`argument`: {"control": fd, "session": fd, "template": [argv…], "ahead": bool} for a session's keeper;
+    detached: {"listen": fd of the control socket, "lock": fd held for life, "directory": …, "template": [argv…]}.
     """
     settings = json.loads(argument)
     if "listen" in settings:
@@ -415,6 +440,7 @@ def main(argument: str) -> None:
         control=socket.socket(fileno=settings["control"]),
         session_fd=settings["session"],
         template_argv=settings["template"],
+        ahead=settings["ahead"],
     )
     keeper.run()
 

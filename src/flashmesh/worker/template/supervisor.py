@@ -32,6 +32,7 @@ from flashmesh.worker import parent
 from flashmesh.worker.context import DEADLINE, LEAVING, READY
 from flashmesh.worker.eventloop import EventLoop, Timer
 from flashmesh.worker.groups import GroupTable, Places
+from flashmesh.worker.keeper.spare import wait_to_become
 from flashmesh.worker.launch import describe_status, kill_group, read_file, reap
 from flashmesh.worker.records import State
 from flashmesh.worker.spec import WorkerSpec
@@ -427,13 +428,17 @@ class Template:
 
 
 def main(argument: str, program: Program) -> None:
-    """`argument`: {"spec", "peer", "again", "groups", "session", "keeper"}: descriptors inherited from the keeper."""
+    """`argument`: {"spec", "peer", "again", "groups", "session", "keeper"}: descriptors inherited from the keeper.
+    {"ahead": fd}: the same will come over that socket, once an endpoint wants its template.
+    """
+    parent.prepare()
+    program.preload()
     fds: dict[str, int] = json.loads(argument)
+    if "ahead" in fds:
+        fds = wait_to_become(fds["ahead"])
     for fd in fds.values():
         os.set_inheritable(fd, False)
     spec = WorkerSpec.from_dict(json.loads(read_file(fds["spec"])))
-    parent.prepare()
-    program.preload()
     template = Template(spec, fds, program)
     try:
         template.run()
