@@ -161,6 +161,19 @@ def test_what_did_not_succeed_keeps_its_payload_for_a_retry(make: Factory, paylo
     assert store.payload(store.get(ExecutionId("e1"))) == payload
 
 
+@pytest.mark.parametrize("event", [Event.FAIL, Event.CANCEL])
+def test_a_payload_that_is_kept_is_a_copy(make: Factory, event: Event) -> None:
+    """It may have come in memory that is written again when the call is over."""
+    memory = bytearray(b"request")
+    wall = Wall()
+    store = make(wall, Retention())
+    execution = new(1, kind="sync")
+    execution.payload = memoryview(memory)  # type: ignore[assignment]
+    fail(store, execution, wall(), event)
+    memory[:] = b"another"
+    assert execution.payload == b"request"
+
+
 def test_kept_payloads_count_in_the_bytes(make: Factory) -> None:
     """Ten bytes hold one failed call of five with an error of four, not two."""
     wall = Wall()

@@ -114,6 +114,8 @@ class Execution(msgspec.Struct, eq=False):
         self.ended_at = at
         if outcome.event is Event.SUCCEED:
             self.payload, self.payload_dropped = b"", True
+        else:
+            self.payload = bytes(self.payload)  # what is kept: it may lie in memory that was lent for the call only
         self.result = outcome.result
         self.result_type = outcome.result_type
         self.error_code = outcome.error_code

@@ -131,9 +131,10 @@ class Store(Protocol):
     ) -> None:
         """Call `then(None)` once what was said to the store before is as durable as this store makes it.
 
-        Ask right after the change that matters, or name the execution that it is about. An implementation without a
-        disk calls before it returns, others on the event loop, in the order they were asked. Only a change that carries
-        many bytes is waited for by who asked right after or about it, and not by those who say something small later.
+        Ask right after the change that matters, or name the execution that it is about: who names it waits a moment
+        longer, for others to be written with. An implementation without a disk calls before it returns, others on the
+        event loop, in the order they were asked. Only a change that carries many bytes is waited for by who asked right
+        after or about it, and not by those who say something small later.
 
         `then(StoreUnavailable)`: it could not be written. Each async `create` among it is undone, as if it had never
         been: its record and its idempotency key are gone. Other changes stay, and are written when that is possible.
