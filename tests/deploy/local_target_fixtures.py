@@ -180,9 +180,9 @@ class House:
     def call(self, execution: str, function: str = "m.f", *, kind: str = "sync") -> None:
         self.dispatcher.submit(Invoke(execution, function), self.client, kind="async" if kind == "async" else "sync")
 
-    def link(self, build: str = "b1", endpoint: str = "m") -> FakePort:
+    def link(self, build: str = "b1", endpoint: str = "m", *, generation: int = 1) -> FakePort:
         port = FakePort()
-        hello = Hello(PROTOCOL_VERSION, "template", endpoint, build)
+        hello = Hello(PROTOCOL_VERSION, "template", endpoint, build, incarnation=generation)
         self.target.template_linked(EndpointName(endpoint), hello, port)
         return port
 

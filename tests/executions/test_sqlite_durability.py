@@ -105,6 +105,70 @@ def path(tmp_path: Path) -> Path:
 # Acknowledged means on disk
 
 
+@on_a_loop
+async def test_an_end_is_written_with_the_next_call_that_somebody_waits_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes no commit of its own, which the next call would have to wait for."""
+    monkeypatch.setattr(behind, "_ENDED_S", 3600.0)
+    with opened(path) as store:
+        commits: list[float] = []
+        store.database.writer.took = commits.append
+        first = new("first")
+        store.create(first)
+        await durable(store)
+        succeed(store, first)
+        acknowledged: list[object] = []
+        store.when_durable(acknowledged.append, about=first.id)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(commits) == 1
+        store.create(new("second"))
+        await durable(store)
+        assert len(commits) == 2
+        assert acknowledged == [None]
+        assert rows(path, "SELECT id, status FROM executions ORDER BY row") == [
+            ("first", "SUCCESS"),
+            ("second", "QUEUED"),
+        ]
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+@on_a_loop
+async def test_an_end_that_nothing_follows_is_written_soon(path: Path, durability: Durability) -> None:
+    """Also one that is said while the call's first row is being written."""
+    with opened(path, durability=durability) as store:
+        for name in ("quiet", "at once"):
+            execution = new(name)
+            store.create(execution)
+            if name == "quiet":
+                await durable(store)
+            succeed(store, execution)
+            told: asyncio.Future[StoreUnavailable | None] = asyncio.get_running_loop().create_future()
+            store.when_durable(told.set_result, about=execution.id)
+            assert await asyncio.wait_for(told, 30) is None
+        assert rows(path, "SELECT status FROM executions") == [("SUCCESS",), ("SUCCESS",)]
+
+
+@on_a_loop
+async def test_an_id_is_taken_once_also_out_of_order(path: Path) -> None:
+    """Ids that sort behind all others are not asked for; those that do not are."""
+    names = ["m", "z", "a", "q", "zz"]
+    with opened(path, window=Retention(count=1)) as store:
+        for name in names:
+            execution = new(name)
+            store.create(execution)
+            succeed(store, execution)
+        await durable(store)
+        for name in names:
+            with pytest.raises(DuplicateExecution):
+                store.create(new(name))
+    with opened(path) as store:
+        for name in names:
+            with pytest.raises(DuplicateExecution):
+                store.create(new(name))
+
+
 @pytest.mark.parametrize("durability", ["full", "normal"])
 @on_a_loop
 async def test_who_waits_is_told_after_the_commit_and_in_order(path: Path, durability: Durability) -> None:
@@ -412,6 +476,25 @@ async def test_a_lost_file_is_an_execution_that_failed_or_a_result_that_is_no_mo
 
 
 # Retention
+
+
+@on_a_loop
+async def test_ended_in_the_future_counts_as_ended_at_the_start(path: Path) -> None:
+    """Where the clock was set back between two starts, a record is kept for another age, and not for the difference."""
+    now = 1_000_000.0
+    retention = Retention(age_s=50)
+    with opened(path, now=lambda: now, retention=retention) as store:
+        for name, at, key in (("plain", now + 7200, None), ("keyed", now + 7200, "k"), ("later", now, None)):
+            execution = store.create(new(name, key=key))
+            store.start(execution, 1, at=at, worker="w", build="b")
+            store.finish(execution, 1, Outcome(event=Event.SUCCEED), at=at)
+    with opened(path, now=lambda: now, retention=retention) as store:
+        now += 50
+        assert {one.id for one in store.recent()} == {"plain", "keyed", "later"}
+        assert store.create(new("again", key="k")).id == "keyed"
+        now += 1
+        assert store.recent() == []
+        assert store.create(new("anew", key="k")).id == "anew"
 
 
 @on_a_loop

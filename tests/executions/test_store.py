@@ -222,6 +222,23 @@ def test_results_are_kept_by_age(make: Factory) -> None:
     assert store.create(new(2, key="k", payload=b"other")).id == "e2"
 
 
+@pytest.mark.parametrize("hours", [-30, 30])
+@pytest.mark.parametrize("key", ["k", None])
+def test_ages_are_not_told_by_a_clock_that_somebody_sets(make: Factory, hours: int, key: str | None) -> None:
+    """Records bear the clock's times, wrong or right; how long they are kept is a matter of time that passed."""
+    passed = Wall()
+    store = make(passed, Retention(age_s=3600))
+    run(store, new(1, key=key), passed())
+    run(store, new(2), passed() + hours * 3600)
+    passed.seconds += 3600
+    run(store, new(3), passed() + hours * 3600)
+    assert [known(store, number) for number in (1, 2, 3)] == [True, True, True]
+    assert [one.id for one in store.recent()] == ["e3", "e2", "e1"]
+    passed.seconds += 1
+    assert [known(store, number) for number in (1, 2, 3)] == [False, False, True]
+    assert [one.id for one in store.recent()] == ["e3"]
+
+
 def test_results_are_kept_by_bytes(make: Factory) -> None:
     """Ten bytes hold two results of five, not three."""
     wall = Wall()

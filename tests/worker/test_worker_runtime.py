@@ -202,23 +202,28 @@ def test_asynchronous_calls_run_at_the_same_time_up_to_the_limit() -> None:
     """Two calls meet inside one worker; a third finds no slot, is BUSY, and certainly was not run."""
     source = """
         import asyncio
+        from pathlib import Path
         from flashmesh import LiveServerless, remote
         together = asyncio.Barrier(2)
 
         @remote(LiveServerless(name="own"))
-        async def meet(x):
+        async def meet(go):
             await together.wait()
-            return x
+            while not Path(go).exists():
+                await asyncio.sleep(0.001)
+            return go
         """
     with session() as here:
+        go = here.folder / "go"
         worker = here.worker(source, config={"max_concurrency": 2})
-        invoke(worker, "own.meet", 1, execution="a")
+        invoke(worker, "own.meet", str(go), execution="a")
         assert started(worker, "a")
         link_of(worker).send(Credit("nobody", items=1))  # a credit for a call that is over changes nothing
-        invoke(worker, "own.meet", 2, execution="b")
-        invoke(worker, "own.meet", 3, execution="c")
+        invoke(worker, "own.meet", str(go), execution="b")
+        invoke(worker, "own.meet", str(go), execution="c")
         error = receive(worker, Error)
         assert (error.execution, error.code, error.ran) == ("c", "BUSY", False)
+        go.touch()
         assert receive(worker, Result).free in (1, 2)
         assert receive(worker, Result).free == 2
 

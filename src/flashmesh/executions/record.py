@@ -70,6 +70,8 @@ class Execution(msgspec.Struct, eq=False):
     """Its number among those that have ended, where its store counts them."""
     booked: int = -1
     """Bytes that its store holds for it since it ended; -1: it has not, or is not in memory any more."""
+    booked_at: float = 0.0
+    """Since when, on a clock that nobody sets."""
 
     @property
     def ended(self) -> bool:

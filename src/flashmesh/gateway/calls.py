@@ -235,7 +235,7 @@ class Calls:
         for execution in executions:
             policy = execution.meta.get("policy")
             if policy and not execution.ended:
-                self._arm(execution, policy, age_s=self.clock.wall() - execution.created_at)
+                self._arm(execution, policy, age_s=max(0.0, self.clock.wall() - execution.created_at))
 
     def _arm(self, execution: Execution, policy: Mapping[str, Any], *, age_s: float) -> None:
         ttl_ms = policy.get("ttl")

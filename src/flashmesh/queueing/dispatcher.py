@@ -255,6 +255,7 @@ class Dispatcher:
                 admit(
                     lane.plan,
                     lane.queue,
+                    function=function,
                     sync=kind == "sync",
                     size_bytes=len(frame.payload),
                     mean_run_s=lane.mean_run_s,

@@ -1,5 +1,7 @@
 """Carries out what was decided: calls to workers, more workers, calls taken back. Asked after every event of a lane."""
 
+from collections.abc import Callable
+
 from flashmesh.functions.errors import Cancelled
 from flashmesh.queueing.assign import assign, takes_at_once
 from flashmesh.queueing.calls import Call
@@ -9,6 +11,7 @@ from flashmesh.queueing.recall import next_look_s, recall
 from flashmesh.queueing.scaling import wanted_workers
 from flashmesh.queueing.settlement import Settlement
 from flashmesh.queueing.slots import Worker
+from flashmesh.wire.frames import AnyFrame
 
 
 class Pump:
@@ -32,14 +35,16 @@ class Pump:
 
     def _send(self, lane: Lane, call: Call, worker: Worker, now: float) -> None:
         calls = worker.calls
+        send: Callable[[AnyFrame], None] = worker.port.send
         if not calls:
             worker.moved_at = now
+            send = worker.send_now
         worker.unstarted += 1
         worker.last_used = now
         calls[call.execution.id] = call
         call.worker = worker
         call.execution.build = worker.build
-        worker.port.send(call.invoke(worker.build))
+        send(call.invoke(worker.build))
         if len(calls) > worker.slots and lane.recall is None:
             self._watch_waiting(lane, now)
 

@@ -5,11 +5,13 @@ does not count calls that it has not begun. So what may be sent is the last repo
 "not begun" to "in use" and leaves the difference as it was.
 """
 
+from collections.abc import Callable
 from math import inf
 
 from flashmesh.kit.ids import BuildId, ExecutionId, WorkerId
 from flashmesh.queueing.calls import Call
 from flashmesh.queueing.ports import WorkerPort
+from flashmesh.wire.frames import AnyFrame
 
 
 class Worker:
@@ -29,6 +31,7 @@ class Worker:
         "ready_at",
         "remote",
         "reported",
+        "send_now",
         "slots",
         "stuck",
         "unacknowledged",
@@ -57,6 +60,8 @@ class Worker:
         self.build = build
         self.pid = pid
         self.port = port
+        self.send_now: Callable[[AnyFrame], None] = getattr(port, "send_now", port.send)
+        """For a call that finds it idle."""
         self.reported = free
         self.unstarted = 0
         self.calls: dict[ExecutionId, Call] = {}

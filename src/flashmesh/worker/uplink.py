@@ -290,7 +290,10 @@ class Uplink:
         if frame.free != free:
             frame = msgspec.structs.replace(frame, free=free)
         try:
-            link.send(frame)
+            if self._waiting:
+                link.send(frame)  # with what the next one says
+            else:
+                link.send_now(frame)
         except PayloadTooLarge as error:
             self._announced = ""
             too_large = failure(frame.execution, frame.attempt, error, ran=True, run_us=frame.run_us)
@@ -356,7 +359,7 @@ class Uplink:
     def _on_frame(self, link: Link, frame: AnyFrame) -> None:
         match frame:
             case Invoke():
-                self._invoke(frame)
+                self._invoke(link, frame)
             case Ack(executions=executions):
                 self._acknowledged(executions)
             case Cancel(execution=execution, reason=reason, attempt=attempt):
@@ -399,12 +402,14 @@ class Uplink:
         if invocation is not None and attempt in (0, invocation.attempt) and not invocation.started_ns:
             self.runner.canceller.stop(invocation, "cancel")
 
-    def _invoke(self, frame: Invoke) -> None:
+    def _invoke(self, link: Link, frame: Invoke) -> None:
         if frame.function not in self._callables:
             error = FunctionNotFound(f"{frame.function!r} is not served here.")
             self.deliver(failure(frame.execution, frame.attempt, error, ran=False), kept=False)
         elif frame.execution in self.runner.by_execution or self._leaving or self._held.full:
             self._refuse(frame)
+        elif not self._waiting and self._beginning is None and self.runner.free:
+            self._begin(link, frame)  # its body has a turn to wait yet
         elif len(self._waiting) < self.runner.free + self.times.allowed:
             self._waiting.append(frame)
             self._begin_soon()

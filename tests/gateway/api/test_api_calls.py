@@ -198,6 +198,19 @@ def test_time_limits_of_jobs_are_armed_again_after_a_restart():
     assert old.status == "CANCELLED"
 
 
+def test_time_limits_of_jobs_are_no_longer_though_the_clock_was_set_back():
+    faces = Faces()
+    job = faces.ask("POST", "/v2/m/run", {"input": 1, "policy": {"ttl": 10_000}}).json["id"]
+    old = faces.execution(job)
+    old.created_at += 30 * 3600
+    restarted = Faces(clock=faces.clock)
+    restarted.store.create(old)
+    restarted.dispatcher.restore([old])
+    restarted.calls.resume([old])
+    restarted.clock.advance(10.1)
+    assert old.status == "CANCELLED"
+
+
 def test_a_replay_of_a_job_keeps_the_time_limit_of_the_first():
     faces = Faces()
     key = {"Idempotency-Key": "k"}

@@ -169,6 +169,18 @@ def test_a_connection_that_says_nothing_is_closed(hurried: Served) -> None:
     assert hurried.connect().is_ended()
 
 
+def test_a_connection_is_not_idle_since_before_it_came() -> None:
+    """A server without connections does not wake: what time it is, it learns from the next one."""
+    with serving(dataclasses.replace(HURRY, idle_s=0.5, sweep_s=0.02)) as served:
+        assert served.connect().is_ended()
+        served.wait_until(lambda: served.server.connections == 0 and served.loop.time() - served.server.now > 0.6)
+        client = served.connect()
+        served.wait_until(lambda: served.server.connections == 1)
+        before = served.server.now
+        served.wait_until(lambda: served.server.now > before)  # it has been looked at
+        assert client.ask(get("/about")).status == 200
+
+
 def test_a_request_that_is_being_served_has_no_time_limit_here(hurried: Served) -> None:
     client = hurried.connect().send(get("/hold?long"))
     other = hurried.connect()

@@ -200,7 +200,7 @@ class LocalTarget:
         found.port = port
         found.running = True
         self._stage(found, "warm")
-        if found.spec is not None and hello.build != found.spec.build:
+        if found.spec is not None and (hello.build, hello.incarnation) != (found.spec.build, found.spec.generation):
             port.send(Update(found.spec.to_dict()))
         if found.wanted:
             port.send(Scale(found.wanted))

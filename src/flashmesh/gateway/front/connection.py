@@ -82,8 +82,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
-        self._since = self._front.now
         refusal = self._front.joined(self)
+        self._since = self._front.now  # not before: a server without connections does not look at the clock
         if refusal is not None:
             self._refuse(refusal)
 
