@@ -134,6 +134,24 @@ def test_a_fingerprint_is_all_a_client_needs(certificate: Path, authority: str) 
     asyncio.run(main())
 
 
+def test_a_servers_own_certificate_can_be_pinned_too(certificate: Path) -> None:
+    """One that it was given: its authority is nobody a client knows. The name still has to be right."""
+    _, mark, rest = certificate.read_text().partition("-----BEGIN CERTIFICATE-----")
+    own = mark + rest.partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
+
+    async def main() -> None:
+        echo, end = Echo(), End()
+        async with serving(echo, tls.server_context(certificate, certificate)) as port:
+            context = await tls.pinned_context(HOST, port, tls.fingerprint(own))
+            link = await dial_tcp(HOST, port, context, end.on_frame, end.on_lost)
+            link.close()
+            await end.until(lambda: end.lost)
+            with pytest.raises(tls.UntrustedServer):
+                await dial_tcp(HOST, port, context, end.on_frame, end.on_lost, server_name="other.test")
+
+    asyncio.run(main())
+
+
 def test_another_authority_and_another_name_are_refused(certificate: Path, authority: str, tmp_path: Path) -> None:
     """A server with another authority's certificate, or with a certificate for another host, is not the server."""
 
