@@ -8,7 +8,7 @@ COVERAGE ?= on
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fork quality-check format bench bench-peers bench-report clean
+.PHONY: help run test test-clients test-fork quality-check format bench bench-peers bench-report clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -28,7 +28,10 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp
 run: $(VENV)/.stamp ## Install into .venv and serve the example project
 	@exec $(BIN)/flash run $(EXAMPLE)
 
+# Compiled once here: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE), each of the thousand processes that
+# the tests start would compile all it imports.
 test: $(VENV)/.stamp-dev ## Install into .venv and run the tests (records coverage)
+	@$(BIN)/python -m compileall -q src
 ifeq ($(COVERAGE),on)
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest --numprocesses $(JOBS) --dist loadfile
@@ -41,6 +44,11 @@ test-fork: ## Fork workers with the packages people import and rewrite docs/fork
 	@test -x .venv-fork/bin/python || $(PYTHON) -m venv .venv-fork
 	@.venv-fork/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -r tests/forks/requirements.txt
 	.venv-fork/bin/python -m pytest tests/forks -m forks --timeout 600
+
+test-clients: ## Ask a server with RunPod's own SDK (downloads)
+	@test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -r tests/acceptance/clients.txt
+	.venv-clients/bin/python -m pytest tests/acceptance -m clients
 
 quality-check: $(VENV)/.stamp-dev ## Format, lint, types, layers, and the coverage that `make test` recorded
 	$(BIN)/ruff format --check .
@@ -65,4 +73,4 @@ bench-report: $(VENV)/.stamp-dev ## Account for each microsecond of a call; put 
 	$(BIN)/python -m benchmarks.report
 
 clean: ## Remove what the commands above made
-	rm -rf .bench .venv .venv-fork .venv-second .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .bench .venv .venv-clients .venv-fork .venv-second .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

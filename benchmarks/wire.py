@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Row, in_turns
-from flashmesh.wire.arguments import Binder, encode_arguments
+from flashmesh.wire.arguments import Binder, argument_parts
 from flashmesh.wire.connection import BlockingLink
 from flashmesh.wire.frames import MSGPACK, AnyFrame, Invoke, Result
+from flashmesh.wire.parts import sendable
 
 ARRAY_BYTES = 8 * 1024 * 1024
 
@@ -87,7 +88,7 @@ def large_argument() -> Row:
 
         def product() -> float:
             begin = time.perf_counter()
-            link.send(Invoke("x", "m.f", content_type=MSGPACK, payload=encode_arguments((array,), {})))
+            link.send(Invoke("x", "m.f", content_type=MSGPACK, payload=sendable(argument_parts((array,), {}))))
             link.receive(10)
             return time.perf_counter() - begin
 

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -20,8 +21,19 @@ COMMAND = (sys.executable, "-c", "from flashmesh.cli import main; main()", "serv
 class RunningServer:
     """`flash server --project`; stop it, kill it, start it again on the same data."""
 
-    def __init__(self, project: Path, *options: str, home: Path, data: Path | None = None) -> None:
+    def __init__(
+        self,
+        project: Path,
+        *options: str,
+        home: Path,
+        data: Path | None = None,
+        open_files: int | None = None,
+        **env: str,
+    ) -> None:
+        """`open_files`: how many it may have at most."""
         self.project = project
+        self.env = env
+        self.open_files = open_files
         self.options = options
         self.home = home
         self.data = data
@@ -41,8 +53,9 @@ class RunningServer:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "FLASH_HOME": str(self.home)},
+                env={**os.environ, "FLASH_HOME": str(self.home), **self.env},
                 start_new_session=True,
+                preexec_fn=self._limit_files if self.open_files else None,
             )
         if ready:
             try:
@@ -52,6 +65,9 @@ class RunningServer:
                 self.kill()
                 raise
         return self
+
+    def _limit_files(self) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.open_files, self.open_files))
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -89,6 +105,23 @@ class RunningServer:
         ended = {"success", "error", "timeout", "cancelled"}
         return self.until(lambda: (record := self.execution(id)).get("status") in ended and record)
 
+    def as_admin(self) -> dict[str, str]:
+        """The header that its machine's own commands send."""
+        (token,) = self.home.glob("hosts/*/token")
+        return {"Authorization": f"Bearer {token.read_text().strip()}"}
+
+    def used_cpu_s(self) -> float:
+        """User and system time so far."""
+        fields = self._of_process("stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_mb(self) -> float:
+        """Memory in use now, in MB."""
+        return int(self._of_process("statm").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def _of_process(self, file: str) -> str:
+        return Path(f"/proc/{self.process.pid}/{file}").read_text()
+
     def until(self, condition: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := condition()):
@@ -111,8 +144,8 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def serving(project: Path, *options: str, home: Path, data: Path | None = None) -> Iterator[RunningServer]:
-    server = RunningServer(project, *options, home=home, data=data)
+def serving(project: Path, *options: str, home: Path, **more: Any) -> Iterator[RunningServer]:
+    server = RunningServer(project, *options, home=home, **more)
     try:
         yield server.start()
     finally:

@@ -100,6 +100,40 @@ def test_everything_that_was_accepted_runs_though_the_server_is_killed_under_loa
         assert server.stop() == 0, server.output()
 
 
+def test_kept_workers_hand_over_what_they_finished_while_the_server_was_away(tmp_path: Path, project: Path):
+    """Killed three times under load: the same workers serve on, and each call that had begun completes as it did."""
+    accepted: dict[str, int] = {}
+    begun: dict[str, int] = {}
+    server = RunningServer(project, "--keep-endpoints", home=tmp_path / "home")
+    chance = random.Random(20261121)
+    for round in range(3):
+        server.start()
+        client = threading.Thread(
+            target=_enqueue_until_it_dies, args=(server, accepted, range(round * 1_000_000, (round + 1) * 1_000_000))
+        )
+        client.start()
+        long = [server.enqueue("pid", {"seconds": 0.4})[1]["executionId"] for _ in range(2)]
+        server.until(lambda long=long: all(server.execution(id)["status"] != "queued" for id in long))
+        begun |= {id: server.execution(id)["attempt"] for id in long}
+        wanted = len(accepted) + chance.randrange(5, 60)
+        server.until(lambda wanted=wanted: len(accepted) >= wanted)
+        server.kill()
+        client.join()
+    server.start()
+    try:
+        first = {id: server.until_ended(id) for id in (*accepted, *begun)}
+        assert {record["status"] for record in first.values()} == {"success"}
+        assert {id: first[id]["output"] for id in accepted} == accepted
+        assert {id: first[id]["attempt"] for id in begun} == begun, "a call that a worker ran was run again"
+        workers = {first[id]["output"] for id in begun}
+        assert len(workers) <= 2, "workers were replaced"
+        assert {id: server.execution(id) for id in first} == first
+        noted = [int(n) for n in (tmp_path / "notes").read_text().split()]
+        assert set(noted) >= set(accepted.values())
+    finally:
+        assert server.stop() == 0, server.output()
+
+
 def _enqueue_until_it_dies(server: RunningServer, accepted: dict[str, int], numbers: range) -> None:
     for n in numbers:
         status, answer = server.enqueue("note", {"n": n})
@@ -154,7 +188,8 @@ def test_an_endpoint_that_cannot_be_imported_says_why_and_shows_in_readiness(tmp
             lambda: "no_such_package_anywhere" in str((answer := server.invoke("never", {}))[1]) and answer
         )
         assert status == 503, answer
-        assert server.get("/readyz")[0] == 503
+        status, answer = server.get("/readyz")
+        assert (status, answer["status"], answer["reasons"][0]["code"]) == (200, "degraded", "IMPORT_FAILED")
         assert server.invoke("pid", {})[0] == 200
     finally:
         server.stop()

@@ -15,15 +15,19 @@ from flashmesh.project.model import FunctionSpec, MethodSpec, Project, ResourceS
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import LoopClock, WorkerPort, WorkerSource
 from flashmesh.wire.frames import PROTOCOL_VERSION, AnyFrame, Error, Hello, Invoke, Result
-from flashmesh.worker.keeper.client import EndpointSockets, KeeperEvent, KeeperLost, TemplateExited
+from flashmesh.worker.keeper.client import EndpointSockets, KeeperEvent, KeeperLost, KeptEndpoint, TemplateExited
 from flashmesh.worker.spec import WorkerSpec, reentrant_path
 
 
 class FakeKeeper:
     """Starts nothing; remembers what it was asked."""
 
-    def __init__(self, on_event: Callable[[KeeperEvent], None]) -> None:
+    def __init__(self, on_event: Callable[[KeeperEvent], None], kept: Sequence[KeptEndpoint] = ()) -> None:
+        """`kept`: what it had when it was taken over."""
         self.on_event = on_event
+        self.kept = list(kept)
+        self.closing: asyncio.Event | None = None
+        """Set when an endpoint that is closed has finished; None: at once."""
         self.opened: list[str] = []
         self.started: list[WorkerSpec] = []
         self.remembered: list[WorkerSpec] = []
@@ -52,6 +56,8 @@ class FakeKeeper:
 
     async def close_endpoint(self, endpoint: str, *, drain_s: float = 30) -> None:
         self.removed.append(endpoint)
+        if self.closing is not None:
+            await self.closing.wait()
 
     async def close(self, *, drain_s: float = 30, keep: bool = False) -> None:
         self.closed_with = drain_s
@@ -122,12 +128,20 @@ class NoSource:
 class House:
     """Everything together, inside a running loop."""
 
-    def __init__(self, folder: Path, *, gpus: tuple[Gpu, ...] = (), keeper_error: OSError | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        gpus: tuple[Gpu, ...] = (),
+        keeper_error: OSError | None = None,
+        kept: Sequence[KeptEndpoint] = (),
+    ) -> None:
         source: WorkerSource = NoSource()
         self.folder = folder
         self.client = FakeClient()
         self.keepers: list[FakeKeeper] = []
         self.keeper_error = keeper_error
+        self.kept = kept
         self.environments = FakeEnvironments()
         self.notices: list[tuple[str, str]] = []
         self.events: list[tuple[str, Mapping[str, Any]]] = []
@@ -155,7 +169,8 @@ class House:
     async def _start_keeper(self, on_event: Callable[[KeeperEvent], None]) -> FakeKeeper:
         if self.keeper_error is not None:
             raise self.keeper_error
-        self.keepers.append(FakeKeeper(on_event))
+        kept, self.kept = self.kept, ()
+        self.keepers.append(FakeKeeper(on_event, kept))
         return self.keepers[-1]
 
     @property
@@ -165,9 +180,9 @@ class House:
     def call(self, execution: str, function: str = "m.f", *, kind: str = "sync") -> None:
         self.dispatcher.submit(Invoke(execution, function), self.client, kind="async" if kind == "async" else "sync")
 
-    def link(self, build: str = "b1", endpoint: str = "m") -> FakePort:
+    def link(self, build: str = "b1", endpoint: str = "m", *, generation: int = 1) -> FakePort:
         port = FakePort()
-        hello = Hello(PROTOCOL_VERSION, "template", endpoint, build)
+        hello = Hello(PROTOCOL_VERSION, "template", endpoint, build, incarnation=generation)
         self.target.template_linked(EndpointName(endpoint), hello, port)
         return port
 

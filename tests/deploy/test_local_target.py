@@ -147,6 +147,22 @@ def test_a_template_that_connects_with_an_older_build_is_brought_up_to_date(tmp_
     play(tmp_path, story)
 
 
+def test_settings_changed_while_the_template_starts_reach_it_though_the_build_is_the_same(tmp_path: Path) -> None:
+    async def story(house: House) -> None:
+        await declared(house)
+        house.call("e1")
+        await house.until(lambda: house.keeper.started)
+        one = resource(mode="JOB")
+        await house.target.update(one, project(one), B1)
+        port = house.link("b1")
+        update = port.sent[0]
+        assert isinstance(update, Update)
+        assert update.spec["config"]["mode"] == "JOB"
+        assert [type(frame) for frame in house.link("b1", generation=2).sent] == [Scale]
+
+    play(tmp_path, story)
+
+
 def test_a_file_saved_while_its_environment_is_built_starts_with_the_new_build(tmp_path: Path) -> None:
     """One template, of the build that is on disk."""
 

@@ -1,4 +1,5 @@
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,12 +171,20 @@ def test_breakpoint_has_the_terminal(tmp_path: Path) -> None:
     with uvicorn(tmp_path, stdin=theirs, stdout=theirs, FLASH_DEV_OPTIONS=options) as port:
         os.write(ours, b"!n = 21\nc\n")
         status, body = http_post(port, "/work/run_sync", b'{"input": {"n": 1}}')
-        shown = os.read(ours, 65536)
+        shown = read_until(ours, b"(Pdb)")
     os.close(ours)
     os.close(theirs)
     assert status == 200
     assert b'"output":{"twice":42}' in body
     assert b"(Pdb)" in shown
+
+
+def read_until(terminal: int, wanted: bytes) -> bytes:
+    """What a terminal shows, up to `wanted`: one read need not give all that was written."""
+    shown = b""
+    while wanted not in shown and select.select([terminal], [], [], 20)[0]:
+        shown += os.read(terminal, 65536)
+    return shown
 
 
 def test_the_file_also_runs_under_plain_uvicorn(tmp_path: Path) -> None:

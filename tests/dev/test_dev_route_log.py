@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -36,6 +38,23 @@ def test_lines_of_two_bodies_that_take_turns_stay_whole_and_carry_their_names() 
 
     asyncio.run(both())
     assert sorted(out.getvalue().splitlines()) == ["[a] a begins, and ends", "[b] b begins, and ends"]
+
+
+def test_requests_of_one_route_in_two_threads_finish_their_own_lines_only() -> None:
+    log, out, _ = logs()
+    turns = threading.Barrier(2, timeout=20)
+
+    def body(number: int) -> None:
+        with log.request(route("a")):
+            log.stdout.write(f"{number} begins, ")
+            turns.wait()
+            log.stdout.write(f"{number} ends\n{number} was here")
+            turns.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(body, (1, 2)))
+    lines = sorted(out.getvalue().splitlines())
+    assert lines == ["[a] 1 begins, 1 ends", "[a] 1 was here", "[a] 2 begins, 2 ends", "[a] 2 was here"]
 
 
 def test_what_the_server_itself_writes_passes_as_it_is() -> None:

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -164,14 +165,45 @@ def test_a_session_that_was_killed_does_not_stand_in_the_way_of_the_next(tmp_pat
         assert second.post("/hello/run_sync")[0] == 200
 
 
-def test_a_second_interrupt_does_not_wait_for_running_calls(tmp_path: Path) -> None:
+TAKES_TURNS = """\
+import sys, threading
+from flashmesh import CpuLiveLoadBalancer, remote
+
+api = CpuLiveLoadBalancer(name="api")
+both = threading.Barrier(2, timeout=20)
+
+
+@remote(api, method="GET", path="/say/{name}")
+def say(name: str) -> None:
+    sys.stdout.write(f"{name} begins, ")
+    both.wait()
+    sys.stdout.write(f"{name} goes on, ")
+    both.wait()
+    print(name, "ends")
+"""
+
+
+def test_lines_that_two_requests_of_one_route_write_in_pieces_stay_whole(tmp_path: Path) -> None:
+    with serving(project(tmp_path, api=TAKES_TURNS)) as served:
+        with ThreadPoolExecutor(2) as clients:
+            answers = list(clients.map(served.get, ("/api/say/Ada", "/api/say/Bo")))
+        assert [status for status, _ in answers] == [200, 200]
+        for name in ("Ada", "Bo"):
+            line = f"[say] {name} begins, {name} goes on, {name} ends\n"
+            until(lambda line=line: line in served.output(), explain=served.output)
+
+
+@pytest.mark.parametrize("second", ["at once", "when the server has left"])
+def test_a_second_interrupt_does_not_wait_for_running_calls(tmp_path: Path, second: str) -> None:
     endless = HELLO.replace('    print("greeting", name)\n', "    import time\n    time.sleep(600)\n")
     with serving(project(tmp_path, hello=endless)) as served:
         assert served.post("/hello/run")[1]["status"] in ("IN_QUEUE", "IN_PROGRESS")
         until(lambda: flash_status(served)["endpoints"][0]["running"] == 1)
         served.process.send_signal(signal.SIGINT)
         until(lambda: "Stopping" in served.output(), explain=served.output)
-        assert served.stop(signal.SIGINT) == 130
+        if second == "when the server has left":
+            until(lambda: not any("dev.server.template" in name for name in served.processes().values()))
+        assert served.stop(signal.SIGINT) == 130, served.output()
         until(lambda: not served.processes(), seconds=5, explain=lambda: str(served.processes()))
 
 

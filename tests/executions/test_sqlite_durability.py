@@ -58,6 +58,12 @@ def succeed(store: SqliteStore, execution: Execution, result: bytes = b"1") -> N
     store.finish(execution, execution.attempt, Outcome(event=Event.SUCCEED, result=result), at=time.time())
 
 
+def fail(store: SqliteStore, name: str, result: bytes = b"") -> None:
+    execution = store.get(ExecutionId(name))
+    store.start(execution, execution.attempt, at=2.0, worker="w", build="b")
+    store.finish(execution, execution.attempt, Outcome(event=Event.FAIL, result=result), at=time.time())
+
+
 def durable(store: SqliteStore) -> Awaitable[StoreUnavailable | None]:
     """What a caller that asks now is told."""
     told: asyncio.Future[StoreUnavailable | None] = asyncio.get_running_loop().create_future()
@@ -97,6 +103,70 @@ def path(tmp_path: Path) -> Path:
 
 
 # Acknowledged means on disk
+
+
+@on_a_loop
+async def test_an_end_is_written_with_the_next_call_that_somebody_waits_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes no commit of its own, which the next call would have to wait for."""
+    monkeypatch.setattr(behind, "_ENDED_S", 3600.0)
+    with opened(path) as store:
+        commits: list[float] = []
+        store.database.writer.took = commits.append
+        first = new("first")
+        store.create(first)
+        await durable(store)
+        succeed(store, first)
+        acknowledged: list[object] = []
+        store.when_durable(acknowledged.append, about=first.id)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(commits) == 1
+        store.create(new("second"))
+        await durable(store)
+        assert len(commits) == 2
+        assert acknowledged == [None]
+        assert rows(path, "SELECT id, status FROM executions ORDER BY row") == [
+            ("first", "SUCCESS"),
+            ("second", "QUEUED"),
+        ]
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+@on_a_loop
+async def test_an_end_that_nothing_follows_is_written_soon(path: Path, durability: Durability) -> None:
+    """Also one that is said while the call's first row is being written."""
+    with opened(path, durability=durability) as store:
+        for name in ("quiet", "at once"):
+            execution = new(name)
+            store.create(execution)
+            if name == "quiet":
+                await durable(store)
+            succeed(store, execution)
+            told: asyncio.Future[StoreUnavailable | None] = asyncio.get_running_loop().create_future()
+            store.when_durable(told.set_result, about=execution.id)
+            assert await asyncio.wait_for(told, 30) is None
+        assert rows(path, "SELECT status FROM executions") == [("SUCCESS",), ("SUCCESS",)]
+
+
+@on_a_loop
+async def test_an_id_is_taken_once_also_out_of_order(path: Path) -> None:
+    """Ids that sort behind all others are not asked for; those that do not are."""
+    names = ["m", "z", "a", "q", "zz"]
+    with opened(path, window=Retention(count=1)) as store:
+        for name in names:
+            execution = new(name)
+            store.create(execution)
+            succeed(store, execution)
+        await durable(store)
+        for name in names:
+            with pytest.raises(DuplicateExecution):
+                store.create(new(name))
+    with opened(path) as store:
+        for name in names:
+            with pytest.raises(DuplicateExecution):
+                store.create(new(name))
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
@@ -309,6 +379,50 @@ async def test_large_payloads_and_results_are_files_that_go_with_the_last_who_ne
 
 
 @on_a_loop
+async def test_a_large_payload_of_a_failed_call_is_kept_over_a_restart_and_goes_with_its_record(path: Path) -> None:
+    """It counts in the bytes; equal bytes of a call that succeeds are still one file."""
+    retention = Retention(bytes=3 * LARGE)
+    with opened(path, retention=retention) as store:
+        for name in ("fails", "succeeds"):
+            store.create(new(name, payload=b"p" * LARGE))
+        assert await durable(store) is None
+        fail(store, "fails")
+        succeed(store, store.get(ExecutionId("succeeds")))
+        store.sync()
+        assert len(files(path)) == 1
+    with opened(path, retention=retention) as store:
+        assert store.payload(store.get(ExecutionId("fails"))) == b"p" * LARGE
+        assert store.payload(store.get(ExecutionId("succeeds"))) is None
+        store.create(new("waits", payload=b"q" * LARGE))
+        assert await durable(store) is None
+    with opened(path, retention=retention) as store:
+        fail(store, "waits", b"r" * LARGE)
+        assert not known(store, "fails") and known(store, "waits")
+        store._behind._more = True
+        store.sync()
+        store._files.close()  # has done what it was told
+        assert len(files(path)) == 2
+        assert store.payload(store.get(ExecutionId("waits"))) == b"q" * LARGE
+    with opened(path, retention=Retention(age_s=-1.0)) as store:
+        store._behind._more = True
+        store.sync()
+    with opened(path) as store:
+        assert files(path) == []
+
+
+@on_a_loop
+async def test_a_call_whose_payload_file_is_lost_is_known_and_cannot_be_repeated(path: Path) -> None:
+    with opened(path) as store:
+        store.create(new("fails", payload=b"p" * LARGE))
+        fail(store, "fails", b"why")
+    for file in path.with_name(path.name + "-files").iterdir():
+        file.unlink()
+    with opened(path) as store:
+        found = store.get(ExecutionId("fails"))
+        assert (found.status, found.result, store.payload(found)) == (Status.ERROR, b"why", None)
+
+
+@on_a_loop
 async def test_a_small_commit_does_not_wait_for_a_large_payload(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the large one's file is being written, small calls are accepted; it is when its file is there."""
     gate = threading.Event()
@@ -362,6 +476,25 @@ async def test_a_lost_file_is_an_execution_that_failed_or_a_result_that_is_no_mo
 
 
 # Retention
+
+
+@on_a_loop
+async def test_ended_in_the_future_counts_as_ended_at_the_start(path: Path) -> None:
+    """Where the clock was set back between two starts, a record is kept for another age, and not for the difference."""
+    now = 1_000_000.0
+    retention = Retention(age_s=50)
+    with opened(path, now=lambda: now, retention=retention) as store:
+        for name, at, key in (("plain", now + 7200, None), ("keyed", now + 7200, "k"), ("later", now, None)):
+            execution = store.create(new(name, key=key))
+            store.start(execution, 1, at=at, worker="w", build="b")
+            store.finish(execution, 1, Outcome(event=Event.SUCCEED), at=at)
+    with opened(path, now=lambda: now, retention=retention) as store:
+        now += 50
+        assert {one.id for one in store.recent()} == {"plain", "keyed", "later"}
+        assert store.create(new("again", key="k")).id == "keyed"
+        now += 1
+        assert store.recent() == []
+        assert store.create(new("anew", key="k")).id == "anew"
 
 
 @on_a_loop

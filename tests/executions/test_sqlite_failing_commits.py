@@ -30,6 +30,8 @@ class Traffic:
         self.live: list[Execution] = []
         self.accepted: set[ExecutionId] = set()
         self.refused: set[ExecutionId] = set()
+        self.failed: dict[ExecutionId, bytes] = {}
+        """The payloads of what has failed."""
 
     def accept(self) -> None:
         self.made += 1
@@ -76,7 +78,10 @@ class Traffic:
             self.store.requeue(execution, execution.attempt)
             self.live.append(execution)
         else:
-            outcome = Outcome(event=Event.SUCCEED, result=result_of(execution.id))
+            event = Event.FAIL if self.chance.random() < 0.5 else Event.SUCCEED
+            if event is Event.FAIL:
+                self.failed[execution.id] = execution.payload
+            outcome = Outcome(event=event, result=result_of(execution.id))
             self.store.finish(execution, execution.attempt, outcome, at=self.store._now())
 
 
@@ -124,7 +129,9 @@ def check(store: SqliteStore, traffic: Traffic) -> None:
             assert (found.status, found.attempt) == (expected.status, expected.attempt)
             assert found.payload == expected.payload
         else:
-            assert (found.status, found.result) == (Status.SUCCESS, result_of(name))
+            status = Status.ERROR if name in traffic.failed else Status.SUCCESS
+            assert (found.status, found.result) == (status, result_of(name))
+            assert store.payload(found) == traffic.failed.get(name)
     assert {one.id for one in store.recent(limit=10**6)} == traffic.accepted
     assert not traffic.accepted & traffic.refused
 

@@ -126,6 +126,12 @@ def run(store: Store, execution: Execution, at: float, result: bytes = b"1") -> 
     store.finish(execution, execution.attempt, outcome, at=at)
 
 
+def fail(store: Store, execution: Execution, at: float, event: Event = Event.FAIL, result: bytes = b"") -> None:
+    store.create(execution)
+    store.start(execution, execution.attempt, at=at, worker="w", build="b")
+    store.finish(execution, execution.attempt, Outcome(event=event, result=result, error_code="X"), at=at)
+
+
 def known(store: Store, number: int | str) -> bool:
     try:
         store.get(ExecutionId(f"e{number}"))
@@ -142,6 +148,34 @@ def test_a_finished_execution_keeps_its_result_and_drops_its_payload(make: Facto
     record = store.get(ExecutionId("e1"))
     assert (record.status, record.result, record.payload) == (Status.SUCCESS, b"answer", b"")
     assert (record.started_at, record.ended_at, record.worker) == (wall(), wall(), "w")
+    assert store.payload(record) is None
+
+
+@pytest.mark.parametrize("event", [Event.FAIL, Event.TIME_OUT, Event.CANCEL])
+@pytest.mark.parametrize("payload", [b"request", b"", b"p" * 100_000])
+def test_what_did_not_succeed_keeps_its_payload_for_a_retry(make: Factory, payload: bytes, event: Event) -> None:
+    """An empty payload is one, too."""
+    wall = Wall()
+    store = make(wall, Retention())
+    fail(store, new(1, payload=payload), wall(), event)
+    assert store.payload(store.get(ExecutionId("e1"))) == payload
+
+
+def test_kept_payloads_count_in_the_bytes(make: Factory) -> None:
+    """Ten bytes hold one failed call of five with an error of four, not two."""
+    wall = Wall()
+    store = make(wall, Retention(bytes=10))
+    for number in range(2):
+        fail(store, new(number, payload=b"12345"), wall(), result=b"1234")
+    assert [known(store, number) for number in range(2)] == [False, True]
+
+
+def test_a_key_that_outlives_its_result_keeps_no_payload(make: Factory) -> None:
+    wall = Wall()
+    store = make(wall, Retention(bytes=10))
+    fail(store, new(1, payload=b"1234567", key="k"), wall())
+    fail(store, new(2, payload=b"1234567", key="l"), wall())
+    assert [store.payload(store.get(ExecutionId(name))) for name in ("e1", "e2")] == [None, b"1234567"]
 
 
 def test_the_same_key_and_body_give_the_same_execution_and_another_body_is_a_conflict(make: Factory) -> None:
@@ -186,6 +220,23 @@ def test_results_are_kept_by_age(make: Factory) -> None:
     wall.seconds += 1
     assert not known(store, 1)
     assert store.create(new(2, key="k", payload=b"other")).id == "e2"
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+@pytest.mark.parametrize("key", ["k", None])
+def test_ages_are_not_told_by_a_clock_that_somebody_sets(make: Factory, hours: int, key: str | None) -> None:
+    """Records bear the clock's times, wrong or right; how long they are kept is a matter of time that passed."""
+    passed = Wall()
+    store = make(passed, Retention(age_s=3600))
+    run(store, new(1, key=key), passed())
+    run(store, new(2), passed() + hours * 3600)
+    passed.seconds += 3600
+    run(store, new(3), passed() + hours * 3600)
+    assert [known(store, number) for number in (1, 2, 3)] == [True, True, True]
+    assert [one.id for one in store.recent()] == ["e3", "e2", "e1"]
+    passed.seconds += 1
+    assert [known(store, number) for number in (1, 2, 3)] == [False, False, True]
+    assert [one.id for one in store.recent()] == ["e3"]
 
 
 def test_results_are_kept_by_bytes(make: Factory) -> None:
@@ -294,6 +345,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.numbers = iter(range(1_000_000))
         self.model: dict[ExecutionId, tuple[Status, int]] = {}
         self.live: dict[ExecutionId, Execution] = {}
+        self.sent: dict[ExecutionId, bytes] = {}
         self.store = self.open()
 
     def open(self) -> Store:
@@ -301,7 +353,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         target=executions,
-        payload=st.sampled_from([b"a", b"b"]),
+        payload=st.sampled_from([b"", b"a", b"b" * 20]),
         key=st.sampled_from([None, "k", "l"]),
         kind=st.sampled_from(["sync", "async", "async"]),
     )
@@ -314,6 +366,7 @@ class StoreMachine(RuleBasedStateMachine):
             taken = next(one for one in self.store.recent(limit=10**6) if one.idempotency_key == key)
         self.model.setdefault(taken.id, (taken.status, taken.attempt))
         self.live.setdefault(taken.id, taken)
+        self.sent.setdefault(taken.id, payload)
         return taken.id
 
     def _apply(self, name: ExecutionId, event: Event, attempt: int, change: Callable[[Execution], None]) -> None:
@@ -402,7 +455,11 @@ class StoreMachine(RuleBasedStateMachine):
         assert len(unwritten) <= self.window.count
         kept = [one for one in ended if one not in unwritten]
         assert len([one for one in kept if one.idempotency_key is None]) <= self.retention.count
-        assert sum(len(one.result) for one in kept) <= self.retention.bytes
+        payloads = {one.id: self.store.payload(one) for one in ended}
+        for one in ended:
+            gone = one.status is Status.SUCCESS or one.result_evicted
+            assert payloads[one.id] == (None if gone else self.sent[one.id])
+        assert sum(len(one.result) + len(payloads[one.id] or b"") for one in kept) <= self.retention.bytes
 
 
 class SqliteStoreMachine(StoreMachine):

@@ -339,10 +339,12 @@ def plan_of(**changes: Any) -> EndpointPlan:
     return EndpointPlan(**{**values, **changes})
 
 
-def make_call(name: str, *, kind: str = "sync", payload: bytes = b"", build: str = "", now: float = 0.0) -> Call:
+def make_call(
+    name: str, *, function: str = "m.f", kind: str = "sync", payload: bytes = b"", build: str = "", now: float = 0.0
+) -> Call:
     """A call that stands in a queue, for tests of the decisions alone."""
     word: Any = kind
-    execution = Execution(ExecutionId(name), FunctionId("m.f"), EndpointName("m"), word, now)
-    call = new_call(execution, Invoke(name, "m.f", payload=payload), None, word, now)
+    execution = Execution(ExecutionId(name), FunctionId(function), EndpointName("m"), word, now)
+    call = new_call(execution, Invoke(name, function, payload=payload), None, word, now)
     call.build = BuildId(build)
     return call

@@ -137,6 +137,19 @@ def test_the_async_backlog_is_bounded_apart_by_count_and_bytes() -> None:
         other.call("a1", kind="async", payload=b"12345678")
 
 
+def test_waiting_sync_calls_are_bounded_by_bytes_too() -> None:
+    """A thousand that wait with their megabytes would be gigabytes. The first may be of any size."""
+    bench = Bench(queue_size=100, queue_bytes=20)
+    bench.call("s0", payload=b"x" * 50)
+    with pytest.raises(QueueFull) as full:
+        bench.call("s1", payload=b"x")
+    assert full.value.reason == "bytes"
+    bench.call("a0", kind="async", payload=b"x" * 50)
+    bench.worker().run_all()
+    bench.call("s2", payload=b"x" * 15)
+    assert bench.status("s0") == "SUCCESS"
+
+
 def test_an_unknown_function_is_refused_with_the_nearest_name() -> None:
     """The message names what was probably meant."""
     with pytest.raises(FunctionNotFound, match=r"Did you mean m\.[fg]\?"):

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from queueing_fixtures import make_call, plan_of
 
 from flashmesh.functions.errors import QueueFull
+from flashmesh.kit.ids import FunctionId
 from flashmesh.queueing.admission import admit, retry_after_s
 from flashmesh.queueing.calls import Call
 from flashmesh.queueing.queues import EndpointQueue
@@ -98,10 +99,10 @@ def test_retry_after_is_when_a_tenth_of_the_queue_has_run() -> None:
 def test_a_queue_of_size_nought_still_lets_one_call_wait_for_the_first_worker() -> None:
     """Otherwise an endpoint that scales to zero could never be called."""
     queue, plan = EndpointQueue(), plan_of(queue_size=0)
-    admit(plan, queue, sync=True, size_bytes=0, mean_run_s=None)
+    admit(plan, queue, function=FunctionId("m.f"), sync=True, size_bytes=0, mean_run_s=None)
     queue.push(make_call("c"))
     with pytest.raises(QueueFull):
-        admit(plan, queue, sync=True, size_bytes=0, mean_run_s=None)
+        admit(plan, queue, function=FunctionId("m.f"), sync=True, size_bytes=0, mean_run_s=None)
 
 
 # Retries
@@ -164,15 +165,19 @@ class QueueMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.count = 0
 
-    def _new(self, kind: str) -> Call:
+    def _new(self, kind: str, function: str) -> Call:
         self.count += 1
-        call = make_call(f"c{self.count}", kind=kind, payload=b"x" * (self.count % 7))
+        call = make_call(f"c{self.count}", function=function, kind=kind, payload=b"x" * (self.count % 7))
         self.waiting[call.id] = call
         return call
 
-    @rule(kind=st.sampled_from(["sync", "async"]), how=st.sampled_from(["push", "front", "later"]))
-    def arrive(self, kind: str, how: str) -> None:
-        call = self._new(kind)
+    @rule(
+        kind=st.sampled_from(["sync", "async"]),
+        how=st.sampled_from(["push", "front", "later"]),
+        function=st.sampled_from(["m.f", "m.g", "m.h"]),
+    )
+    def arrive(self, kind: str, how: str, function: str) -> None:
+        call = self._new(kind, function)
         if how == "push":
             self.queue.push(call)
         elif how == "front":
@@ -183,6 +188,15 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         for call in self.queue.peek(1):
+            assert call is self.queue.first()
+            self.queue.take(call)
+            del self.waiting[call.id]
+
+    @rule(limit=st.integers(1, 10))
+    def take_many(self, limit: int) -> None:
+        """What is taken one by one comes in the order that was shown at once."""
+        for call in self.queue.peek(limit):
+            assert call is self.queue.first()
             self.queue.take(call)
             del self.waiting[call.id]
 
@@ -205,7 +219,11 @@ class QueueMachine(RuleBasedStateMachine):
         assert len(self.queue) == len(calls)
         assert self.queue.waiting_sync == sum(call.kind == "sync" for call in calls)
         assert self.queue.async_bytes == sum(call.size_bytes for call in calls if call.kind == "async")
+        assert self.queue.sync_bytes == sum(call.size_bytes for call in calls if call.kind == "sync")
         seen = self.queue.peek(len(calls))
+        for function in ("m.f", "m.g", "m.h"):
+            waits = any(call.execution.function == function and call.kind == "sync" for call in seen)
+            assert self.queue.waits(FunctionId(function), sync=True) == waits
         assert len(seen) == self.queue.ready == len({call.id for call in seen})
         assert {call.id for call in seen} <= set(self.waiting)
         assert all(call.queued for call in calls)

@@ -5,7 +5,7 @@ from queueing_fixtures import Bench, FakeWorker
 from flashmesh.kit.ids import ExecutionId
 from flashmesh.queueing.assign import AHEAD_BYTES
 from flashmesh.queueing.recall import RECALL_S
-from flashmesh.wire.frames import Ack, Cancel, Credit, Discard
+from flashmesh.wire.frames import JSON, Ack, Cancel, Credit, Discard, Result
 
 
 def eager(bench: Bench, name: str = "w1", ahead: int = 3) -> FakeWorker:
@@ -130,6 +130,27 @@ def test_a_call_begun_a_moment_before_it_was_taken_back_is_stopped_there() -> No
     slow.running[first.execution] = first
     slow.succeed(stale, b"stale")
     assert bench.client.final("e1") is None
+
+
+def test_a_result_may_say_which_call_begins_in_its_slot() -> None:
+    """That call runs from then on, with nothing else said, and the slot counts as taken."""
+    bench = Bench(workers_max=1)
+    worker = eager(bench)
+    bench.call("e0")
+    bench.call("e1")
+    first, second = worker.begin(), worker.inbox.pop(0)
+    del worker.running[first.execution]
+    free = worker.said
+    worker.running[second.execution] = second
+    worker.say(
+        Result(
+            first.execution, 1, free, JSON, 1000, payload=b"1", begins=second.execution, begins_attempt=second.attempt
+        )
+    )
+    assert (bench.status("e0"), bench.status("e1")) == ("SUCCESS", "RUNNING")
+    assert worker.worker.free == worker.said
+    worker.succeed(second, b"2")
+    assert bench.client.result("e1") == b"2"
 
 
 def test_a_cancelled_call_that_waits_behind_a_slow_one_does_not_wait_for_it() -> None:

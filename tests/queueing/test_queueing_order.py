@@ -1,8 +1,10 @@
 """Priorities, purges, and what an endpoint counts."""
 
+import pytest
 from queueing_fixtures import Bench, make_call
 
 from flashmesh.executions.record import Execution
+from flashmesh.functions.errors import QueueFull
 from flashmesh.kit.ids import EndpointName, ExecutionId
 from flashmesh.queueing.queues import SHARE, EndpointQueue
 from flashmesh.wire.frames import Cancel, PeerCall, Summary
@@ -39,6 +41,39 @@ def test_urgent_calls_never_starve_the_others() -> None:
         bench.call(f"u{number}", kind="async", priority=1)
     ran = order(bench)
     assert (ran.index("n0"), ran.index("n1")) == (SHARE, 2 * SHARE + 1)
+
+
+def test_functions_of_an_endpoint_take_turns() -> None:
+    """A hundred calls of one do not stand before the first of another, whoever waits for them."""
+    for kind in ("sync", "async"):
+        bench = Bench(workers_max=1)
+        for number in range(5):
+            bench.call_function("m.f", f"f{number}", kind=kind)
+        for number in range(2):
+            bench.call_function("m.g", f"g{number}", kind=kind)
+        assert order(bench) == ["f0", "g0", "f1", "g1", "f2", "f3", "f4"]
+
+
+def test_what_comes_back_is_first_whatever_function_had_its_turn() -> None:
+    queue = EndpointQueue()
+    first, second, third = (make_call(name, function=f"m.{name[0]}") for name in ("f1", "g1", "f2"))
+    for call in (first, second, third):
+        queue.push(call)
+    queue.take(first)
+    queue.push_front(first)
+    assert [call.id for call in queue.peek(3)] == ["f1", "g1", "f2"]
+
+
+def test_a_function_is_not_refused_because_calls_of_another_fill_the_queue() -> None:
+    bench = Bench(workers_max=1, queue_size=3)
+    for number in range(3):
+        bench.call_function("m.f", f"f{number}")
+    with pytest.raises(QueueFull):
+        bench.call_function("m.f", "f3")
+    bench.call_function("m.g", "g0")
+    with pytest.raises(QueueFull):
+        bench.call_function("m.g", "g1")
+    assert order(bench)[:2] == ["f0", "g0"]
 
 
 def test_an_urgent_call_comes_back_to_the_head_of_the_urgent_ones() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,28 @@ def test_a_silent_link_is_kept_alive_by_pings() -> None:
             await end.until(lambda: end.lost)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_an_end_that_was_busy_itself_does_not_take_the_other_for_dead(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """A worker whose synchronous call took longer than its patience could not have heard anything."""
+
+    async def main() -> None:
+        echo, end = Echo(QUICK), End()
+        async with serving(echo, None) as port:
+            link = await dial_tcp(HOST, port, None, end.on_frame, end.on_lost, keepalive=QUICK)
+            for _ in range(3):
+                time.sleep(2 * QUICK.patience_s)  # noqa: ASYNC251 - it is busy
+                await asyncio.sleep(2 * QUICK.interval_s)
+            assert link.is_open
+            assert (end.lost, echo.lost) == ([], [])
+            link.close()
+            await end.until(lambda: end.lost)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
 
 
 def test_a_machine_that_vanished_is_noticed() -> None:

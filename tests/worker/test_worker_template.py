@@ -115,7 +115,8 @@ def test_a_cancelled_call_frees_its_worker():
     async def scenario() -> None:
         async with MiniSession() as session:
             await session.start(session.spec())
-            execution = session.send("sleep", "600")
+            execution = session.send("hold", "600")
+            await session.until(lambda: "holding" in session.text())
             assert session.template is not None
             session.template.send(Cancel(execution))
             assert await session.answer(execution) == "cancel"
@@ -507,7 +508,8 @@ def test_a_drained_template_leaves():
     async def scenario() -> None:
         async with MiniSession() as session:
             await session.start(session.spec())
-            session.send("sleep", "600")
+            session.send("hold", "600")
+            await session.until(lambda: "holding" in session.text())
             assert session.template is not None
             session.template.send(Drain("done", limit_ms=100))
             await session.until(lambda: session.left_over().keys() == {session.keeper.pid})

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worker_fixtures import Session, Worker, call, eventually, invoke, link_of, outcome, post, receive, session, started
 
+from flashmesh.wire.codec import encode
 from flashmesh.wire.frames import Ack, Cancel, Chunk, Credit, Discard, Drain, Error, Invoke, Result, Started, Summary
 from flashmesh.worker import held as held_module
 from flashmesh.worker.ahead import FEWEST_SAMPLES, MOST, SLOW_US, RunTimes
@@ -289,6 +290,17 @@ def test_a_waiting_call_can_be_cancelled(here: Session) -> None:
     go.touch()
     answer = receive(worker, Error, execution="e1")
     assert (answer.code, answer.ran) == ("CANCELLED", False)
+
+
+def test_a_call_that_is_stopped_before_its_first_line_gives_its_slot_back(here: Session) -> None:
+    """The cancel comes with the call, in one piece: its body never runs, and the next call does."""
+    worker = here.worker(SOURCE)
+    for function in ("own.until_file_async", "own.until_file"):
+        both = Invoke("gone", function, 1, payload=b'{"path":"/nowhere"}'), Cancel("gone")
+        link_of(worker)._sock.sendall(b"".join(map(encode, both)))
+        answer = receive(worker, Error, execution="gone")
+        assert (answer.code, answer.ran, answer.free) == ("CANCELLED", False, 1)
+        assert call(worker, "own.echo", 7) == 7
 
 
 def test_a_cancel_of_another_attempt_leaves_a_call_alone(here: Session) -> None:

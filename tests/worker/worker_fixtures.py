@@ -58,7 +58,9 @@ finally:
 class Worker:
     """A worker process, its sockets, and its link as the session holds it."""
 
-    def __init__(self, folder: Path, spec: WorkerSpec, context: Mapping[str, Any], *, slots: int, dial: bool) -> None:
+    def __init__(
+        self, folder: Path, spec: WorkerSpec, context: Mapping[str, Any], *, slots: int, env: Mapping[str, str]
+    ) -> None:
         self.spec = spec
         self.folder = folder
         self.listener = listen(spec.socket_path)
@@ -82,6 +84,7 @@ class Worker:
             stdout=self.output,
             stderr=subprocess.STDOUT,
             cwd="/",
+            env={**os.environ, **env},
         )
 
     @property
@@ -147,6 +150,7 @@ class Session:
         dial: bool = True,
         context: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
         **spec: Any,
     ) -> Worker:
         """A worker that serves `<endpoint>.py`; ready when this returns, unless `dial` is False."""
@@ -163,7 +167,7 @@ class Session:
             **spec,
         )
         slots = int(settings.get("max_concurrency", 1)) + 8
-        worker = Worker(self.folder, made, context or {}, slots=slots, dial=dial)
+        worker = Worker(self.folder, made, context or {}, slots=slots, env=env or {})
         self._stack.callback(worker.close)
         if dial:
             worker.link, _, _ = self.accept()

@@ -1,8 +1,9 @@
 """`flash logs`: what the functions of the running session, or of a server, print."""
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -11,6 +12,8 @@ from flashmesh.cli.commands import set_up_logging, verbose
 if TYPE_CHECKING:
     from flashmesh.deploy.local.printer import LogPrinter
 
+_LOOK_S: Final = 0.5
+"""How often it is looked whether a server that ended is back."""
 _EPILOG = """\b
 Examples:
   flash logs                # the last lines
@@ -64,25 +67,45 @@ def _of_session(printer: "LogPrinter", function: str | None, *, follow: bool, li
 
 
 def _of_server(server: str | None, printer: "LogPrinter", function: str | None, *, follow: bool, lines: int) -> None:
-    from urllib.parse import urlencode
-
-    from flashmesh.cli.client import NoServer, find_server
-
-    client = find_server(server)
     wanted = {"tail": str(min(lines, 10_000)), "follow": "1" if follow else "0"}
     if function is not None:
         wanted["execution" if _is_execution(function) else "function"] = function
-    began = False
-    try:
-        for name, data in client.events("GET", "/v1/logs?" + urlencode(wanted)):
-            began = True
-            if not name:
-                _print(printer, json.loads(data))
-    except NoServer:
-        if not began:
-            raise
-    if follow:
-        click.echo("The server has ended.", err=True)
+    for line in _followed(server, wanted) if follow else _lines(server, wanted):
+        _print(printer, line)
+
+
+def _lines(server: str | None, wanted: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+    """What one server says, until it has said it or ends. Raises NoServer, also when it ends in the middle."""
+    from urllib.parse import urlencode
+
+    from flashmesh.cli.client import find_server
+
+    for name, data in find_server(server).events("GET", "/v1/logs?" + urlencode(wanted)):
+        if not name:
+            yield json.loads(data)
+
+
+def _followed(server: str | None, wanted: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+    """The same without end, across restarts: the next server's lines from its start on. Raises NoServer at the start
+    only, and whatever a server refuses it with."""
+    from flashmesh.cli.client import NoServer, Refused, find_server
+
+    find_server(server).exchange("GET", "/healthz")
+    away = False
+    while True:
+        try:
+            for line in _lines(server, wanted):
+                away = False
+                yield line
+        except NoServer:
+            pass
+        except Refused as error:
+            if error.http_status != 503:  # it is starting, or about to end
+                raise
+        if not away:
+            away = True
+            click.echo("The server has ended. Its lines follow when it is back; Ctrl-C ends this.", err=True)
+        time.sleep(_LOOK_S)
 
 
 def _is_execution(name: str) -> bool:

@@ -196,13 +196,18 @@ def _folder(data: Path | None) -> Path:
     return Path(named).expanduser().absolute() if named else server_directory(flash_home())
 
 
-@server.command(epilog="\b\nExamples:\n  flash server stop\n  flash server stop --now     # do not wait for calls")
+@server.command(
+    epilog="\b\nExamples:\n  flash server stop\n  flash server stop --now     # do not wait for calls\n"
+    "  flash server stop --keep-endpoints     # workers serve on, for the next server"
+)
 @click.option("--data", type=_PATH, help="The data directory of the server that is meant.")
 @click.option("--now", is_flag=True, help="Do not let running calls finish.")
+@click.option("--keep-endpoints", "keep", is_flag=True, help="Leave its endpoints serving for the next server.")
 @verbose
-def stop(data: Path | None, now: bool, verbose: bool) -> None:
+def stop(data: Path | None, now: bool, keep: bool, verbose: bool) -> None:
     """Stop the server of this machine, and what is left of one that was killed."""
     set_up_logging(verbose)
+    from flashmesh.deploy.local.assemble import end_kept, keeps_endpoints
     from flashmesh.gateway.data import lives, read_server
 
     found = read_server(_folder(data))
@@ -210,14 +215,15 @@ def stop(data: Path | None, now: bool, verbose: bool) -> None:
         click.echo("No server runs here.", err=True)
         return
     if not lives(found):
-        from flashmesh.deploy.local.assemble import end_kept
-
         ended = end_kept(_folder(data) / "place")
         (_folder(data) / "server.json").unlink(missing_ok=True)
         left = "its endpoints are ended" if ended else "nothing of it is left"
         click.echo(f"The server (pid {found.pid}) was gone already; {left}.", err=True)
         return
-    os.kill(found.pid, signal.SIGTERM)
+    if keep and not keeps_endpoints(_folder(data) / "place"):
+        message = f"the server (pid {found.pid}) keeps no endpoints. Start it with `flash server --keep-endpoints`."
+        raise click.UsageError(message)
+    os.kill(found.pid, signal.SIGUSR1 if keep else signal.SIGTERM)
     if now:
         time.sleep(0.05)  # two equal signals that are pending at once are one
         if lives(found):
@@ -225,7 +231,10 @@ def stop(data: Path | None, now: bool, verbose: bool) -> None:
     if not _gone(found, STOP_GRACE_S + found.drain_s):
         click.echo(f"Error: pid {found.pid} was told to stop and still runs.", err=True)
         sys.exit(EXIT_FAILED)
-    click.echo(f"Stopped the server at {found.url} (pid {found.pid}).", err=True)
+    if not keep:
+        end_kept(_folder(data) / "place")  # of one that was not given the time to do so itself
+    left = " Its endpoints serve on; the next server takes them over." if keep else ""
+    click.echo(f"Stopped the server at {found.url} (pid {found.pid}).{left}", err=True)
 
 
 def _gone(found: Any, seconds: float) -> bool:
@@ -289,6 +298,7 @@ def install(own: bool | None, only_print: bool, verbose: bool, **options: Any) -
         environment=units.variables_to_keep(os.environ),
         drain_s=settings.drain_s,
         user=os.environ.get("SUDO_USER", "") if system else "",
+        keep_endpoints=settings.keep_endpoints,
     )
     if only_print:
         click.echo(unit.text(), nl=False)

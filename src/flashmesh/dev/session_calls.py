@@ -14,8 +14,9 @@ from flashmesh.functions.declarations import Declaration
 from flashmesh.functions.errors import ValidationError
 from flashmesh.kit.ids import new_execution_id
 from flashmesh.wire import failures, values
-from flashmesh.wire.arguments import encode_arguments
+from flashmesh.wire.arguments import argument_parts
 from flashmesh.wire.frames import MSGPACK, Error, Invoke, Result
+from flashmesh.wire.parts import sendable
 from flashmesh.wire.signature import Purpose, Signer
 
 TRACE: Final[ContextVar[str]] = ContextVar("flash_trace", default="")
@@ -36,7 +37,7 @@ def frame_of(
     """The INVOKE of a call. Raises NotEncodable, naming the argument."""
     execution = new_execution_id()
     function = function_id(call.declaration, call.method)
-    payload = encode_arguments(
+    payload = argument_parts(
         call.args, call.kwargs, init=call.init, signer=signer, context=Purpose(function, "call", execution)
     )
     meta: dict[str, Any] = {"mode": mode}
@@ -45,7 +46,12 @@ def frame_of(
     if trace := TRACE.get():
         meta["trace"] = trace
     return Invoke(
-        execution=execution, function=function, content_type=MSGPACK, accept=MSGPACK, meta=meta, payload=payload
+        execution=execution,
+        function=function,
+        content_type=MSGPACK,
+        accept=MSGPACK,
+        meta=meta,
+        payload=sendable(payload),
     )
 
 

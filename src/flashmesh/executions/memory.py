@@ -1,6 +1,5 @@
 """Executions in this process's memory: what `flash run` uses. Nothing outlives the process."""
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
@@ -9,6 +8,7 @@ from flashmesh.executions.record import Execution, Outcome
 from flashmesh.executions.states import Status
 from flashmesh.executions.store import Retention, StoreUnavailable, already_exists, fingerprint, unknown
 from flashmesh.functions.errors import IdempotencyConflict
+from flashmesh.kit.clock import SteadyClock
 from flashmesh.kit.ids import ExecutionId
 
 _SWEEP_S = 1.0
@@ -22,9 +22,12 @@ class MemoryStore:
     only, and the bytes bound takes just the result from the latter, so a key stays known for its whole age.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.time, retention: Retention | None = None) -> None:
-        """`now` gives UTC seconds, as `Execution.ended_at`."""
-        self._now = now
+    unavailable: Exception | None = None
+    """There is no disk to be full."""
+
+    def __init__(self, *, now: Callable[[], float] | None = None, retention: Retention | None = None) -> None:
+        """`now` gives seconds of a clock that nobody sets; by it ages are told. Default SteadyClock."""
+        self._now = now or SteadyClock()
         self._retention = retention or Retention()
         self._executions: dict[ExecutionId, Execution] = {}
         # OrderedDict: the first entry is found at once, where a dict walks over those deleted before it.
@@ -70,15 +73,19 @@ class MemoryStore:
         execution.end(attempt, outcome, at=at)
         if self._executions.get(execution.id) is not execution:
             return
-        size = execution.size_bytes
+        size, now = execution.size_bytes, self._now()
+        execution.booked_at = now
         (self._ended if execution.idempotency_key is None else self._ended_keyed)[execution.id] = size
         self._ended_bytes += size
         if (
             len(self._ended) > self._retention.count
             or self._ended_bytes > self._retention.bytes
-            or at >= self._sweep_at
+            or now >= self._sweep_at
         ):
             self._evict()
+
+    def payload(self, execution: Execution) -> bytes | None:
+        return None if execution.payload_dropped else execution.payload
 
     def recent(
         self,
@@ -123,10 +130,7 @@ class MemoryStore:
         self._sweep_at = now + _SWEEP_S
         oldest = now - self._retention.age_s
         for ended in (self._ended, self._ended_keyed):
-            while ended:
-                ended_at = self._executions[next(iter(ended))].ended_at
-                if ended_at is None or ended_at >= oldest:
-                    break
+            while ended and self._executions[next(iter(ended))].booked_at < oldest:
                 self._forget(ended)
 
     def _forget(self, ended: OrderedDict[ExecutionId, int]) -> None:

@@ -24,7 +24,7 @@ class StaleAttempt(FlashmeshError):
 class Execution(msgspec.Struct, eq=False):
     """One run. Its store alone changes it, through `advance`.
 
-    Times are UTC seconds since the epoch. `payload` is the bytes the client sent, dropped when the execution ends;
+    Times are UTC seconds since the epoch. `payload` is the bytes the client sent, dropped when the execution succeeds;
     `result` is the bytes the worker sent, of type `result_type`; a failure's is the packed ErrorInfo of `wire`.
     """
 
@@ -61,12 +61,17 @@ class Execution(msgspec.Struct, eq=False):
     """The run-time limit that was asked for with the call; 0 = none. After a restart the worker is given it again."""
     retried_from: ExecutionId | None = None
     """The execution that a client has repeated by making this one."""
+    payload_dropped: bool = False
+    """`payload` is no more: it succeeded, or its bytes had to go or were lost. Otherwise a client may have it repeated.
+    """
     row: int = 0
     """Its number in its store: later executions have higher ones."""
     ended_no: int | None = None
     """Its number among those that have ended, where its store counts them."""
     booked: int = -1
     """Bytes that its store holds for it since it ended; -1: it has not, or is not in memory any more."""
+    booked_at: float = 0.0
+    """Since when, on a clock that nobody sets."""
 
     @property
     def ended(self) -> bool:
@@ -107,7 +112,8 @@ class Execution(msgspec.Struct, eq=False):
         """Enter a final state. Raises as `advance`."""
         self.advance(outcome.event, attempt)
         self.ended_at = at
-        self.payload = b""
+        if outcome.event is Event.SUCCEED:
+            self.payload, self.payload_dropped = b"", True
         self.result = outcome.result
         self.result_type = outcome.result_type
         self.error_code = outcome.error_code
@@ -115,8 +121,13 @@ class Execution(msgspec.Struct, eq=False):
         self.run_us = outcome.run_us
 
     def drop_result(self) -> None:
-        """Make room: the record stays, what came of it does not."""
+        """Make room: the record stays, what was asked and what came of it do not."""
+        self.drop_payload()
         self.result, self.items, self.result_evicted = b"", None, True
+
+    def drop_payload(self) -> None:
+        """It cannot be run again."""
+        self.payload, self.payload_dropped = b"", True
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

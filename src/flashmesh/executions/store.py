@@ -31,7 +31,7 @@ class Retention:
     age_s: float = 24 * 3600
     """Ended longer ago: forgotten. Also how long an idempotency key is sure to be known."""
     bytes: int = 256 * 1024 * 1024
-    """Most bytes of results and items together."""
+    """Most bytes of results, items, and payloads of what did not succeed, together."""
 
 
 def fingerprint(function: str, content_type: str, payload: bytes) -> bytes:
@@ -58,6 +58,11 @@ class Store(Protocol):
     as far as the implementation promises that, when `when_durable` says so. An ended execution never changes again,
     except that it may be evicted, or lose its result, within the store's Retention.
     """
+
+    @property
+    def unavailable(self) -> Exception | None:
+        """Why nothing can be written down at the moment; None as long as it can, or need not be."""
+        ...
 
     def create(self, execution: Execution) -> Execution:
         """Take a new QUEUED execution.
@@ -86,7 +91,18 @@ class Store(Protocol):
         ...
 
     def finish(self, execution: Execution, attempt: int, outcome: Outcome, *, at: float) -> None:
-        """Enter a final state and drop the request's payload. Raises StaleAttempt, IllegalTransition."""
+        """Enter a final state. Raises StaleAttempt, IllegalTransition.
+
+        One that succeeds drops its request's payload. One that does not keeps it, for a client that has it repeated; it
+        counts in `Retention.bytes` with the result, and goes with that.
+        """
+        ...
+
+    def payload(self, execution: Execution) -> bytes | None:
+        """What the client sent, of an execution of this store. None: it is not kept (any more).
+
+        Ask for it here: a record that is read back from a disk comes without it.
+        """
         ...
 
     def recent(

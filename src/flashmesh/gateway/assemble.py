@@ -13,6 +13,7 @@ from flashmesh.gateway import api
 from flashmesh.gateway.access.gate import AccessGate
 from flashmesh.gateway.access.guard import guard
 from flashmesh.gateway.access.pages import PageRules
+from flashmesh.gateway.access.place import Place
 from flashmesh.gateway.access.tokens import Tokens
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.data import DataDirectory
@@ -25,8 +26,10 @@ from flashmesh.gateway.metrics import Histogram, Metrics, Sample
 from flashmesh.gateway.settings import ServerSettings
 from flashmesh.gateway.transport import link_check
 from flashmesh.gateway.webhooks import SCHEMA, SCHEMA_NAME, Webhooks
+from flashmesh.kit.descriptors import raise_limit
 from flashmesh.kit.ids import EndpointName
 from flashmesh.kit.machine import host_folder
+from flashmesh.project.appname import app_name
 from flashmesh.project.model import ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.link import LinkServer
@@ -128,7 +131,9 @@ def assemble(
     dispatcher.on_ended += [metrics.ended, webhooks.ended]
     dispatcher.on_refused.append(metrics.rejected)
     gate = AccessGate(
-        PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin), tokens
+        PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin),
+        tokens,
+        Place("" if settings.project is None else app_name(settings.project)),
     )
     door = Door(api.hot_routes(calls, registry))
 
@@ -143,7 +148,15 @@ def assemble(
         )
         return guard(door.guard(made), gate)
 
-    front = FrontServer(door, gate, application, front_limits(settings), lean=settings.lean)
+    files = raise_limit()
+    limits = front_limits(settings, files=files)
+    if limits.max_connections < settings.max_connections:
+        log.notice(
+            f"At most {limits.max_connections} connections at once, not {settings.max_connections}: this process may "
+            f"open {files} files. Allow more with `ulimit -n`, or LimitNOFILE= of its systemd unit.",
+            level="warning",
+        )
+    front = FrontServer(door, gate, application, limits, lean=settings.lean)
     metrics.add_source(lambda: http_samples(front))
     metrics.add_source(lambda: link_samples(dispatcher, link))
     metrics.add_source(lambda: [_dropped_lines(log)])
@@ -164,11 +177,15 @@ def assemble(
     )
 
 
-def front_limits(settings: ServerSettings) -> FrontLimits:
-    """The limits of the HTTP port."""
+def front_limits(settings: ServerSettings, *, files: int) -> FrontLimits:
+    """The limits of the HTTP port of a process that may have so many files open.
+
+    Clients never get the last ones: without them no worker could dial in and no large payload be kept, and a client
+    beyond the limit would not even be told so.
+    """
     return FrontLimits(
         max_body=settings.max_body_bytes,
-        max_connections=settings.max_connections,
+        max_connections=min(settings.max_connections, max(_FEWEST_CONNECTIONS, files - _OWN_FILES)),
         head_s=settings.head_timeout_s,
         body_s=settings.body_timeout_s,
     )
@@ -180,6 +197,10 @@ def api_limits(settings: ServerSettings) -> Any:
 
     return ApiLimits(max_body_bytes=settings.max_body_bytes, body_limit_s=settings.body_timeout_s)
 
+
+_OWN_FILES: Final = 400
+"""Open files that no client gets: links, database, payloads, and up to 256 connections that are being turned away."""
+_FEWEST_CONNECTIONS: Final = 16
 
 _HTTP: Final = (
     ("requests", "flash_http_requests_total", "Hot requests answered."),

@@ -21,15 +21,17 @@ class Beginning:
 
     Attributes:
         keeper: for whoever takes it first (`take_keeper`); None where the keeper outlives its server.
+        keep: whether its endpoints serve on when it stops, and the place stays for the next server.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
         raise_limit()  # inherited by all
+        self.keep = False
         with contextlib.ExitStack() as opened:
             self.data = DataDirectory.take(settings.data or server_directory(settings.home))
             opened.callback(self.data.close)
             self.place = SessionPlace.keep(self.data.place) if settings.keep_endpoints else SessionPlace.create()
-            opened.callback(self.place.close)
+            opened.callback(lambda: self.place.close(keep=self.keep))
             self.keeper: KeeperChild | None = None
             if not settings.keep_endpoints:
                 self.keeper = KeeperChild(self.place.pipe_fd, self.place.directory, ahead=settings.project is not None)

@@ -5,14 +5,10 @@ hands both over. Whoever waits is told once: how the call ended, or that the wai
 wait costs is a dictionary entry: waits of equal length stand in one line and share one timer.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-import msgspec
-
 from flashmesh.executions.record import Execution
-from flashmesh.executions.states import Status
 from flashmesh.functions.errors import ExecutionNotFound, FlashmeshError, ResultEvicted, ValidationError
 from flashmesh.gateway.identities import new_execution_id
 from flashmesh.kit.ids import ExecutionId
@@ -23,10 +19,6 @@ from flashmesh.wire.frames import AnyFrame, Error, Invoke, Result
 _FINAL: Final = (Result, Error)
 MAX_LINES: Final = 16
 """Lengths of waits that have a line of their own; any other wait has its own timer."""
-MAX_KEPT: Final = 10_000
-"""Requests of failed executions that can be sent again."""
-MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
-"""Of their payloads together."""
 CANCEL_WAIT_S: Final = 2.5
 """How long a cancel waits for a running execution to stop: it is stopped by force after 2 s, and RunPod's client gives
 up after 3."""
@@ -151,38 +143,6 @@ class _Line:
             first._over()
 
 
-class Requests:
-    """The requests of executions that failed, so that they can be sent again: the youngest, within bounds."""
-
-    __slots__ = ("_bytes", "_failed", "_open")
-
-    def __init__(self) -> None:
-        self._open: dict[str, Invoke] = {}
-        self._failed: OrderedDict[str, Invoke] = OrderedDict()
-        self._bytes = 0
-
-    def add(self, frame: Invoke) -> None:
-        self._open[frame.execution] = frame
-
-    def forget(self, frame: Invoke) -> None:
-        """It was not accepted after all."""
-        self._open.pop(frame.execution, None)
-
-    def ended(self, execution: Execution) -> None:
-        """Keep it if it failed."""
-        frame = self._open.pop(execution.id, None)
-        if frame is None or execution.status is Status.SUCCESS or len(frame.payload) > MAX_KEPT_BYTES:
-            return
-        self._failed[execution.id] = frame
-        self._bytes += len(frame.payload)
-        while len(self._failed) > MAX_KEPT or self._bytes > MAX_KEPT_BYTES:
-            _, oldest = self._failed.popitem(last=False)
-            self._bytes -= len(oldest.payload)
-
-    def get(self, execution: str) -> Invoke | None:
-        return self._failed.get(execution)
-
-
 class Calls:
     """Both the hot routes and the ASGI application call through one of these. Everything on the event loop."""
 
@@ -190,10 +150,8 @@ class Calls:
         self.dispatcher = dispatcher
         self.clock = clock
         self._lines: dict[float, _Line] = {}
-        self._requests = Requests()
         self._submit = dispatcher.submit
         self._now = clock.now
-        dispatcher.on_ended.append(self._requests.ended)
 
     def wait_for(self, frame: Invoke, waiting: Waiting, wait_s: float) -> None:
         """Submit a sync call. `waiting` is told once: `ended`, or after `wait_s` seconds `still_going`.
@@ -210,8 +168,6 @@ class Calls:
                 raise EvictedResult(execution.id)
             waiting.ended(early)
             return
-        if execution.id == frame.execution:
-            self._requests.add(frame)
         line = self._lines.get(wait_s)
         if line is None:
             if len(self._lines) >= MAX_LINES:
@@ -226,22 +182,8 @@ class Calls:
 
         Raises whatever `Dispatcher.submit` raises; nothing was accepted then.
         """
-        self._requests.add(frame)
-
-        def told(error: FlashmeshError | None) -> None:
-            if error is not None:
-                self._requests.forget(frame)
-            accepting(error)
-
-        try:
-            execution = self._submit(frame, None, kind="async", accepted=told)
-        except FlashmeshError:
-            self._requests.forget(frame)
-            raise
-        accepting.execution = execution
-        if execution.id != frame.execution:
-            self._requests.forget(frame)
-        elif policy := frame.meta.get("policy"):
+        execution = accepting.execution = self._submit(frame, None, kind="async", accepted=accepting)
+        if execution.id == frame.execution and (policy := frame.meta.get("policy")):
             self._arm(execution, policy, age_s=0.0)
         if accepting._early:
             accepting(accepting._refusal)
@@ -249,21 +191,28 @@ class Calls:
     def retry(self, execution: ExecutionId, accepting: Accepting) -> None:
         """Run an ended execution's request again, as a new execution that names the old one.
 
+        The store has kept its request, also over a restart, unless it succeeded.
+
         Raises ExecutionNotFound; NotRetried: it has not ended, or its request is not kept; and as `accept`.
         """
         old = self.dispatcher.execution(execution)
         if not old.ended:
             raise NotRetried(f"execution {old.id} has not ended. Cancel it first, or wait", field="id")
-        asked = self._requests.get(old.id)
-        if asked is None:
+        payload = self.dispatcher.store.payload(old)
+        if payload is None:
             raise NotRetried(
-                f"the request of execution {old.id} is not kept: only those of calls that failed lately are. "
-                "Send it again",
+                f"the request of execution {old.id} is not kept: it succeeded, or had to make room. Send it again",
                 field="id",
             )
-        meta = {key: value for key, value in asked.meta.items() if key not in ("idempotency_key", "mode", "stream")}
-        frame = msgspec.structs.replace(
-            asked, execution=new_execution_id(), meta={**meta, "mode": "async", "retried_from": old.id}
+        meta = {key: value for key, value in old.meta.items() if key not in ("idempotency_key", "mode", "stream")}
+        frame = Invoke(
+            new_execution_id(),
+            old.function,
+            content_type=old.content_type,
+            accept=old.accept,
+            deadline_ms=old.deadline_ms,
+            meta={**meta, "mode": "async", "retried_from": old.id},
+            payload=payload,
         )
         self.accept(frame, accepting)
 
@@ -286,7 +235,7 @@ class Calls:
         for execution in executions:
             policy = execution.meta.get("policy")
             if policy and not execution.ended:
-                self._arm(execution, policy, age_s=self.clock.wall() - execution.created_at)
+                self._arm(execution, policy, age_s=max(0.0, self.clock.wall() - execution.created_at))
 
     def _arm(self, execution: Execution, policy: Mapping[str, Any], *, age_s: float) -> None:
         ttl_ms = policy.get("ttl")

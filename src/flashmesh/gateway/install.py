@@ -50,6 +50,8 @@ class Unit:
     drain_s: float
     user: str = ""
     """Who it runs as; a system unit's only."""
+    keep_endpoints: bool = False
+    """Its workers outlive it when it crashes or is started again, and end when it is stopped."""
 
     @property
     def path(self) -> Path:
@@ -74,8 +76,7 @@ class Unit:
             *([f"User={self.user}"] if self.system and self.user else []),
             "Restart=on-failure",
             "RestartSec=1",
-            "# Running calls may finish; the server itself ends its workers.",
-            "KillMode=mixed",
+            *_ending(self.keep_endpoints),
             f"TimeoutStopSec={int(self.drain_s) + 15}",
             "LimitNOFILE=65536",
             "# A worker that needs too much memory is ended, and not the server with it.",
@@ -87,6 +88,18 @@ class Unit:
             "WantedBy=multi-user.target" if self.system else "WantedBy=default.target",
         ]
         return "\n".join(lines) + "\n"
+
+
+def _ending(keep_endpoints: bool) -> tuple[str, ...]:
+    """Who is told of the unit's end, and by what."""
+    if not keep_endpoints:
+        return ("# Running calls may finish; the server itself ends its workers.", "KillMode=mixed")
+    return (
+        "# Workers serve on while the server is away: its end is no reason to end them. Stopping is, and then the",
+        "# server does it; a restart leaves them to the next server.",
+        "KillMode=process",
+        "RestartKillSignal=SIGUSR1",
+    )
 
 
 def quote(word: str) -> str:

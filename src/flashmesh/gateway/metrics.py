@@ -135,10 +135,10 @@ class Metrics:
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
         page = _Page()
-        waiting, running = self._live()
-        functions = sorted({*self._functions, *waiting, *running})
+        live = self._live()
+        functions = sorted({*self._functions, *live})
         counts = {name: self._functions.get(name) or FunctionCounts() for name in functions}
-        _function_counters(page, counts, waiting, running)
+        _function_counters(page, counts, live)
         for name, help, read in _HISTOGRAMS:
             page.head(name, "histogram", help)
             for function in functions:
@@ -151,17 +151,35 @@ class Metrics:
         page.samples(_process(self._began))
         return page.text()
 
-    def _live(self) -> tuple[dict[FunctionId, int], dict[FunctionId, int]]:
-        waiting: dict[FunctionId, int] = {}
-        running: dict[FunctionId, int] = {}
+    def _live(self) -> dict[FunctionId, "_Live"]:
+        found: dict[FunctionId, _Live] = {}
         for execution in self._unfinished():
-            table = running if execution.status is Status.RUNNING else waiting
             function = execution.function
             if function not in self._functions and len(self._functions) >= MOST_FUNCTIONS:
                 function = _OTHER
-            table[function] = table.get(function, 0) + 1
-        return waiting, running
+            found.setdefault(function, _Live()).add(execution)
+        return found
 
+
+class _Live:
+    """A function's executions that have not ended. Counters take them in, so that none ever falls."""
+
+    __slots__ = ("restarts", "running", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = self.running = 0
+        self.restarts = 0
+        """Their attempts beyond the first; of one that waits, the next one counts."""
+
+    def add(self, execution: Execution) -> None:
+        if execution.status is Status.RUNNING:
+            self.running += 1
+        else:
+            self.waiting += 1
+        self.restarts += execution.attempt - 1
+
+
+_NONE: Final = _Live()
 
 _HISTOGRAMS: Final[Sequence[tuple[str, str, Callable[[FunctionCounts], Histogram]]]] = (
     ("function_latency_seconds", "Run time of the body, in the worker.", lambda counts: counts.run),
@@ -172,43 +190,41 @@ _HISTOGRAMS: Final[Sequence[tuple[str, str, Callable[[FunctionCounts], Histogram
 
 
 def _function_counters(
-    page: "_Page",
-    counts: Mapping[FunctionId, FunctionCounts],
-    waiting: Mapping[FunctionId, int],
-    running: Mapping[FunctionId, int],
+    page: "_Page", counts: Mapping[FunctionId, FunctionCounts], lives: Mapping[FunctionId, _Live]
 ) -> None:
-    def ended(one: FunctionCounts) -> int:
-        return sum(one.outcomes.values())
+    def accepted(one: FunctionCounts, live: _Live) -> int:
+        return sum(one.outcomes.values()) + live.waiting + live.running
 
-    def live(name: FunctionId) -> int:
-        return waiting.get(name, 0) + running.get(name, 0)
+    def outcome(status: Status) -> Callable[[FunctionCounts, _Live], int]:
+        return lambda one, _: one.outcomes[status]
 
-    def outcome(status: Status) -> Callable[[FunctionId, FunctionCounts], int]:
-        return lambda _, one: one.outcomes[status]
-
-    rows: list[tuple[str, str, Callable[[FunctionId, FunctionCounts], int]]] = [
+    rows: list[tuple[str, str, Callable[[FunctionCounts, _Live], int]]] = [
+        ("enqueue_total", "Calls accepted.", accepted),
         (
-            "enqueue_total",
-            "Calls accepted.",
-            lambda name, one: ended(one) + waiting.get(name, 0) + running.get(name, 0),
+            "dispatch_total",
+            "Attempts begun.",
+            lambda one, live: one.started + one.restarts + live.running + live.restarts,
         ),
-        ("dispatch_total", "Attempts begun.", lambda name, one: one.started + one.restarts + running.get(name, 0)),
         ("success_total", "Executions that succeeded.", outcome(Status.SUCCESS)),
         ("error_total", "Executions that failed.", outcome(Status.ERROR)),
         ("timeout_total", "Executions stopped at their limit.", outcome(Status.TIMEOUT)),
         ("cancelled_total", "Executions cancelled.", outcome(Status.CANCELLED)),
-        ("retry_total", "Attempts beyond the first of an execution.", lambda _, one: one.restarts),
-        ("queue_rejected_total", "Calls refused: queue full.", lambda _, one: one.rejected),
-        ("cold_start_total", "Executions that waited for a worker to start.", lambda _, one: one.cold),
-        ("warm_start_total", "Executions that did not.", lambda _, one: one.started - one.cold),
-        ("queue_depth", "Calls that wait.", lambda name, _: waiting.get(name, 0)),
-        ("in_flight", "Calls that run.", lambda name, _: running.get(name, 0)),
+        (
+            "retry_total",
+            "Attempts beyond the first of an execution.",
+            lambda one, live: one.restarts + live.restarts,
+        ),
+        ("queue_rejected_total", "Calls refused: queue full.", lambda one, _: one.rejected),
+        ("cold_start_total", "Executions that waited for a worker to start.", lambda one, _: one.cold),
+        ("warm_start_total", "Executions that did not.", lambda one, _: one.started - one.cold),
+        ("queue_depth", "Calls that wait.", lambda _, live: live.waiting),
+        ("in_flight", "Calls that run.", lambda _, live: live.running),
     ]
     for word, help, read in rows:
         name = "function_" + word
         page.head(name, "counter" if word.endswith("_total") else "gauge", help)
         for function, one in counts.items():
-            page.line(name, f'function="{_escaped(function)}"', read(function, one))
+            page.line(name, f'function="{_escaped(function)}"', read(one, lives.get(function, _NONE)))
 
 
 class _Page:

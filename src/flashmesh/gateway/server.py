@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flashmesh import __version__
-from flashmesh.deploy.local.assemble import end_kept
+from flashmesh.deploy.local.assemble import end_kept, has_kept
 from flashmesh.deploy.local.place import SessionPlace, sweep
 from flashmesh.deploy.local.prestart import prestart
 from flashmesh.executions.record import Execution
@@ -86,6 +86,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_restart)
         try:
             await self._start()
         except BaseException:
@@ -119,8 +120,6 @@ class Server:
         self._closers.append(lambda: parts.local.target.close(0))
         self._closers.append(parts.registry.close)
         self._closers.append(parts.webhooks.close)
-        if settings.link_host:
-            await self._listen_for_links()
         await parts.front.start([self._listener.socket], None if shown is None else transport.http_context(shown))
         self._closers.append(parts.front.close)
         await self._restore(place)
@@ -138,7 +137,8 @@ class Server:
     async def _listen_for_links(self) -> None:
         """Let workers of other machines dial in."""
         host, port = self.settings.link_host, self.settings.link_port
-        context = transport.link_context(self.settings, host_folder(self.settings.home))
+        shown = transport.link_certificate(self.settings, host_folder(self.settings.home))
+        context = None if shown is None else transport.link_context(shown)
         try:
             port = await self._parts.link.listen(host, port, context)
         except OSError as error:
@@ -146,7 +146,11 @@ class Server:
                 f"Cannot listen for workers on {host}:{port}: {error.strerror}. Name another address with "
                 "`--link-host` and `--link-port`."
             ) from error
-        self._log.notice(f"Workers dial in at {host}:{port}", link_host=host, link_port=port)
+        text, facts = f"Workers dial in at {host}:{port}", {}
+        if shown is not None:
+            text += f"; the link's fingerprint is {shown.fingerprint}"
+            facts["link_fingerprint"] = shown.fingerprint
+        self._log.notice(text, link_host=host, link_port=port, **facts)
 
     async def _restore(self, place: SessionPlace) -> None:
         """Declare everything that is served, then let what was accepted before go on."""
@@ -157,6 +161,8 @@ class Server:
             resources = parts.registry.amended(found.resources)
             await found.declare(parts.local.target, place.manifest, resources)
             parts.registry.serve_project(resources)
+        if self.settings.keep_endpoints and has_kept(place.directory):
+            await parts.local.target.end_undeclared()
         await parts.registry.restore()
         await parts.link.start()  # not before: a worker of an earlier server's is known by its endpoint
         self._begin_warming()
@@ -166,6 +172,8 @@ class Server:
             parts.calls.resume(unfinished)
             self._log.notice(f"{len(unfinished)} calls that were accepted before go on.", calls=len(unfinished))
         parts.webhooks.resume()
+        if self.settings.link_host:
+            await self._listen_for_links()  # not before either: what workers elsewhere run or hold is known by now
 
     async def _amend(self, resource: ResourceSpec) -> None:
         if self._project is not None:
@@ -227,37 +235,44 @@ class Server:
             os._exit(130)  # the session pipe closes with this process: keeper, templates and workers end by themselves
         self._stopping.set()
 
+    def _on_restart(self) -> None:
+        """As SIGTERM, but another server follows: endpoints that outlive a server are left to it."""
+        self._beginning.keep = self.settings.keep_endpoints and not self._stopping.is_set()
+        self._stopping.set()
+
     # The end
 
     async def stop(self, drain_s: float) -> None:
-        """Take nothing new, let running calls finish for at most `drain_s` seconds, and close. What was accepted to run
-        later stays in the store."""
+        """Take nothing new, let what runs or is waited for finish for at most `drain_s` seconds, and close. What was
+        accepted to run later and has not begun stays in the store."""
         parts = self._parts
         loop = asyncio.get_running_loop()
         until = loop.time() + drain_s
         tell_systemd("STOPPING=1")
         parts.door.close()
-        drained = Drained({str(call.id) for call in parts.local.dispatcher.unfinished() if _is_waited_for(call)})
-        parts.local.dispatcher.on_ended.append(lambda execution: drained.ended(str(execution.id)))
+        dispatcher = parts.local.dispatcher
+        dispatcher.pause()
+        drained = Drained({str(call.id) for call in dispatcher.unfinished() if self._waits_for(call)})
+        dispatcher.on_ended.append(lambda execution: drained.ended(str(execution.id)))
+        dispatcher.on_requeued.append(lambda call: None if self._waits_for(call) else drained.ended(str(call.id)))
         if len(drained):
             self._log.notice(f"Stopping: {len(drained)} calls may finish, for at most {drain_s:g} s (again: now).")
         finished = await drained.wait(drain_s)
-        await parts.local.target.close(max(0.0, until - loop.time()))
+        await parts.local.target.close(max(0.0, until - loop.time()), keep=self._beginning.keep)
         if not finished:
             self._log.notice(f"{len(drained)} calls did not finish in time.", level="warning", calls=len(drained))
         await parts.front.drain(HTTP_LAST_WORDS_S)
         await self._close_all()
+
+    def _waits_for(self, execution: Execution) -> bool:
+        """Whether stopping waits for it: somebody holds a connection for it, or it runs and would be ended."""
+        return execution.kind == "sync" or (execution.status is Status.RUNNING and not self._beginning.keep)
 
     async def _close_all(self) -> None:
         while self._closers:
             closed = self._closers.pop()()
             if asyncio.iscoroutine(closed):
                 await closed
-
-
-def _is_waited_for(execution: Execution) -> bool:
-    """Whether stopping waits for it: somebody holds a connection for it, or it runs already."""
-    return execution.kind == "sync" or execution.status is Status.RUNNING
 
 
 def settle_memory() -> None:

@@ -38,14 +38,17 @@ def http_context(found: ServerCertificate) -> ssl.SSLContext:
     return server_ssl_context(found.cert, found.key)
 
 
-def link_context(settings: ServerSettings, folder: Path) -> ssl.SSLContext | None:
-    """TLS of the link's port; None in networks named as plain. Raises CertificateUnusable."""
+def link_certificate(settings: ServerSettings, folder: Path) -> ServerCertificate | None:
+    """What the link's port shows; None: no TLS, in networks named as plain. Raises CertificateUnusable."""
     if is_plain(settings.link_host, settings.plain_networks):
         return None
     if settings.tls_cert is not None and settings.tls_key is not None:
-        found = given_certificate(settings.tls_cert, settings.tls_key)
-    else:
-        found = own_certificate(folder, names_of(settings.link_host, settings.allow_host))
+        return given_certificate(settings.tls_cert, settings.tls_key)
+    return own_certificate(folder, names_of(settings.link_host, settings.allow_host))
+
+
+def link_context(found: ServerCertificate) -> ssl.SSLContext:
+    """TLS of the link's port."""
     return tls.server_context(found.cert, found.key)
 
 

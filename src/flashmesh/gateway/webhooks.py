@@ -116,7 +116,8 @@ class Webhooks:
         found = self._database.read("SELECT execution, url, body, tries, due FROM webhooks ORDER BY due", ())
         for execution, url, body, tries, due in found:
             delivery = Delivery(str(execution), str(url), bytes(body), int(tries), float(due))
-            self._later(delivery, max(0.0, delivery.due - self._now()))
+            pause_s = self._pauses_s[min(delivery.tries, len(self._pauses_s)) - 1] if delivery.tries else 0.0
+            self._later(delivery, min(pause_s, max(0.0, delivery.due - self._now())))  # the clock may have been set
         return len(found)
 
     @property

@@ -58,7 +58,10 @@ class Acceptance:
                 self._settlement.raise_into(call, wrong, ran=False)
             else:
                 now = call.enqueued_at = self._clock.now()
-                self._join(lane, call, now)
+                if lane.queue.paused:
+                    lane.queue.push(call)
+                else:
+                    self._join(lane, call, now)
         if told is not None:
             for accepted in told.values():
                 accepted(error)

@@ -1,19 +1,40 @@
 """Whether one more call may wait, and what to tell a caller that may not."""
 
 from flashmesh.functions.errors import QueueFull
+from flashmesh.kit.ids import FunctionId
 from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.queues import EndpointQueue
 
 _SHORTEST_S, _LONGEST_S = 1.0, 60.0
 
 
-def admit(plan: EndpointPlan, queue: EndpointQueue, *, sync: bool, size_bytes: int, mean_run_s: float | None) -> None:
-    """Raises QueueFull when the endpoint's line for this kind of call is full."""
+def admit(
+    plan: EndpointPlan,
+    queue: EndpointQueue,
+    *,
+    function: FunctionId,
+    sync: bool,
+    size_bytes: int,
+    mean_run_s: float | None,
+) -> None:
+    """Raises QueueFull when the endpoint's line for this kind of call is full.
+
+    One call of each function may always wait: for the first worker, and though calls of another function fill the line.
+    """
     if sync:
-        if queue.waiting_sync < max(1, plan.queue_size):  # one has to wait for the first worker
+        if not queue.waits(function, sync=True):
             return
-        message = f"{queue.waiting_sync} calls wait for {plan.name} already. Try again later, or raise `queue_size`"
-        raise QueueFull(message, retry_after=retry_after_s(plan, queue.waiting_sync, mean_run_s))
+        retry_after = retry_after_s(plan, queue.waiting_sync, mean_run_s)
+        if queue.waiting_sync >= plan.queue_size:
+            message = f"{queue.waiting_sync} calls wait for {plan.name} already. Try again later, or raise `queue_size`"
+            raise QueueFull(message, retry_after=retry_after)
+        if queue.sync_bytes + size_bytes > plan.queue_bytes:
+            message = (
+                f"calls of {queue.sync_bytes} bytes wait for {plan.name} already. Try again later, or call it "
+                "asynchronously: what is accepted to run later may be larger"
+            )
+            raise QueueFull(message, retry_after=retry_after, reason="bytes")
+        return
     if queue.waiting_async < plan.backlog and queue.async_bytes + size_bytes <= plan.backlog_bytes:
         return
     message = (

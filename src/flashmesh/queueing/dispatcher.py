@@ -59,8 +59,11 @@ class Dispatcher:
         self._lanes: dict[EndpointName, Lane] = {}
         self._functions: dict[FunctionId, Lane] = {}
         self._calls: dict[ExecutionId, Call] = {}
+        self._paused = False
         self.on_ended: list[Callable[[Execution], None]] = []
         """Called after an execution has ended and its callers were answered."""
+        self.on_requeued: list[Callable[[Execution], None]] = []
+        """Called after a running execution was put back in line for another attempt."""
         self.on_refused: list[Callable[[FunctionId], None]] = []
         """Told of each call that found its queue full."""
         self.on_summary: list[Callable[[EndpointName, WorkerId, Summary], None]] = []
@@ -78,11 +81,11 @@ class Dispatcher:
             pump=self._pump,
             stop=self._stop_by_force,
             summarize=self._summarize,
+            requeue=self._requeue,
         )
         self.worker_frame: Callable[[Worker, AnyFrame], None] = self._outcomes.take
         """A worker said something. Frames about calls it was not given are ignored."""
         self._resumption = Resumption(
-            store=store,
             clock=clock,
             settlement=self._settlement,
             outcomes=self._outcomes,
@@ -92,6 +95,7 @@ class Dispatcher:
                 execution.deadline_ms, lane.plan.limit_ms(execution.function)
             ),
             pump=self._pump,
+            requeue=self._requeue,
         )
 
     @property
@@ -110,6 +114,7 @@ class Dispatcher:
         lane = self._lanes.get(plan.name)
         if lane is None:
             lane = self._lanes[plan.name] = Lane(plan)
+            lane.queue.paused = self._paused
         else:
             self._update(lane, plan)
         for function in plan.functions:
@@ -250,6 +255,7 @@ class Dispatcher:
                 admit(
                     lane.plan,
                     lane.queue,
+                    function=function,
                     sync=kind == "sync",
                     size_bytes=len(frame.payload),
                     mean_run_s=lane.mean_run_s,
@@ -305,6 +311,15 @@ class Dispatcher:
         outcome; then they run again as the next attempt. Those of endpoints that are not served any more: ERROR.
         """
         self._resumption.restore(executions)
+
+    def pause(self) -> None:
+        """Hand out no async call any more, for good: each keeps its place and its record, for the next start.
+
+        Sync calls go on, and so does what runs. `on_requeued` tells of each running call that will not run again here.
+        """
+        self._paused = True
+        for lane in self._lanes.values():
+            self._pumping.pause(lane)
 
     def purge(self, endpoint: EndpointName) -> int:
         """Cancel everything that waits for a worker of an endpoint. How many calls that were."""
@@ -450,6 +465,11 @@ class Dispatcher:
         if lane is not None:
             lane.count(execution.status)
         for told in self.on_ended:
+            told(execution)
+
+    def _requeue(self, execution: Execution) -> None:
+        self.store.requeue(execution, execution.attempt)
+        for told in self.on_requeued:
             told(execution)
 
     def _summarize(self, lane: Lane, worker: Worker, summary: Summary) -> None:

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import structs
+
 from flashmesh.executions.record import Execution
 from flashmesh.functions.errors import ExecutionNotFound, FlashmeshError, LinkProtocolError, QueueFull, ValidationError
 from flashmesh.kit.ids import EndpointName, ExecutionId, WorkerId
@@ -40,6 +42,7 @@ from flashmesh.wire.frames import (
     Result,
     WorkerGone,
 )
+from flashmesh.wire.lending import Borrowed
 from flashmesh.wire.memfd import Splices
 
 HELLO_S: Final = 5.0
@@ -309,6 +312,10 @@ class _ClientEnd:
     def _invoke(self, frame: Invoke) -> None:
         meta = frame.meta
         kind = "async" if meta.get("mode") == "async" else "sync"
+        payload: object = frame.payload
+        if isinstance(payload, Borrowed) and (kind == "async" or "idempotency_key" in meta):
+            # What is kept, or compared, outlives the time that its file is lent. Anything else is only passed on.
+            frame = structs.replace(frame, payload=bytes(payload))
         try:
             if kind == "async":
                 told = partial(self._stored, frame.execution)

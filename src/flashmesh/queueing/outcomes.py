@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from flashmesh.executions.items import ItemBuffer, too_long
+from flashmesh.executions.record import Execution
 from flashmesh.executions.states import Status
 from flashmesh.executions.store import Store
 from flashmesh.functions.errors import Cancelled, PayloadTooLarge, TimedOut, WorkerLost
@@ -44,6 +45,7 @@ class Outcomes:
         pump: Callable[[Lane], None],
         stop: Callable[[Call, str], None],
         summarize: Callable[[Lane, Worker, Summary], None],
+        requeue: Callable[[Execution], None],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -51,6 +53,7 @@ class Outcomes:
         self._pump = pump
         self._stop = stop
         self._summarize = summarize
+        self._requeue = requeue
         self._acknowledgements = Acknowledgements(store=store, clock=clock)
         self._lanes: dict[Worker, Lane] = {}
 
@@ -244,7 +247,7 @@ class Outcomes:
         execution, now = call.execution, self._clock.now()
         call.stop_timer()
         delay = max(not_before_s, backoff_s(execution.attempt))
-        self._store.requeue(execution, execution.attempt)
+        self._requeue(execution)
         lane.retried += 1
         call.worker = call.started_at = None
         call.enqueued_at = now + delay

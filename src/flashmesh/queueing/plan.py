@@ -6,6 +6,8 @@ from typing import Final
 
 from flashmesh.kit.ids import BuildId, EndpointName, FunctionId
 
+MAX_SYNC_BYTES: Final = 256 * 1024**2
+"""Payload bytes of the sync calls one endpoint may have waiting. They are nowhere but in memory."""
 MAX_ASYNC_BACKLOG: Final = 100_000
 """Async calls one endpoint may have waiting. Each costs about 1 KB beside its payload."""
 MAX_ASYNC_BACKLOG_BYTES: Final = 1024**3
@@ -36,6 +38,7 @@ class EndpointPlan:
     """Calls one worker runs at a time."""
     queue_size: int = 1000
     """Sync calls that may wait."""
+    queue_bytes: int = MAX_SYNC_BYTES
     execution_timeout_ms: int = 0
     """Run-time limit of one call, counted from its start; 0 = none."""
     retries: int = 0

@@ -66,6 +66,12 @@ class Pump:
         self.scale(lane, now)
         self._arm(lane, now)
 
+    def pause(self, lane: Lane) -> None:
+        """Send no async call any more, and take those back that wait behind one that runs for long."""
+        lane.queue.paused = True
+        if lane.recall is None:
+            self._recall(lane)
+
     def scale(self, lane: Lane, now: float) -> None:
         """Ask for the workers that the load calls for."""
         if lane.ensured and max(lane.asked, len(lane.slots.serving())) >= lane.plan.workers_max:

@@ -1,17 +1,19 @@
 """Calls that wait for a slot, per endpoint: bounded, in order of kind and priority, those in back-off apart.
 
 Sync calls (somebody waits on a connection) go before async ones, and within a kind urgent calls before ordinary ones;
-but never for ever: after `SHARE` that passed it, one of those behind has its turn. A call that comes back without
-having run goes to the head, where it was.
+but never for ever: after `SHARE` that passed it, one of those behind has its turn. Of one kind and priority the
+endpoint's functions take turns (turns.py). A call that comes back without having run goes to the head, where it was.
+While a queue is paused its async calls only stand in line.
 """
 
 import heapq
-from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, count, islice
+from itertools import chain, count
 from typing import Final
 
+from flashmesh.kit.ids import FunctionId
 from flashmesh.queueing.calls import Call
+from flashmesh.queueing.turns import Turns
 
 SHARE: Final = 8
 """Calls that may pass one that waits behind them. Higher: async and ordinary work waits longer under steady load."""
@@ -23,32 +25,38 @@ class _Line:
     __slots__ = ("ordinary", "passed", "urgent")
 
     def __init__(self) -> None:
-        self.urgent: deque[Call] = deque()
-        self.ordinary: deque[Call] = deque()
+        self.urgent = Turns()
+        self.ordinary = Turns()
         self.passed = 0
 
-    def of(self, call: Call) -> deque[Call]:
+    def of(self, call: Call) -> Turns:
         return self.urgent if call.urgent else self.ordinary
 
     def first(self) -> Call:
         """Raises IndexError on an empty line."""
-        if self.urgent and not (self.ordinary and self.passed >= SHARE):
-            return self.urgent[0]
-        return self.ordinary[0]
+        if self.urgent.by_function and (self.passed < SHARE or not self.ordinary.by_function):
+            return self.urgent.head()
+        return self.ordinary.head()
 
-    def took(self, call: Call) -> None:
-        if not call.urgent:
+    def take(self, call: Call) -> None:
+        if call.urgent:
+            self.urgent.take(call)
+            if self.ordinary.by_function:
+                self.passed += 1
+        else:
+            self.ordinary.take(call)
             self.passed = 0
-        elif self.ordinary:
-            self.passed += 1
 
     def order(self, limit: int) -> list[Call]:
-        if not self.urgent:
-            return list(islice(self.ordinary, limit))
+        if not self.urgent.by_function:
+            return self.ordinary.order(limit)
         return merge(self.urgent, self.ordinary, self.passed, limit)
 
     def __bool__(self) -> bool:
-        return bool(self.ordinary or self.urgent)
+        return bool(self.ordinary.by_function or self.urgent.by_function)
+
+    def __len__(self) -> int:
+        return len(self.ordinary) + len(self.urgent)
 
     def __iter__(self) -> Iterator[Call]:
         return chain(self.urgent, self.ordinary)
@@ -76,8 +84,8 @@ def merge(first: Iterable[Call], second: Iterable[Call], passed: int, limit: int
 class EndpointQueue:
     """The waiting calls of one endpoint. Knows no bounds itself: see `admit` in admission.py."""
 
-    __slots__ = ("_delayed", "_later", "_order", "_passed", "_sync", "async_bytes", "size", "waiting_async",
-                 "waiting_sync")  # fmt: skip
+    __slots__ = ("_delayed", "_later", "_order", "_passed", "_sync", "async_bytes", "paused", "size", "sync_bytes",
+                 "waiting_async", "waiting_sync")  # fmt: skip
 
     def __init__(self) -> None:
         self._sync = _Line()
@@ -90,7 +98,10 @@ class EndpointQueue:
         self.waiting_sync = 0
         self.waiting_async = 0
         """Those included that wait for their record to be stored."""
-        self.async_bytes = 0
+        self.sync_bytes = self.async_bytes = 0
+        """Of their payloads."""
+        self.paused = False
+        """No async call goes out: each keeps its place."""
 
     def __len__(self) -> int:
         return self.size
@@ -133,18 +144,23 @@ class EndpointQueue:
     @property
     def ready(self) -> int:
         """Calls that could run now if there were slots."""
-        return self.size - len(self._delayed)
+        return self.size - len(self._delayed) - (len(self._later) if self.paused else 0)
 
     def oldest(self) -> Call | None:
-        """The call that has waited longest in its line, of any kind and priority."""
-        lines = (self._sync.urgent, self._sync.ordinary, self._later.urgent, self._later.ordinary)
-        heads = [line[0] for line in lines if line]
-        return min(heads, key=lambda call: call.enqueued_at) if heads else None
+        """The call that has waited longest in its line, of any function, kind and priority, of those that could run."""
+        later = () if self.paused else (self._later.urgent, self._later.ordinary)
+        heads = chain.from_iterable(line.heads() for line in (self._sync.urgent, self._sync.ordinary, *later))
+        return min(heads, key=lambda call: call.enqueued_at, default=None)
+
+    def waits(self, function: FunctionId, *, sync: bool) -> bool:
+        """Whether calls of a function wait for a slot."""
+        line = self._sync if sync else self._later
+        return line.urgent.waits(function) or line.ordinary.waits(function)
 
     def first(self) -> Call | None:
         """The call that should run next."""
         sync, later = self._sync, self._later
-        if later and (self._passed >= SHARE or not sync):
+        if later and not self.paused and (self._passed >= SHARE or not sync):
             return later.first()
         return sync.first() if sync else None
 
@@ -153,7 +169,7 @@ class EndpointQueue:
         if limit <= 1:
             first = self.first() if limit == 1 else None
             return [] if first is None else [first]
-        if not self._later:
+        if not self._later or self.paused:
             return self._sync.order(limit)
         return merge(self._sync.order(limit), self._later.order(limit), self._passed, limit)
 
@@ -161,21 +177,18 @@ class EndpointQueue:
         """Remove a call that goes to a worker."""
         if call.later:
             self._passed = 0
-            self._later.took(call)
+            self._later.take(call)
         else:
             if self._later:
                 self._passed += 1
-            self._sync.took(call)
-        self.remove(call)
+            self._sync.take(call)
+        self._count(call, -1)
 
     def remove(self, call: Call) -> None:
         """Remove a call wherever it stands. One at the head costs nothing."""
-        line = (self._later if call.later else self._sync).of(call)
-        if line and line[0] is call:
-            line.popleft()
-        elif call in line:
-            line.remove(call)
-        else:
+        try:
+            (self._later if call.later else self._sync).of(call).remove(call)
+        except ValueError:
             self._delayed = [entry for entry in self._delayed if entry[2] is not call]
             heapq.heapify(self._delayed)
         self._count(call, -1)
@@ -198,3 +211,4 @@ class EndpointQueue:
             self.async_bytes += change * len(call.frame.payload)
         else:
             self.waiting_sync += change
+            self.sync_bytes += change * len(call.frame.payload)

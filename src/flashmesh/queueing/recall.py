@@ -15,7 +15,7 @@ _SOONEST_S: Final = 0.001
 
 def next_look_s(lane: Lane, now: float) -> float | None:
     """In how many seconds a call may have waited too long behind another one; None: none waits so."""
-    if lane.plan.workers_max <= 1 and len(lane.slots.serving()) <= 1:
+    if lane.plan.workers_max <= 1 and len(lane.slots.serving()) <= 1 and not lane.queue.paused:
         return None  # there is no elsewhere
     waits = [worker.moved_at for worker in lane.slots.workers.values() if not worker.external and worker.waiting()]
     return max(_SOONEST_S, min(waits) + RECALL_S - now) if waits else None

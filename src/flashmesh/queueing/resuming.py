@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, MutableMapping
 
 from flashmesh.executions.record import Execution
 from flashmesh.executions.states import Status
-from flashmesh.executions.store import Store
 from flashmesh.functions.errors import EndpointUnavailable
 from flashmesh.kit.ids import EndpointName, ExecutionId
 from flashmesh.queueing.calls import Call, new_call
@@ -27,7 +26,6 @@ class Resumption:
     def __init__(
         self,
         *,
-        store: Store,
         clock: Clock,
         settlement: Settlement,
         outcomes: Outcomes,
@@ -35,8 +33,8 @@ class Resumption:
         calls: MutableMapping[ExecutionId, Call],
         limit_ms: Callable[[Lane, Execution], int],
         pump: Callable[[Lane], None],
+        requeue: Callable[[Execution], None],
     ) -> None:
-        self._store = store
         self._clock = clock
         self._settlement = settlement
         self._outcomes = outcomes
@@ -44,6 +42,7 @@ class Resumption:
         self._calls = calls
         self._limit_ms = limit_ms
         self._pump = pump
+        self._requeue = requeue
         self._awaited: dict[ExecutionId, Call] = {}
 
     def restore(self, executions: Iterable[Execution]) -> None:
@@ -97,7 +96,7 @@ class Resumption:
                 )
                 self._settlement.raise_into(call, gone, ran=True)
                 continue
-            self._store.requeue(execution, execution.attempt)
+            self._requeue(execution)
             lane.retried += 1
             call.started_at = None
             call.enqueued_at = self._clock.now()

@@ -16,11 +16,12 @@ from flashmesh.wire.body import Shape, arguments_of, unwrap
 from flashmesh.wire.conversion import Converter, Mismatch, converter, mismatch_error
 from flashmesh.wire.frames import BINARY, MSGPACK
 from flashmesh.wire.json_values import check_json
+from flashmesh.wire.parts import Parts
 from flashmesh.wire.schema import parameters_schema, schema_of
 from flashmesh.wire.signature import Purpose, Signer
 from flashmesh.wire.values import media_type
 
-__all__ = ["Binder", "Bound", "check_json", "encode_arguments"]
+__all__ = ["Binder", "Bound", "argument_parts", "check_json", "encode_arguments"]
 
 Init = tuple[tuple[Any, ...] | list[Any], dict[str, Any]]
 _BYTES = (bytes, bytearray, memoryview)
@@ -35,7 +36,20 @@ def encode_arguments(
     names: Sequence[str] | None = None,
     context: Purpose | None = None,
 ) -> bytes:
-    """The MSGPACK payload of a call.
+    """The MSGPACK payload of a call, as `argument_parts`, joined."""
+    return bytes(argument_parts(args, kwargs, init=init, signer=signer, names=names, context=context))
+
+
+def argument_parts(
+    args: tuple[Any, ...] | list[Any],
+    kwargs: dict[str, Any],
+    *,
+    init: Init | None = None,
+    signer: Signer | None = None,
+    names: Sequence[str] | None = None,
+    context: Purpose | None = None,
+) -> bytes | Parts:
+    """The MSGPACK payload of a call, for a link that sends it at once: large arrays in it are still the caller's.
 
     Args:
         init: constructor arguments, for a method of a class.
@@ -45,7 +59,7 @@ def encode_arguments(
     """
     call = (args, kwargs, init)
     try:
-        return msgpack_values.encode(call, signer, context)
+        return msgpack_values.encode_parts(call, signer, context)
     except NotEncodable:
         for name, value in _labelled(args, kwargs, init, names or ()):
             msgpack_values.encode(value, signer, context, name=name)

@@ -108,7 +108,7 @@ class BlockingClient:
             hello: default: a client of this process.
             on_log: is given frames that answer nothing (Log), in whichever thread reads.
         """
-        return cls(BlockingLink.connect(path, hello or client_hello()), on_log)
+        return cls(BlockingLink.connect(path, hello or client_hello(), mapped=True), on_log)
 
     def __enter__(self) -> "BlockingClient":
         return self

@@ -10,7 +10,7 @@ from typing import Final
 
 from flashmesh.functions.errors import LinkLost, LinkProtocolError
 from flashmesh.wire import memfd, passage
-from flashmesh.wire.codec import Aside, Attached, FrameReader, FrameWriter, Passing, Takes
+from flashmesh.wire.codec import Aside, Attached, FrameReader, FrameWriter, Passing, Returned, Takes
 from flashmesh.wire.frames import AnyFrame
 from flashmesh.wire.peer import Peer, peer_of, unreachable
 
@@ -28,6 +28,7 @@ class BlockingLink:
         sock: a connected stream socket; the link owns it from now on.
         blocking: True: `send` returns when the kernel has everything. False (selectors loops): `send` gives the kernel
             what it takes at once; watch `fileno` for writing while `pending`, then call `flush`.
+        mapped: large MessagePack payloads may be given out as Borrowed (wire/lending.py) or memoryviews.
     """
 
     def __init__(
@@ -36,11 +37,12 @@ class BlockingLink:
         *hello: AnyFrame,
         blocking: bool = True,
         max_payload: int | None = None,
+        mapped: bool = False,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._blocking = blocking
-        self._reader = FrameReader(max_payload=max_payload, on_aside=self._aside)
+        self._reader = FrameReader(max_payload=max_payload, on_aside=self._aside, mapped=mapped)
         self._writer = FrameWriter(max_payload=max_payload, patient=False)
         self._passes = memfd.passes(sock)
         self._window = passage.Window(sock)
@@ -50,9 +52,10 @@ class BlockingLink:
         self._inbox: deque[AnyFrame] = deque()
         self._receiving = threading.Lock()
         self._ended: LinkLost | LinkProtocolError | None = None
+        self._writer.borrower = self._reader.borrower
         if self._passes:
             self._writer.passing = Passing.UNASKED
-            self._writer.put_aside(Takes(True))
+            self._writer.put_aside(Takes(True, True))
             if blocking:
                 self._writer.ask()
         for frame in hello:
@@ -63,7 +66,7 @@ class BlockingLink:
             pass  # kept: whoever sends or receives is told
 
     @classmethod
-    def connect(cls, path: str | Path, *hello: AnyFrame, blocking: bool = True) -> "BlockingLink":
+    def connect(cls, path: str | Path, *hello: AnyFrame, blocking: bool = True, mapped: bool = False) -> "BlockingLink":
         """Dial a session and send `hello`. Raises LinkLost when nobody listens there."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -71,7 +74,7 @@ class BlockingLink:
         except OSError as error:
             sock.close()
             raise unreachable(path, error) from error
-        return cls(sock, *hello, blocking=blocking)
+        return cls(sock, *hello, blocking=blocking, mapped=mapped)
 
     @property
     def peer(self) -> Peer:
@@ -169,7 +172,9 @@ class BlockingLink:
     def _aside(self, aside: Aside) -> None:
         # What is asked needs no answer: that this end takes descriptors was the first thing it said.
         if isinstance(aside, Takes):
-            self._writer.passing = Passing.YES if aside.descriptors and self._passes else Passing.NO
+            self._writer.answered(aside if self._passes else Takes())
+        elif isinstance(aside, Returned) and self._writer.lender is not None:
+            self._writer.lender.returned(aside.numbers)
 
     def _await_answer(self) -> None:
         """Read until it is known whether descriptors may be sent, unless another thread is reading."""

@@ -8,7 +8,8 @@ A frame (wire/frames.py) is one length-prefixed MessagePack array of at most 64 
   encoding in CHUNKs whose execution is empty and whose `attempt` numbers the frame.
 
 Between processes of one machine what is 1 MiB or larger goes as one SEALED frame instead, with the descriptor of a file
-in memory (wire/memfd.py), once the other end has said that it takes descriptors.
+in memory (wire/memfd.py), once the other end has said that it takes descriptors; or as one LENT frame, in a file that
+both know and use again (wire/lending.py), where it takes those too.
 
 `FrameWriter` decides the order: whole frames first, pieces round-robin between executions, and never a frame of an
 execution before an earlier one of the same execution. `FrameReader` gives back whole frames only.
@@ -26,7 +27,9 @@ import msgspec
 from flashmesh.functions.errors import LinkProtocolError, PayloadTooLarge, SettingsError
 from flashmesh.wire import frames, memfd
 from flashmesh.wire.frames import MSGPACK, AnyFrame, Chunk, Error, Frame, Invoke, Result
+from flashmesh.wire.lending import Borrowed, Borrower, Lender, Lent
 from flashmesh.wire.memfd import Descriptor, Splices
+from flashmesh.wire.parts import Buffer, Parts
 
 DEFAULT_PAYLOAD_LIMIT: Final = 64 * 1024 * 1024
 SLACK_BYTES: Final = 1024 * 1024
@@ -39,8 +42,6 @@ _MAX: Final = frames.MAX_FRAME_BYTES
 _HEAD_LIMIT: Final = 8 * 1024
 _COPY_BELOW: Final = 16 * 1024
 """Pieces below this are copied out of the receive buffer, so that a small one does not keep a large buffer alive."""
-
-Buffer = bytes | bytearray | memoryview
 
 
 class _Piece(msgspec.Struct, array_like=True, frozen=True, tag=5):
@@ -62,6 +63,17 @@ class _Sealed(msgspec.Struct, array_like=True, frozen=True, tag=24):
     size: int = 0
 
 
+class _Lent(msgspec.Struct, array_like=True, frozen=True, tag=27):
+    """The same in a file that is used again. `new`: its descriptor came with this frame; else the reader knows it."""
+
+    execution: str
+    attempt: int = 0
+    item: bool = False
+    size: int = 0
+    number: int = 0
+    new: bool = False
+
+
 class Ping(Frame, frozen=True, tag=22):
     """Are you there? Over TCP, where a machine may vanish without a word."""
 
@@ -78,11 +90,25 @@ class Takes(Frame, frozen=True, tag=26):
     """This end takes descriptors, or not. Said when asked, or before."""
 
     descriptors: bool = False
+    lent: bool = False
+    """And gives files back, so that they can be lent. An end that does not know of that says nothing here."""
 
 
-Aside = Ping | Pong | Asks | Takes
+class Returned(Frame, frozen=True, tag=28):
+    """Nothing at this end looks at these files any more: they may be written again."""
+
+    numbers: list[int]
+
+
+class GivenUp(Frame, frozen=True, tag=29):
+    """These files will not be used again."""
+
+    numbers: list[int]
+
+
+Aside = Ping | Pong | Asks | Takes | Returned | GivenUp
 """What two ends of a link say to each other about the link itself; their owners never see it."""
-_ASIDES: Final = (Ping, Pong, Asks, Takes)
+_ASIDES: Final = (Ping, Pong, Asks, Takes, Returned, GivenUp)
 _PAYLOAD_KINDS: Final = (Invoke, Result, Error)
 _WHOLE = (
     frames.Hello | frames.Ready | Invoke | frames.Started | Result | Error | frames.Ack | frames.Credit | frames.Discard
@@ -92,7 +118,7 @@ _WHOLE = (
 
 _length_at = struct.Struct(">I").unpack_from
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_WHOLE | _Piece | _Sealed | Aside).decode
+_decode = msgspec.msgpack.Decoder(_WHOLE | _Piece | _Sealed | _Lent | Aside).decode
 
 
 def payload_limit(env: Mapping[str, str] = os.environ) -> int:
@@ -137,11 +163,15 @@ class FrameReader:
     Args:
         max_payload: largest assembled payload in bytes; default: `payload_limit()` and some slack.
         on_aside: told what concerns the link itself, when its turn comes.
-        mapped: a MessagePack payload that came as a descriptor is given out as a read-only memoryview, not copied.
-        splices: keeps descriptors for whoever sends their payloads on.
+        mapped: a MessagePack payload that came as a descriptor is given out as a read-only memoryview, or as a
+            Borrowed, not copied.
+        splices: keeps descriptors for whoever sends their payloads on. A MessagePack INVOKE is then given out as a
+            Borrowed as well.
+    Attributes:
+        borrower: the files that the other end lends.
     """
 
-    __slots__ = ("_descriptors", "_mapped", "_max", "_need", "_on_aside", "_open", "_partial", "_splices")
+    __slots__ = ("_descriptors", "_mapped", "_max", "_need", "_on_aside", "_open", "_partial", "_splices", "borrower")
 
     def __init__(
         self,
@@ -159,6 +189,7 @@ class FrameReader:
         self._on_aside = on_aside
         self._mapped = mapped
         self._splices = splices
+        self.borrower = Borrower(self._max)
 
     def feed_with(self, data: Buffer, descriptors: Sequence[Descriptor]) -> list[AnyFrame]:
         """The same as `feed` for what one `recvmsg` brought; the descriptors are the reader's from now on."""
@@ -170,9 +201,10 @@ class FrameReader:
         return found
 
     def close(self) -> None:
-        """Close descriptors that no frame has claimed. Harmless when repeated."""
+        """Close descriptors that no frame has claimed, and forget the other end's files. Harmless when repeated."""
         while self._descriptors:
             self._descriptors.popleft().close()
+        self.borrower.close()
 
     def feed(self, data: Buffer) -> list[AnyFrame]:
         """Frames completed by `data`, in order. Raises LinkProtocolError for garbage and for what is over a limit."""
@@ -235,8 +267,12 @@ class FrameReader:
             self._accept_piece(frame, found)
         elif isinstance(frame, _Sealed):
             self._accept_sealed(frame, found)
+        elif isinstance(frame, _Lent):
+            self._accept_lent(frame, found)
         elif isinstance(frame, _ASIDES):
-            if self._on_aside is not None:
+            if isinstance(frame, GivenUp):
+                self.borrower.forget(frame.numbers)
+            elif self._on_aside is not None:
                 self._on_aside(frame)
         else:
             found.append(frame)
@@ -284,14 +320,7 @@ class FrameReader:
         sealed = self._descriptors.popleft()
         kept = False
         try:
-            key = (piece.execution, piece.attempt, piece.item)
-            assembly = self._open.pop(key, None)
-            if assembly is None:
-                if piece.execution and not piece.item:
-                    raise LinkProtocolError(f"A payload of execution {piece.execution} came before its head.")
-                assembly = _Assembly(None, -1)
-            elif assembly.received:
-                raise LinkProtocolError(f"Execution {piece.execution} sent a payload in pieces and as a whole.")
+            assembly = self._whole_of(piece)
             if piece.size > self._max:
                 raise LinkProtocolError(f"A payload of {piece.size} bytes was announced; the limit is {self._max}.")
             memfd.check(sealed, piece.size)
@@ -307,17 +336,49 @@ class FrameReader:
             if not kept:
                 sealed.close()
 
-    def _complete(self, piece: _Piece | _Sealed, assembly: _Assembly, whole: Buffer, found: list[AnyFrame]) -> None:
+    def _accept_lent(self, piece: _Lent, found: list[AnyFrame]) -> None:
+        if piece.new:
+            if not self._descriptors:
+                raise LinkProtocolError(f"Execution {piece.execution}: a payload's descriptor did not come with it.")
+            self.borrower.meet(piece.number, self._descriptors.popleft())
+        borrowed = self.borrower.borrow(piece.number, piece.size)
+        assembly = self._whole_of(piece)
+        head = assembly.head
+        if getattr(head, "content_type", "") == MSGPACK and (
+            self._mapped or (self._splices is not None and isinstance(head, Invoke))
+        ):
+            self._complete(piece, assembly, borrowed, found)
+            return
+        whole = bytes(borrowed)
+        self._complete(piece, assembly, whole, found)
+        if self._splices is not None and head is not None:
+            self._splices.keep(whole, borrowed)
+
+    def _whole_of(self, piece: _Sealed | _Lent) -> _Assembly:
+        """What a payload that comes at once belongs to."""
+        assembly = self._open.pop((piece.execution, piece.attempt, piece.item), None)
+        if assembly is None:
+            if piece.execution and not piece.item:
+                raise LinkProtocolError(f"A payload of execution {piece.execution} came before its head.")
+            return _Assembly(None, -1)
+        if assembly.received:
+            raise LinkProtocolError(f"Execution {piece.execution} sent a payload in pieces and as a whole.")
+        return assembly
+
+    def _complete(
+        self, piece: _Piece | _Sealed | _Lent, assembly: _Assembly, whole: Buffer | Borrowed, found: list[AnyFrame]
+    ) -> None:
         if assembly.head is not None:
             if len(whole) != assembly.size:
                 raise LinkProtocolError(f"Execution {piece.execution}: {len(whole)} of {assembly.size} bytes came.")
-            # A mapped payload is a memoryview where the frame says bytes; only who asked for that gets one.
+            # A mapped payload is no bytes, as the frame says; only who asked for that gets one.
             found.append(msgspec.structs.replace(assembly.head, payload=whole))
         elif piece.item:
             found.append(Chunk(piece.execution, piece.attempt, True, True, whole))  # type: ignore[arg-type]
         elif len(whole) <= _MAX:
             raise LinkProtocolError("A frame that fits 64 KiB came in pieces.")  # also keeps pieces from nesting
         else:
+            assert not isinstance(whole, Borrowed)  # it has no head
             self._accept(memoryview(whole), found)
 
 
@@ -326,7 +387,7 @@ class _Large:
 
     __slots__ = ("data", "shape")
 
-    def __init__(self, shape: Chunk, data: Buffer) -> None:
+    def __init__(self, shape: Chunk, data: Buffer | Borrowed | Lent) -> None:
         self.shape = shape
         self.data = data
 
@@ -391,11 +452,13 @@ class FrameWriter:
     Attributes:
         passing: set it to UNASKED where descriptors can travel, then to what the other end answered.
         patient: large payloads wait for that answer; otherwise they leave in pieces until it has come.
+        lender: the files that large payloads leave in, where the other end gives them back.
+        borrower: the reader's, whose returns are told with what leaves next.
     """
 
     __slots__ = (
-        "_due", "_max", "_number", "_put", "_ready", "_ready_bytes", "_sent", "_splices", "_streams", "passing",
-        "patient",
+        "_due", "_max", "_number", "_put", "_ready", "_ready_bytes", "_sent", "_splices", "_streams", "borrower",
+        "lender", "passing", "patient",
     )  # fmt: skip
 
     def __init__(self, *, max_payload: int | None = None, splices: Splices | None = None, patient: bool = True) -> None:
@@ -410,6 +473,8 @@ class FrameWriter:
         self._splices = splices
         self.passing = Passing.NO
         self.patient = patient
+        self.lender: Lender | None = None
+        self.borrower: Borrower | None = None
 
     def __bool__(self) -> bool:
         return bool(self._ready or self._streams or self._due is not None)
@@ -452,6 +517,21 @@ class FrameWriter:
         self._ready.clear()
         self._ready_bytes = 0
         self._streams.clear()
+        if self.lender is not None:
+            self.lender.close()
+
+    def answered(self, takes: Takes) -> None:
+        """The other end takes descriptors, or not, and files that are lent, or not."""
+        self.passing = Passing.YES if takes.descriptors else Passing.NO
+        if takes.descriptors and takes.lent and self.lender is None:
+            self.lender = Lender()
+
+    def put_files(self) -> None:
+        """Say what has become of files: which of the other end's are free, and which of ours it can forget."""
+        if self.borrower is not None and self.borrower.returns:
+            self.put_aside(Returned(self.borrower.take_returns()))
+        if self.lender is not None and (given_up := self.lender.take_given_up()):
+            self.put_aside(GivenUp(given_up))
 
     def ask(self) -> None:
         """Ask whether the other end takes descriptors, unless that is known or cannot be."""
@@ -477,13 +557,25 @@ class FrameWriter:
         fits = len(body) <= _MAX
         waiting = self._stream(frame).waiting
         waiting.append(iter([(len(body).to_bytes(4, "big"), body)]) if fits else self._oversize(body))
-        waiting.append(self._split(Chunk(frame.execution, frame.attempt), frame.payload))
+        waiting.append(self._payload(Chunk(frame.execution, frame.attempt), frame.payload))
+
+    def _payload(self, shape: Chunk, payload: Buffer | Borrowed | Parts) -> Iterator[tuple[Buffer, ...]] | _Large:
+        if not isinstance(payload, Parts):
+            return self._split(shape, payload)
+        # It refers to what its owner may change as soon as we return: it goes to its place now.
+        lent = None
+        if self.lender is not None and self.passing is Passing.YES:
+            try:
+                lent = self.lender.lend(payload)
+            except OSError:
+                lent = None
+        return self._split(shape, bytes(payload)) if lent is None else _Large(shape, lent)
 
     def _oversize(self, body: bytes) -> Iterator[tuple[Buffer, ...]] | _Large:
         self._number = self._number % 0x7FFFFFFF + 1
         return self._split(Chunk("", self._number), body)
 
-    def _split(self, shape: Chunk, data: Buffer) -> Iterator[tuple[Buffer, ...]] | _Large:
+    def _split(self, shape: Chunk, data: Buffer | Borrowed) -> Iterator[tuple[Buffer, ...]] | _Large:
         if len(data) < memfd.LARGE_BYTES or self.passing is Passing.NO:
             return _pieces(shape, data)
         self.ask()
@@ -503,6 +595,8 @@ class FrameWriter:
         """
         if (due := self._take_due()) is not None:
             return due
+        if (self.borrower is not None and self.borrower.returns) or self.lender is not None:
+            self.put_files()
         if not self._streams and self._ready_bytes <= limit:
             data = b"".join(self._ready)
             self._sent = self._put
@@ -546,21 +640,50 @@ class FrameWriter:
 
     def _attach(self, stream: _Stream, large: _Large) -> bool:
         """Make the next write one with a descriptor. False: it leaves in pieces, because none can be made."""
-        shape = large.shape
-        sealed = None
+        shape, data = large.shape, large.data
+        lent: Lent | None = None
+        sealed: Descriptor | None = None
         if self.passing is Passing.YES:
-            sealed = self._splices.take(large.data) if self._splices is not None else None
             try:
-                sealed = sealed or memfd.seal(large.data)
+                lent, sealed = self._placed(data)
             except OSError:  # no memory or no descriptor left: it goes as it would elsewhere
-                sealed = None
-        if sealed is None:
-            stream.waiting[0] = _pieces(shape, large.data)
-            return False
+                pass
         stream.waiting.popleft()
-        body = _encode(_Sealed(shape.execution, shape.attempt, shape.item, len(large.data)))
-        self._due = Attached(len(body).to_bytes(4, "big") + body, sealed, len(large.data))
+        if lent is not None:
+            new = lent.descriptor is not None
+            body = _encode(_Lent(shape.execution, shape.attempt, shape.item, lent.size, lent.number, new))
+            sealed = lent.descriptor
+        elif sealed is not None:
+            body = _encode(_Sealed(shape.execution, shape.attempt, shape.item, len(data)))
+        else:
+            assert not isinstance(data, Lent)  # made once the other end had said that it takes them
+            stream.waiting.appendleft(_pieces(shape, data))
+            return False
+        if sealed is None:
+            stream.waiting.appendleft(iter([(len(body).to_bytes(4, "big"), body)]))
+            return False
+        self._due = Attached(len(body).to_bytes(4, "big") + body, sealed, len(data))
         return True
+
+    def _placed(self, data: Buffer | Borrowed | Lent) -> tuple[Lent | None, Descriptor | None]:
+        """The file it leaves in: one that is lent, or one of its own. Raises OSError."""
+        if isinstance(data, Lent):
+            return data, None
+        source: object = data
+        if self._splices is not None and not isinstance(data, Borrowed):
+            source = self._splices.take(data)
+        if isinstance(source, Descriptor):
+            return None, source
+        lent: Lent | None = None
+        if self.lender is not None and isinstance(source, Borrowed):
+            lent = self.lender.pass_on(source)
+        if lent is None:
+            whole = data.view() if isinstance(data, Borrowed) else data
+            if self.lender is not None:
+                lent = self.lender.lend(whole)
+            if lent is None:
+                return None, memfd.seal(whole)
+        return lent, None
 
     def _take_ready(self, out: list[Buffer], limit: int) -> int:
         size = 0
@@ -582,14 +705,14 @@ def _key(frame: AnyFrame) -> str:
     return type(frame).__name__ if number is None else f"{type(frame).__name__} {number}"
 
 
-def _pieces(shape: Chunk, data: Buffer) -> Iterator[tuple[Buffer, ...]]:
+def _pieces(shape: Chunk, data: Buffer | Borrowed) -> Iterator[tuple[Buffer, ...]]:
     """CHUNK frames that carry `data` with the ids of `shape`, the data itself uncopied."""
     # An empty bin ends the array as c4 00; cutting those two bytes leaves the head that any data can follow.
     more = _encode(Chunk(shape.execution, shape.attempt, shape.item, False))[:-2]
     final = _encode(Chunk(shape.execution, shape.attempt, shape.item, shape.last))[:-2]
     if len(more) > _HEAD_LIMIT:
         raise LinkProtocolError(f"The execution id is {len(shape.execution)} characters long; use a short one.")
-    view = memoryview(data).cast("B")
+    view = data.view() if isinstance(data, Borrowed) else memoryview(data).cast("B")
     step = _MAX - len(more) - 3
     step = min(step, 0xFFFF)
     for start in range(0, len(view), step):

@@ -7,6 +7,7 @@ wire/codec.py's. Neither redials: who owns a link decides what its loss means.
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -14,9 +15,10 @@ from typing import Any, Final, cast
 from flashmesh.functions.errors import LinkProtocolError
 from flashmesh.wire import memfd, tls
 from flashmesh.wire.blocking_link import BlockingLink
-from flashmesh.wire.codec import Aside, Asks, Attached, FrameReader, FrameWriter, Passing, Ping, Pong, Takes
+from flashmesh.wire.codec import Aside, Asks, Attached, FrameReader, FrameWriter, Passing, Ping, Pong, Returned, Takes
 from flashmesh.wire.frames import AnyFrame
 from flashmesh.wire.keepalive import Keepalive, Pulse
+from flashmesh.wire.lending import IDLE_S
 from flashmesh.wire.memfd import Descriptor, Splices
 from flashmesh.wire.passage import Passage
 from flashmesh.wire.peer import Peer, peer_of, unreachable
@@ -72,8 +74,10 @@ class Link(asyncio.Protocol):
         self._reader = FrameReader(max_payload=max_payload, on_aside=self._aside, mapped=mapped, splices=splices)
         self._writer = FrameWriter(max_payload=max_payload, splices=splices)
         self._writer.passing = Passing.UNASKED if memfd.AVAILABLE else Passing.NO
+        self._writer.borrower = self._reader.borrower
         self._keepalive = keepalive
         self._pulse: Pulse | None = None
+        self._idle: asyncio.TimerHandle | None = None
         self._passage: Passage | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
@@ -169,6 +173,8 @@ class Link(asyncio.Protocol):
             self._passage.close()
         if self._pulse is not None:
             self._pulse.stop()
+        if self._idle is not None:
+            self._idle.cancel()
         self._reader.close()
         self._writer.close()
         self._on_lost(self, self._failure or exc)
@@ -223,11 +229,30 @@ class Link(asyncio.Protocol):
             takes = memfd.AVAILABLE and self.local
             if takes:
                 self._through().read_here()
-            self._say(Takes(takes))
+            self._say(Takes(takes, takes))
         elif isinstance(aside, Takes):
-            able = aside.descriptors and memfd.AVAILABLE and self.local
-            self._writer.passing = Passing.YES if able else Passing.NO
+            able = memfd.AVAILABLE and self.local
+            self._writer.answered(aside if able else Takes())
             self._schedule()
+        elif isinstance(aside, Returned) and self._writer.lender is not None:
+            self._writer.lender.returned(aside.numbers)
+            self._writer.lender.sort()
+            self._watch_files()
+
+    def _watch_files(self) -> None:
+        """Give files up that are not used any more, after a while."""
+        if self._idle is None and self._loop is not None:
+            self._idle = self._loop.call_later(IDLE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._idle = None
+        lender = self._writer.lender
+        if lender is not None:
+            lender.give_up(before=time.monotonic() - IDLE_S)
+            self._writer.put_files()
+            self._schedule()
+            if lender.idle:
+                self._watch_files()
 
     def _through(self) -> Passage:
         if self._passage is None:

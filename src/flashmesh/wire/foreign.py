@@ -43,6 +43,11 @@ def has_bytes(array: Any) -> bool:
 
 def pack_array(array: Any) -> bytes:
     """dtype, shape, memory order and bytes of an array that `has_bytes`, copied once."""
+    return b"".join(array_buffers(array))
+
+
+def array_buffers(array: Any) -> tuple[bytes, Any]:
+    """The same in two buffers; the second is the array's own memory where that is in order."""
     import numpy as np  # only reached with an array in hand
 
     array = np.asarray(array)
@@ -50,7 +55,7 @@ def pack_array(array: Any) -> bytes:
     described = msgspec.msgpack.encode([np.lib.format.dtype_to_descr(array.dtype), array.shape, fortran])
     flat = (array.T if fortran else np.ascontiguousarray(array)).reshape(-1)
     content = flat.view(np.uint8).data if flat.nbytes else b""
-    return b"".join((len(described).to_bytes(_HEADER, "big"), described, content))
+    return len(described).to_bytes(_HEADER, "big") + described, content
 
 
 def unpack_array(data: memoryview) -> Any:

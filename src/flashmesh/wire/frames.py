@@ -38,6 +38,7 @@ class Hello(Frame, frozen=True, tag=1):
     worker: str = ""
     pid: int = 0
     incarnation: int = 0
+    """Template: the generation of what it serves; settings may change while the build stays the same."""
     free: int = 0
     """Slots that are not in use; READY adds what may be sent ahead."""
     running: list[str] = []

@@ -49,7 +49,7 @@ class Pulse:
         self._lost = lost
         self._heard_at = loop.time()
         _let_the_system_watch(transport.get_extra_info("socket"), keepalive)
-        self._timer = loop.call_later(keepalive.interval_s, self._look)
+        self._look_in(keepalive.interval_s)
 
     def heard(self) -> None:
         """Something came."""
@@ -58,9 +58,17 @@ class Pulse:
     def stop(self) -> None:
         self._timer.cancel()
 
+    def _look_in(self, seconds: float) -> None:
+        self._look_at = self._loop.time() + seconds
+        self._timer = self._loop.call_later(seconds, self._look)
+
     def _look(self) -> None:
         keepalive = self._keepalive
-        silent_s = self._loop.time() - self._heard_at
+        now = self._loop.time()
+        # While this process was too busy to look (a worker runs a user's synchronous code for a minute) it was too busy
+        # to hear as well; what came meanwhile may be read only after this.
+        self._heard_at = min(now, self._heard_at + max(0.0, now - self._look_at))
+        silent_s = now - self._heard_at
         if keepalive.wants_pong and silent_s > keepalive.patience_s:
             self._lost(
                 LinkLost(f"The other end has not answered for {silent_s:.0f} s: its machine or network is gone.")
@@ -68,10 +76,9 @@ class Pulse:
             return
         if silent_s >= keepalive.interval_s:
             self._say(Ping())
-            wait = keepalive.interval_s
+            self._look_in(keepalive.interval_s)
         else:
-            wait = keepalive.interval_s - silent_s
-        self._timer = self._loop.call_later(wait, self._look)
+            self._look_in(keepalive.interval_s - silent_s)
 
 
 def _let_the_system_watch(sock: Any, keepalive: Keepalive) -> None:

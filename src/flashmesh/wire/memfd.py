@@ -13,7 +13,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from flashmesh.functions.errors import LinkProtocolError
 
@@ -126,6 +126,12 @@ def received(messages: Sequence[tuple[int, int, bytes]], flags: int) -> list[Des
     return found
 
 
+class Source(Protocol):
+    """What a payload came in: a Descriptor of its own, or a file that was lent."""
+
+    def close(self) -> None: ...
+
+
 class Splices:
     """Descriptors of payloads that will probably be sent on as they are: a session passes a call to a worker.
 
@@ -146,28 +152,28 @@ class Splices:
         self._limit = limit
         self._seconds = seconds
         self._bytes = 0
-        self._kept: deque[tuple[float, bytes, Descriptor]] = deque()
+        self._kept: deque[tuple[float, bytes, Source]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, payload: bytes, sealed: Descriptor) -> None:
-        """Remember it; the descriptor is closed when it is given up."""
-        self._kept.append((self._loop.time(), payload, sealed))
+    def keep(self, payload: bytes, source: Source) -> None:
+        """Remember it; the descriptor is closed, the file goes back, when it is given up."""
+        self._kept.append((self._loop.time(), payload, source))
         self._bytes += len(payload)
         while self._bytes > self._limit_bytes or len(self._kept) > self._limit:
             self._drop_oldest()
         if self._kept and self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._sweep)
 
-    def take(self, payload: object) -> Descriptor | None:
-        """Its descriptor, which is the caller's from now on."""
-        for index, (_, kept, sealed) in enumerate(self._kept):
+    def take(self, payload: object) -> Source | None:
+        """Where it came in, which is the caller's from now on."""
+        for index, (_, kept, source) in enumerate(self._kept):
             if kept is payload:
                 del self._kept[index]
                 self._bytes -= len(kept)
-                return sealed
+                return source
         return None
 
     def close(self) -> None:
@@ -186,6 +192,6 @@ class Splices:
             self._timer = self._loop.call_later(self._seconds, self._sweep)
 
     def _drop_oldest(self) -> None:
-        _, payload, sealed = self._kept.popleft()
+        _, payload, source = self._kept.popleft()
         self._bytes -= len(payload)
-        sealed.close()
+        source.close()

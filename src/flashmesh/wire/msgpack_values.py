@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import os
 import pathlib
 import uuid
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from msgspec.msgpack import Decoder, Encoder, Ext
 
 from flashmesh.functions.errors import FlashmeshError, NotEncodable, UntrustedPayload, ValidationError
 from flashmesh.wire import foreign
+from flashmesh.wire.lending import Borrowed
+from flashmesh.wire.parts import Buffer, Parts
 from flashmesh.wire.paths import not_encodable
 from flashmesh.wire.signature import Purpose, Signer
 
@@ -30,10 +33,19 @@ _ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _SEQUENCES: Final = (list, tuple)
 _are_atoms: Final = _ATOMS.issuperset
 _MANY: Final = 100_000
+LARGE_ARRAY_BYTES: Final = 256 * 1024
+"""From here an array's bytes are not copied to where the encoder writes the rest."""
+_MOST_EXT_BYTES: Final = 2**32 - 1
+_MARK: Final = os.urandom(24)
+"""Stands for a large array while the rest is encoded. Known to nobody else, so that no value contains it."""
 _CAREFUL: Final = (
     set, frozenset, dt.date, dt.time, dt.timedelta, decimal.Decimal, uuid.UUID, pathlib.PurePath, msgspec.Struct,
 )  # fmt: skip
 """Types msgspec writes by itself in a form that does not come back as the same type (datetime is a date)."""
+
+
+class _LargeArray(Exception):
+    """An array that is better left where it is."""
 
 
 class _Unknown(Exception):
@@ -45,11 +57,18 @@ class _Unknown(Exception):
 
 def encode(value: Any, signer: Signer | None = None, purpose: Purpose | None = None, *, name: str = "value") -> bytes:
     """MessagePack of any value. Raises NotEncodable naming the part's path below `name`, and its type."""
+    return bytes(encode_parts(value, signer, purpose, name=name))
+
+
+def encode_parts(
+    value: Any, signer: Signer | None = None, purpose: Purpose | None = None, *, name: str = "value"
+) -> bytes | Parts:
+    """The same, in parts that refer to the value's own memory where it has large arrays. Raises as `encode`."""
     try:
         try:
-            return _encode_plain(value if _is_plain(value) else _transform(value, _encode_plain))
+            return _written(value if _is_plain(value) else _transform(value, _encode_plain))
         except OverflowError:  # an int of more than 64 bits
-            return _encode_plain(_transform(value, _encode_plain))
+            return _written(_transform(value, _encode_plain))
         except _Unknown:
             if signer is None:
                 raise
@@ -62,11 +81,14 @@ def encode(value: Any, signer: Signer | None = None, purpose: Purpose | None = N
         raise not_encodable(value, error.object, name, "text that is not valid Unicode") from error
 
 
-def decode(data: bytes, signer: Signer | None = None, purpose: Purpose | None = None) -> Any:
-    """The value. Raises ValidationError for bytes that are not MessagePack, UntrustedPayload for a pickle unsigned."""
+def decode(data: Buffer | Borrowed, signer: Signer | None = None, purpose: Purpose | None = None) -> Any:
+    """The value, which refers to nothing of `data`.
+
+    Raises ValidationError for bytes that are not MessagePack, UntrustedPayload for a pickle unsigned.
+    """
     decoder = _decoder if signer is None else Decoder(ext_hook=_opener(signer, purpose or Purpose()))
     try:
-        return decoder.decode(data)
+        return decoder.decode(data.view() if isinstance(data, Borrowed) else data)
     except FlashmeshError:
         raise
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:  # also from what extensions hold
@@ -201,6 +223,46 @@ def _hook(value: Any) -> Any:
     raise _Unknown(value.value if isinstance(value, _Opaque) else value)
 
 
+def _hook_small(value: Any) -> Any:
+    """The same, but for arrays that are to be left where they are."""
+    if _is_large(value):
+        raise _LargeArray
+    return _hook(value)
+
+
+def _is_large(value: Any) -> bool:
+    return (
+        foreign.is_array(value)
+        and LARGE_ARRAY_BYTES <= value.nbytes <= _MOST_EXT_BYTES - LARGE_ARRAY_BYTES
+        and foreign.has_bytes(value)
+    )
+
+
+def _written(value: Any) -> bytes | Parts:
+    try:
+        return _encode_small(value)
+    except _LargeArray:
+        return _in_parts(value)
+
+
+def _in_parts(value: Any) -> Parts:
+    """What msgspec writes around the large arrays, and between it their own bytes."""
+    arrays: list[tuple[bytes, Any]] = []
+
+    def hook(item: Any) -> Any:
+        if not _is_large(item):
+            return _hook(item)
+        arrays.append(foreign.array_buffers(item))
+        return msgspec.Raw(_MARK)
+
+    first, *others = Encoder(enc_hook=hook).encode(value).split(_MARK)
+    buffers: list[Buffer] = [first]
+    for (description, content), other in zip(arrays, others, strict=True):
+        size = len(description) + len(content)
+        buffers += [b"\xc9" + size.to_bytes(4, "big") + bytes((NDARRAY,)) + description, content, other]
+    return Parts(buffers)
+
+
 def _encode_pickling(value: Any, signer: Signer, purpose: Purpose, name: str) -> bytes:
     def hook(item: Any) -> Any:
         if foreign.is_model(item):
@@ -313,4 +375,5 @@ def _datetime(text: str) -> dt.datetime:
 
 
 _encode_plain = Encoder(enc_hook=_hook).encode
+_encode_small = Encoder(enc_hook=_hook_small).encode
 _decoder = Decoder(ext_hook=_restore)

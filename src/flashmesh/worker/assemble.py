@@ -8,18 +8,17 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from flashmesh.functions.caller import install
 from flashmesh.kit.ids import EndpointName
 from flashmesh.routing.registry import ServiceRegistry
-from flashmesh.wire.connection import Link
 from flashmesh.wire.signature import Signer
 from flashmesh.worker.callables import Callables, outside_loop
 from flashmesh.worker.calls.caller import WorkerCaller
 from flashmesh.worker.context import WorkerContext
+from flashmesh.worker.dialling import dialling
 from flashmesh.worker.face.face import About, Face, Limits
 from flashmesh.worker.face.http import max_body_bytes
 from flashmesh.worker.loader import Loaded, load
@@ -95,8 +94,11 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
     )
     uplink = None
     if not context.reentrant:
+        road = dialling(spec.link, os.environ)
         uplink = Uplink(
-            connect=partial(connect_unix, spec.link),
+            connect=road.connect,
+            token=road.token,
+            redial_s=road.redial_s,
             endpoint=spec.endpoint,
             build=spec.build,
             worker=context.worker_id,
@@ -127,11 +129,6 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
         for descriptor, over_limit in sockets
     )
     return Parts(runner=runner, callables=callables, faces=faces, uplink=uplink, hooks=loaded.hooks)
-
-
-async def connect_unix(path: str, link: Link) -> None:
-    """Connect `link` to the session's socket. Raises OSError when nobody listens."""
-    await asyncio.get_running_loop().create_unix_connection(lambda: link, path)
 
 
 def signer_of(spec: WorkerSpec) -> Signer | None:

@@ -20,6 +20,7 @@ from flashmesh.wire import values
 from flashmesh.wire.arguments import Bound
 from flashmesh.wire.failures import USER_ERROR
 from flashmesh.wire.frames import BINARY, JSON, MSGPACK
+from flashmesh.wire.lending import Borrowed
 from flashmesh.wire.signature import Purpose, Signer
 from flashmesh.worker.cancellation import Canceller, enter
 from flashmesh.worker.context import WorkerContext
@@ -119,7 +120,10 @@ class Runner:
         except Exception as error:
             self._fail(invocation, error, ran=False)
             return
-        invocation.payload = b""  # the values are made; a large body need not be kept while they are used
+        payload: object = invocation.payload
+        invocation.payload = b""  # the values are made, and refer to nothing of it
+        if isinstance(payload, Borrowed):
+            payload.close()
         context = invocation.context = self._base.copy()
         context.run(CURRENT.set, invocation)
         self.running[slot] = invocation

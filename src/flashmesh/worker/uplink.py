@@ -53,9 +53,6 @@ from flashmesh.worker.summaries import Summaries
 
 log = logging.getLogger(__name__)
 
-REDIAL_FIRST_S: Final = 0.05
-REDIAL_MOST_S: Final = 0.25
-"""100 workers are all back within 230 ms of their session's return; a longer pause makes that seconds."""
 BUSY: Final = "BUSY"
 IN_A_ROW: Final = 32
 """Calls of the session's that may follow each other in one slot before peers have a chance to take it."""
@@ -143,7 +140,7 @@ class Uplink:
         on_drain: the session wants this worker to leave.
         taken: called when a call is about to begin; False = do not run it.
         prefetch: calls may wait here behind those that run.
-        token: who may serve this endpoint, where the kernel does not say who dials.
+        token: gives what says who may serve this endpoint, where the kernel does not say who dials. Raises OSError.
         redial_s: the first and the longest pause between two attempts to connect.
     """
 
@@ -159,11 +156,12 @@ class Uplink:
         on_drain: Callable[[], None],
         taken: Callable[[], bool],
         prefetch: bool = True,
-        token: str = "",
-        redial_s: tuple[float, float] = (REDIAL_FIRST_S, REDIAL_MOST_S),
+        token: Callable[[], str],
+        redial_s: tuple[float, float],
     ) -> None:
         self._connect = connect
-        self._hello = partial(Hello, PROTOCOL_VERSION, "worker", endpoint, build, worker, os.getpid(), token=token)
+        self._hello = partial(Hello, PROTOCOL_VERSION, "worker", endpoint, build, worker, os.getpid())
+        self._token = token
         self.worker = worker
         self.runner = runner
         self.times = RunTimes(enabled=prefetch)
@@ -215,13 +213,15 @@ class Uplink:
         """Connect, and say all that the session must know: it may be another one than before."""
         # Payloads are decoded here and nowhere kept: large ones need no copy. A session never keeps its loop busy.
         link = Link(self._on_frame, self._on_lost, mapped=True, keepalive=Keepalive())
+        token = self._token()
         await self._connect(link)
         runs = [
             attempt_ref(invocation.execution, invocation.attempt)
             for invocation in self.runner.running.values()
             if isinstance(invocation.reply, LinkReply) and not invocation.reply.abandoned
         ]
-        link.send(self._hello(free=0 if self._leaving else self.runner.free, running=runs, held=self._held.refs()))
+        free = 0 if self._leaving else self.runner.free
+        link.send(self._hello(token=token, free=free, running=runs, held=self._held.refs()))
         link.send(Ready(self.free))
         self._link = link
         for frame in self._held:

@@ -5,6 +5,7 @@ from typing import Any
 
 from flashmesh.gateway.access.gate import AccessGate
 from flashmesh.gateway.access.pages import PageRules
+from flashmesh.gateway.access.place import Place
 from flashmesh.gateway.access.tokens import LOOK_S, Tokens
 from flashmesh.gateway.http import Answer
 from flashmesh.wire.tokens import Scope
@@ -25,11 +26,11 @@ class Clock:
 class Door:
     """A gate that is asked in text."""
 
-    def __init__(self, folder: Path, *, host: str = "127.0.0.1", **rules: Any) -> None:
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1", place: Place | None = None, **rules: Any) -> None:
         self.folder = folder
         self.clock = Clock()
         self.tokens = Tokens(folder, clock=self.clock)
-        self.gate = AccessGate(PageRules.make(host=host, **rules), self.tokens)
+        self.gate = AccessGate(PageRules.make(host=host, **rules), self.tokens, place)
         self.gate.check(b"GET", b"/docs", b"", {b"host": b"127.0.0.1:7470"})
         self.home = "127.0.0.1:7470" if host == "127.0.0.1" else "10.0.0.5:7470"
 
@@ -47,7 +48,7 @@ class Door:
         if token is not None:
             shown["authorization"] = f"Bearer {token}"
         raw = {name.replace("_", "-").encode(): value.encode("latin-1") for name, value in shown.items() if value}
-        new = AccessGate(self.gate.rules, self.tokens)
+        new = AccessGate(self.gate.rules, self.tokens, self.gate.place)
         found = new.check(method.encode(), path.encode(), query.encode(), raw)
         for _ in range(2):
             assert self.gate.check(method.encode(), path.encode(), query.encode(), raw) == found

@@ -10,6 +10,7 @@ from access_fixtures import NOON, Door, refused
 from flashmesh.gateway.access.gate import COOKIE, TurnedAway, answer
 from flashmesh.gateway.access.keys import renew_admin_token
 from flashmesh.gateway.access.pages import SignIn
+from flashmesh.gateway.access.place import Place
 from flashmesh.gateway.access.register import Register
 from flashmesh.gateway.http import Answer
 from flashmesh.wire.tokens import LEEWAY_S, read_claims
@@ -246,6 +247,61 @@ def test_a_token_of_one_app_is_refused_for_another(wide: Door) -> None:
     assert status == 403
     assert "'shop'" in body and "--app bank" in body
     assert refused(wide.ask(f"{INVOKE}?env=staging", token=token))[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("claims", "status"),
+    [
+        ({}, 200),
+        ({"app": "shop"}, 200),
+        ({"app": "shop", "environment": "production"}, 200),
+        ({"app": "bank"}, 404),
+        ({"app": "shop", "environment": "staging"}, 404),
+        ({"environment": "staging"}, 404),
+    ],
+)
+def test_names_without_an_app_are_those_of_the_tokens_app(tmp_path: Path, claims: dict[str, str], status: int) -> None:
+    """A token for another app finds nothing where this one is served, as if it had named its own."""
+    door = Door(tmp_path, host="0.0.0.0", place=Place("shop"))
+    found = door.ask(INVOKE, token=door.issue("call", **claims))
+    if status == 200:
+        assert found == "ci"
+    else:
+        refusal = refused(found)
+        assert refusal[0] == status
+        assert "is not served here" in refusal[1] and "'ci'" in refusal[1]
+
+
+@pytest.mark.parametrize("token", [True, False])
+@pytest.mark.parametrize(
+    ("query", "headers", "served"),
+    [
+        ("", {"x_flash_app": "shop"}, True),
+        ("", {"x_flash_app": "shop", "x_flash_environment": "production"}, True),
+        ("?app=shop&env=production", {}, True),
+        ("", {"x_flash_app": "bank"}, False),
+        ("", {"x_flash_environment": "staging"}, False),
+        ("?app=bank", {}, False),
+        ("?%61pp=bank", {}, False),
+        ("?wait=1000", {}, True),
+    ],
+)
+def test_a_request_that_names_another_app_is_not_served_by_this_one(
+    tmp_path: Path, query: str, headers: dict[str, str], served: bool, token: bool
+) -> None:
+    door = Door(tmp_path, place=Place("shop"))
+    found = door.ask(INVOKE + query, token=door.issue("call") if token else None, **headers)
+    if served:
+        assert found == ("ci" if token else "")
+    else:
+        assert refused(found)[0] == 404
+
+
+def test_a_server_without_a_project_serves_no_app_by_name(tmp_path: Path) -> None:
+    """What was POSTed to it belongs to none; a token for one app is not for that."""
+    door = Door(tmp_path, place=Place(""))
+    assert door.ask(INVOKE, token=door.issue("call")) == "ci"
+    assert refused(door.ask(INVOKE, token=door.issue("call", "shop", app="shop")))[0] == 404
 
 
 def test_the_caller_s_app_and_environment_can_be_asked_for(wide: Door) -> None:

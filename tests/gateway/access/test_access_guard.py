@@ -9,8 +9,10 @@ from access_fixtures import Door
 
 from flashmesh.gateway.access.gate import COOKIE
 from flashmesh.gateway.access.guard import PRINCIPAL, guard
+from flashmesh.gateway.access.register import Register
 from flashmesh.gateway.access.scopes import required_scope
 from flashmesh.gateway.api import asgi
+from flashmesh.wire.tokens import read_claims
 
 HOST = (b"host", b"localhost:7470")
 
@@ -55,6 +57,46 @@ def test_the_application_learns_who_calls(door: Door) -> None:
 
 def test_the_application_looks_for_the_caller_where_the_guard_leaves_it() -> None:
     assert asgi.PRINCIPAL == PRINCIPAL
+
+
+@pytest.mark.parametrize("media", [b"text/event-stream; charset=utf-8", b"application/octet-stream"])
+@pytest.mark.parametrize("ends", ["revoked", "expired"])
+def test_an_answer_that_lasts_ends_with_its_token(door: Door, media: bytes, ends: str) -> None:
+    """A stream of events says why. What the application sends afterwards goes nowhere."""
+    token = door.issue("call", "shop", lifetime_s=3600)
+    Register(door.folder, clock=door.clock).add(read_claims(token.encode()))
+    sent: list[dict[str, Any]] = []
+    ended = asyncio.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", media)]})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        if ends == "revoked":
+            Register(door.folder, clock=door.clock).revoke("shop")
+        door.clock.now += 1 if ends == "revoked" else 7200
+        await ended.wait()
+        await send({"type": "http.response.body", "body": b"two", "more_body": True})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            ended.set()
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    headers = [HOST, (b"authorization", b"Bearer " + token.encode())]
+    scope = {"type": "http", "method": "GET", "path": "/v1/logs", "query_string": b"", "headers": headers}
+    asyncio.run(guard(application, door.gate)(scope, receive, send))
+    assert [message.get("body") for message in sent[1:2]] == [b"one"]
+    assert len(sent) == 3
+    assert (b"UNAUTHORIZED" in sent[2]["body"]) is (b"event-stream" in media)
+
+
+def test_an_answer_of_many_parts_is_whole_as_long_as_its_token_counts(door: Door) -> None:
+    bearer = (b"authorization", b"Bearer " + door.issue("call", "shop").encode())
+    sent, _ = through(door, [HOST, bearer])
+    assert [message.get("body") for message in sent] == [None, b"one", b"two"]
 
 
 def test_a_refusal_does_not_reach_the_application(door: Door) -> None:

@@ -60,7 +60,7 @@ def test_a_disk_that_is_full_at_the_commit_refuses_with_503(path):
     assert asked.status == 503
     assert "disk is full" in asked.answer.body.decode()
     assert "retry-after" in asked.headers
-    assert faces.calls._requests._open == {}
+    assert faces.dispatcher.unfinished() == []
 
 
 @pytest.mark.parametrize("path", PATHS)

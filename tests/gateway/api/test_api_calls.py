@@ -2,7 +2,10 @@
 
 import pytest
 from api_fixtures import Asked, Faces
+from queueing_fixtures import VirtualClock
 
+from flashmesh.executions.memory import MemoryStore
+from flashmesh.executions.store import Retention
 from flashmesh.gateway import calls
 from flashmesh.gateway.api.executions import ExecutionHandlers
 from flashmesh.gateway.http import Request
@@ -73,25 +76,23 @@ def test_what_has_not_ended_or_has_succeeded_is_not_retried():
     assert (asked.status, asked.json["error"]) == (409, "NOT_RETRIED")
 
 
-def test_requests_of_failed_calls_are_kept_within_bounds(monkeypatch):
-    monkeypatch.setattr(calls, "MAX_KEPT", 2)
-    faces = Faces()
+def test_requests_of_failed_calls_make_room_with_their_results():
+    clock = VirtualClock()
+    faces = Faces(clock=clock, store=MemoryStore(now=clock.wall, retention=Retention(count=2)))
     worker = faces.worker()
     old = [failed(faces, worker) for _ in range(3)]
     statuses = [send(handlers(faces).retry, "POST", f"/v1/executions/{one}:retry").status for one in old]
-    assert statuses == [409, 202, 202]
+    assert statuses == [404, 202, 202]
 
 
-def test_no_request_is_kept_of_calls_that_succeeded_or_were_refused():
-    faces = Faces(queue_size=1, backlog=1)
-    for _ in range(3):
-        faces.invoke("f", 1)
-        faces.enqueue("f", 1)
+def test_a_retry_has_the_run_time_limit_of_the_call_that_failed():
+    faces = Faces()
     worker = faces.worker()
-    while worker.run_all():
-        pass
-    assert faces.calls._requests._open == {}
-    assert not faces.calls._requests._failed
+    asked = faces.ask("POST", "/v2/m/run", {"input": 1, "policy": {"executionTimeout": 12_000}})
+    old = asked.json["id"]
+    worker.fail(worker.begin(), ValueError("first"))
+    send(handlers(faces).retry, "POST", f"/v1/executions/{old}:retry")
+    assert worker.begin().deadline_ms == 12_000
 
 
 def test_a_refused_call_leaves_its_key_free():
@@ -194,6 +195,19 @@ def test_time_limits_of_jobs_are_armed_again_after_a_restart():
     restarted.clock.advance(5.9)
     assert not old.ended
     restarted.clock.advance(0.2)
+    assert old.status == "CANCELLED"
+
+
+def test_time_limits_of_jobs_are_no_longer_though_the_clock_was_set_back():
+    faces = Faces()
+    job = faces.ask("POST", "/v2/m/run", {"input": 1, "policy": {"ttl": 10_000}}).json["id"]
+    old = faces.execution(job)
+    old.created_at += 30 * 3600
+    restarted = Faces(clock=faces.clock)
+    restarted.store.create(old)
+    restarted.dispatcher.restore([old])
+    restarted.calls.resume([old])
+    restarted.clock.advance(10.1)
     assert old.status == "CANCELLED"
 
 

@@ -127,7 +127,18 @@ def test_the_ends_of_the_range_are_taken(value):
     assert faces.invoke("f", headers={"X-Timeout-Ms": value}).waiting
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "\x07", "é"])
+def test_blanks_around_a_headers_value_are_no_part_of_it():
+    faces = Faces()
+    trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    worker = faces.worker()
+    first = faces.invoke("f", headers={"X-Timeout-Ms": "1500 ", "Idempotency-Key": "k\t", "traceparent": trace + " "})
+    frame = worker.begin()
+    assert (frame.meta["trace"], frame.meta["idempotency_key"]) == (trace, "k")
+    faces.clock.advance(1.6)
+    assert first.status == 408
+
+
+@pytest.mark.parametrize("key", ["", " ", "x" * 256, "\x07", "é"])
 def test_an_idempotency_key_out_of_range_is_refused(key):
     faces = Faces()
     asked = faces.invoke("f", headers={"Idempotency-Key": key})

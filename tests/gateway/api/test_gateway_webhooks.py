@@ -211,6 +211,25 @@ def test_what_was_not_delivered_is_delivered_after_a_restart(file):
     run(main, 500, database=file, pauses_s=(3600.0,))
 
 
+def test_a_delivery_waits_no_longer_though_the_clock_was_set_back(file):
+    """What is kept over a restart is a moment of a clock; a pause is at most as long as it was to be."""
+
+    async def main(client, faces, receiver, url, hooks):
+        await client.post("/v2/m/run", json={"input": 1, "webhook": url})
+        await receiver.until(1)
+        await asyncio.wait_for(asyncio.gather(*hooks._tasks), 5)
+        await hooks.close()
+        receiver.statuses = [200]
+        later = Webhooks(database=file, now=lambda: time.time() - 30 * 3600, pauses_s=(0.01,))
+        later.resume()
+        await receiver.until(2)
+        await idle(later)
+        assert file.rows == []
+        await later.close()
+
+    run(main, 500, database=file, pauses_s=(0.01, 3600.0))
+
+
 def test_deliveries_under_way_together_are_bounded(monkeypatch):
     monkeypatch.setattr(webhooks, "MAX_AT_ONCE", 2)
 

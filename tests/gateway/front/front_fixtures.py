@@ -36,6 +36,8 @@ class Site:
         self.cancelled: list[bytes] = []
         self.made = 0
         """How often the application was asked for."""
+        self.refused: set[bytes] = set()
+        """Paths that the gate turns away."""
         self.lines: list[str] = []
         self.release: asyncio.Event
         self.routes: dict[bytes, Handler] = {
@@ -52,7 +54,7 @@ class Site:
         return self.routes.get(path) if method in (b"GET", b"POST", b"HEAD") else None
 
     def check(self, method: bytes, path: bytes, query: bytes, headers: Any) -> Answer | str:
-        if headers.get(b"authorization") == b"no":
+        if headers.get(b"authorization") == b"no" or path in self.refused:
             return Answer(401, [JSON_TYPE], b"{}")
         return str(headers.get(b"x-name", b"").decode())
 

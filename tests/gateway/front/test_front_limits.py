@@ -1,6 +1,7 @@
 """What a client may not do: too much, too slowly, or in bytes that two servers could read differently."""
 
 import dataclasses
+import select
 import socket
 
 import pytest
@@ -86,17 +87,33 @@ def test_chunks_beyond_the_limit_are_refused(served: Served, path: str) -> None:
     refused(client, 413, "PAYLOAD_TOO_LARGE")
 
 
-def test_a_refusal_is_seen_although_the_client_goes_on_sending(served: Served) -> None:
-    client = served.connect().send(post("/echo", b"x" * 900_000))
-    refused(client, 413, "PAYLOAD_TOO_LARGE")
+@pytest.mark.parametrize("lean", [True, False], ids=["lean", "uvicorn"])
+@LEAN
+def test_a_refusal_is_seen_although_the_client_goes_on_sending(path: str, lean: bool) -> None:
+    """Ten megabytes, all of them before it reads; a reset would destroy the answer."""
+    with serving(FrontLimits(max_body=1000, linger_s=0.2, sweep_s=0.05), lean=lean) as served:
+        for _ in range(3):
+            refused(served.connect().send(post(path, b"x" * 10_000_000)), 413, "PAYLOAD_TOO_LARGE")
 
 
-def test_a_refusal_is_seen_by_a_client_that_sends_before_it_reads(served: Served) -> None:
-    before = served.server.refused
-    client = served.connect().send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n")
-    served.wait_until(lambda: served.server.refused > before)
+@LEAN
+def test_a_refusal_is_seen_by_a_client_that_sends_before_it_reads(served: Served, path: str) -> None:
+    client = served.connect().send(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n".encode())
+    select.select([client.socket], [], [])  # the refusal is here
     client.send(b"x" * 100_000).send(b"x" * 100_000)
     refused(client, 413, "PAYLOAD_TOO_LARGE")
+
+
+def test_a_refused_client_that_never_stops_sending_is_dropped() -> None:
+    """It has `body_s`, as any body; a silent one goes sooner."""
+    with serving(FrontLimits(max_body=1000, body_s=0.3, linger_s=0.2, sweep_s=0.05)) as served:
+        client = served.connect().send(b"POST /app HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n")
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while True:
+                client.send(b"x" * 1000)
+        silent = served.connect().send(b"POST /app HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n")
+        assert silent.answer().status == 413
+        served.wait_until(lambda: served.server.connections == 0)
 
 
 @LEAN
@@ -150,6 +167,18 @@ def test_an_idle_connection_is_closed(hurried: Served, path: str) -> None:
 
 def test_a_connection_that_says_nothing_is_closed(hurried: Served) -> None:
     assert hurried.connect().is_ended()
+
+
+def test_a_connection_is_not_idle_since_before_it_came() -> None:
+    """A server without connections does not wake: what time it is, it learns from the next one."""
+    with serving(dataclasses.replace(HURRY, idle_s=0.5, sweep_s=0.02)) as served:
+        assert served.connect().is_ended()
+        served.wait_until(lambda: served.server.connections == 0 and served.loop.time() - served.server.now > 0.6)
+        client = served.connect()
+        served.wait_until(lambda: served.server.connections == 1)
+        before = served.server.now
+        served.wait_until(lambda: served.server.now > before)  # it has been looked at
+        assert client.ask(get("/about")).status == 200
 
 
 def test_a_request_that_is_being_served_has_no_time_limit_here(hurried: Served) -> None:

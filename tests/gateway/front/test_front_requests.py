@@ -40,6 +40,46 @@ def test_forwarded_headers_are_just_headers(served: Served) -> None:
     assert said["client"][0] == "127.0.0.1"
 
 
+def test_a_head_that_comes_again_is_served_from_what_is_known_of_it(served: Served) -> None:
+    """Whoever sends it: its body and its answer are its own, and the same head cut anywhere is the same request."""
+    request = post("/echo?again", b"first")
+    other = request.replace(b"first", b"other")
+    assert served.connect().ask(request).body == b"first"
+    assert served.connect().ask(other).body == b"other"
+    for cut in (1, len(request) - 5, len(request) - 1):
+        client = served.connect().send(other[:cut])
+        served.connect().ask(request)
+        assert client.ask(other[cut:]).body == b"other"
+    assert served.connect().ask(other + b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n").body == b"other"
+    first, second = [seen for seen in served.site.seen if seen.query == b"again"][:2]
+    assert first.headers is second.headers
+
+
+def test_a_head_that_comes_again_is_asked_about_again(served: Served) -> None:
+    """Its token may have been revoked, and its route taken away."""
+    request = post("/gone", b"", "X-Timeout-Ms: 5")
+    served.site.routes[b"/gone"] = served.site.echo
+    client = served.connect()
+    assert [client.ask(request).status for _ in range(3)] == [200] * 3
+    served.site.refused.add(b"/gone")
+    assert client.ask(request).status == 401
+    served.site.refused.clear()
+    assert client.ask(request).status == 200
+    del served.site.routes[b"/gone"]
+    assert client.ask(request).json["app"] is True
+
+
+def test_heads_that_do_not_come_again_are_not_kept(served: Served) -> None:
+    """Neither those with a header of their own nor those of paths that are looked at, not called."""
+    heads = served.server.heads
+    before = len(heads)
+    client = served.connect()
+    for number in range(20):
+        client.ask(post("/echo", b"", f"Idempotency-Key: k{number}"))
+        client.ask(get(f"/about?{number}"))
+    assert len(heads) == before
+
+
 def test_what_the_gate_refuses_never_reaches_the_handler(served: Served) -> None:
     before = len(served.site.seen)
     client = served.connect()

@@ -36,8 +36,9 @@ def test_the_application_is_not_made_before_it_is_needed() -> None:
         assert served.site.made == 1
 
 
-def test_an_application_that_cannot_be_made_ends_only_that_connection() -> None:
-    with serving() as served:
+@pytest.mark.parametrize("body", [0, 10_000_000])
+def test_an_application_that_cannot_be_made_is_an_answer_and_ends_only_that_connection(body: int) -> None:
+    with serving(FrontLimits(linger_s=0.2)) as served:
         made = served.site.application
         hot = served.connect()
 
@@ -45,7 +46,9 @@ def test_an_application_that_cannot_be_made_ends_only_that_connection() -> None:
             raise RuntimeError("not today")
 
         served.server._application = broken
-        client = served.connect().send(get("/app"))
+        client = served.connect().send(post("/app", b"x" * body))
+        answer = client.answer()
+        assert (answer.status, answer.json["error"], answer.headers["connection"]) == (500, "INTERNAL", "close")
         assert client.is_ended()
         served.server._application = made
         assert served.connect().ask(get("/app")).json["app"]
@@ -185,6 +188,14 @@ def test_a_refusal_arrives_over_tls(secure: Served, trusting: ssl.SSLContext) ->
     client = secure.connect(trusting).send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000001\r\n\r\n")
     assert client.answer().status == 413
     assert client.is_ended()
+
+
+@pytest.mark.parametrize("path", ["/echo", "/app"], ids=["hot", "application"])
+def test_a_refusal_is_seen_over_tls_although_the_client_goes_on_sending(
+    secure: Served, trusting: ssl.SSLContext, path: str
+) -> None:
+    client = secure.connect(trusting).send(post(path, b"x" * 10_000_000))
+    assert client.answer().status == 413
 
 
 def test_a_websocket_works_over_tls(secure: Served, trusting: ssl.SSLContext) -> None:

@@ -145,6 +145,7 @@ class Bench:
         self.lines: list[Log] = []
         self.clock = LoopClock(loop)
         self.store = store or MemoryStore()
+        self.database = database
         self.local = NoLocalTarget()
         self.dispatcher = Dispatcher(
             store=self.store,
@@ -162,6 +163,12 @@ class Bench:
             scratch=scratch,
             **options,
         )
+
+    async def close(self) -> None:
+        """End everything, the database last."""
+        await self.registry.close()
+        if self.database is not None:
+            self.database.close()
 
     async def create(self, name: str = "f", **spec: Any) -> Mapping[str, Any]:
         return await self.registry.create(msgspec.json.encode({"name": name, **spec}))
@@ -211,7 +218,7 @@ def play(scenario: Callable[[Bench], Awaitable[None]], **options: Any) -> None:
         try:
             await scenario(bench)
         finally:
-            await bench.registry.close()
+            await bench.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

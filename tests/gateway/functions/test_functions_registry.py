@@ -146,7 +146,7 @@ def test_posted_functions_are_served_again_after_a_restart_as_they_were_last(tmp
         try:
             await scenario(bench)
         finally:
-            await bench.registry.close()
+            await bench.close()
 
     async def run() -> None:
         async with WebFunction(echo) as function:
@@ -176,7 +176,7 @@ def test_posted_functions_are_served_again_after_a_restart_as_they_were_last(tmp
             await bench.registry.restore()
             assert [event for event, _ in bench.events] == ["function_not_served"]
             assert [callee.function for callee in bench.registry.functions()] == ["kept"]
-            await bench.registry.close()
+            await bench.close()
 
     asyncio.run(run())
 
@@ -312,15 +312,14 @@ def test_the_servers_own_database_keeps_them(tmp_path: Path) -> None:
             bench = Bench(database=database)  # type: ignore[arg-type]
             await bench.registry.restore()
             await bench.create(name, endpointUrl="http://127.0.0.1:1")
-            await bench.registry.close()
-            database.close()
+            await bench.close()
         database = Database(tmp_path / "server.db", loop=loop)
         bench = Bench(database=database)  # type: ignore[arg-type]
         await bench.registry.restore()
         assert [callee.function for callee in bench.registry.functions()] == ["one", "two"]
         await bench.registry.delete("one")
         assert database.read("SELECT name FROM functions_posted") == [("two",)]
-        database.close()
+        await bench.close()
 
     asyncio.run(run())
 
@@ -351,7 +350,7 @@ def test_calls_accepted_before_a_restart_run_on_the_functions_served_again(tmp_p
             assert [execution.result for execution in unfinished] == [b"1", b"2"]
             assert [execution.attempt for execution in unfinished] == [2, 1]
             assert await after.call("cmd", 3).output() == 3
-            await after.registry.close()
-        await before.registry.close()
+            await after.close()
+        await before.close()
 
     asyncio.run(run())

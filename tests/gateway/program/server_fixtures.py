@@ -47,6 +47,11 @@ def fails() -> None:
 
 
 @remote(cpu)
+def refuses(text: str) -> None:
+    raise ValueError(f"{len(text)} characters")
+
+
+@remote(cpu)
 def count(n: int):
     yield from range(n)
 '''

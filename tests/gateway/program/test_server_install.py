@@ -6,7 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from flashmesh.cli.server import server
 from flashmesh.gateway import install as units
 from flashmesh.gateway.install import Unit, variables_to_keep
 
@@ -32,6 +34,32 @@ def test_the_unit_starts_this_installation_and_waits_for_its_drain() -> None:
     assert int(service["TimeoutStopSec"]) > 120
 
 
+def test_a_unit_that_keeps_endpoints_ends_the_server_alone_and_says_which_end_is_a_restart() -> None:
+    """systemd would end every process of the unit with the server."""
+    service = parsed(unit(keep_endpoints=True).text())["Service"]
+    assert (service["KillMode"], service["RestartKillSignal"]) == ("process", "SIGUSR1")
+    assert "RestartKillSignal" not in parsed(unit().text())["Service"]
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "mode"),
+    [
+        ([], {}, "mixed"),
+        (["--keep-endpoints"], {}, "process"),
+        ([], {"FLASH_SERVER_KEEP_ENDPOINTS": "yes"}, "process"),
+    ],
+)
+def test_the_printed_unit_says_what_becomes_of_endpoints(
+    tmp_path: Path, options: list[str], env: dict[str, str], mode: str
+) -> None:
+    """However the setting was given."""
+    done = CliRunner().invoke(server, ["install", "--print", *options], env={"FLASH_HOME": str(tmp_path), **env})
+    assert done.exit_code == 0, done.output
+    service = parsed(done.output)["Service"]
+    assert service["KillMode"] == mode
+    assert ("--keep-endpoints" in service["ExecStart"]) is bool(options)
+
+
 def test_a_system_unit_is_hardened_and_runs_as_its_user() -> None:
     found = parsed(unit(system=True, user="ada").text())
     assert found["Service"]["User"] == "ada"
@@ -49,7 +77,7 @@ def test_words_mean_themselves_to_systemd() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     path = tmp_path / units.UNIT
-    path.write_text(unit(system=True, arguments=("--data", "/a b")).text())
+    path.write_text(unit(system=True, arguments=("--data", "/a b"), keep_endpoints=True).text())
     done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, check=False)
     assert units.UNIT not in done.stderr
 

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,25 @@ def test_what_a_killed_server_had_accepted_goes_on_at_the_next_start(home: Path,
         assert server.stop() == 0
 
 
+def test_a_call_that_failed_can_be_retried_after_a_restart(home: Path, project: Path) -> None:
+    """Also one with a payload that is too large for a row, on both APIs."""
+    with serving(home, project=project) as server:
+        accepted = [server.enqueue("fails"), server.enqueue("refuses", text="x" * 200_000)]
+        assert [server.ended(id)["status"] for id in accepted] == ["error", "error"]
+        assert server.stop() == 0
+    with serving(home, project=project) as server:
+        for id in accepted:
+            status, body, _ = server.request("POST", f"/v1/executions/{id}:retry")
+            assert status == 202
+            again = server.ended(body["executionId"])
+            assert (again["retriedFrom"], again["status"]) == (id, "error")
+        assert again["error"]["message"] == "200000 characters"
+        status, body, _ = server.request("POST", f"/v2/cpu/retry/{accepted[0]}")
+        assert (status, body["status"]) == (200, "IN_QUEUE")
+        assert server.ended(body["id"])["retriedFrom"] == accepted[0]
+        server.kill()
+
+
 def test_kept_endpoints_finish_what_they_run_while_the_server_is_away(
     home: Path, project: Path, tmp_path: Path
 ) -> None:
@@ -114,6 +134,60 @@ def test_kept_endpoints_finish_what_they_run_while_the_server_is_away(
         assert (found["status"], found["attempt"], found["output"]) == ("success", 1, worker)
         assert (tmp_path / "a.done").read_text() == "done\n"
         assert server.stop() == 0
+    until(lambda: is_gone(worker))
+
+
+def test_kept_endpoints_that_the_project_lost_are_ended_and_edited_ones_serve_the_edit(
+    home: Path, project: Path, tmp_path: Path
+) -> None:
+    """While the server was away one file went and another one changed."""
+    pid = "from flashmesh import CpuLiveServerless, remote\nimport os\n\ncpu = CpuLiveServerless(name='{0}')\n\n\n"
+    pid += "@remote(cpu)\ndef {0}() -> list:\n    return [os.getpid(), '{1}']\n"
+    (project / "gone.py").write_text(pid.format("gone", "old"))
+    (project / "edited.py").write_text(pid.format("edited", "old"))
+    with serving(home, "--keep-endpoints", project=project) as server:
+        gone, edited = server.invoke("gone"), server.invoke("edited")
+        server.kill()
+    (project / "gone.py").unlink()
+    (project / "edited.py").write_text(pid.format("edited", "new"))
+    with serving(home, "--keep-endpoints", project=project) as server:
+        until(lambda: is_gone(gone[0]), "the end of what is not declared any more")
+        until(lambda: server.invoke("edited")[1] == "new", "the edit")
+        until(lambda: is_gone(edited[0]), "the end of the old build")
+        assert server.request("POST", "/v1/functions/gone:invoke", {"input": {}})[0] == 404
+        assert server.stop() == 0
+
+
+def test_a_server_that_is_started_again_leaves_its_endpoints_serving(home: Path, project: Path, tmp_path: Path) -> None:
+    """What runs goes on and is not waited for; `stop` says so, and refuses where endpoints end with the server."""
+    with serving(home, "--keep-endpoints", project=project) as server:
+        running = server.enqueue("wait_for", folder=str(tmp_path), name="a")
+        until((tmp_path / "a.begun").exists)
+        worker = int((tmp_path / "a.begun").read_text())
+        until(lambda: server.execution(running)["status"] == "running")
+        stopped = server.flash("server", "stop", "--keep-endpoints")
+        assert "serve on" in stopped.stderr
+        assert server.process.wait(10) == 0
+    assert not is_gone(worker)
+    (tmp_path / "a.end").write_text("")
+    until((tmp_path / "a.done").exists)
+    with serving(home, "--keep-endpoints", project=project) as server:
+        found = server.ended(running)
+        assert (found["status"], found["attempt"], found["output"]) == ("success", 1, worker)
+        assert server.flash("server", "stop").returncode == 0
+    until(lambda: is_gone(worker))
+    with serving(home, project=project) as server:
+        refused = server.flash("server", "stop", "--keep-endpoints")
+        assert (refused.returncode, server.process.poll()) == (2, None)
+        assert "keeps no endpoints" in refused.stderr
+
+
+def test_stop_now_ends_kept_endpoints_too(home: Path, project: Path, tmp_path: Path) -> None:
+    with serving(home, "--keep-endpoints", project=project) as server:
+        server.enqueue("wait_for", folder=str(tmp_path), name="a")
+        until((tmp_path / "a.begun").exists)
+        worker = int((tmp_path / "a.begun").read_text())
+        assert server.flash("server", "stop", "--now").returncode == 0
     until(lambda: is_gone(worker))
 
 
@@ -153,6 +227,30 @@ def test_sigterm_lets_running_calls_finish_and_takes_no_new_ones(home: Path, pro
         (tmp_path / "a.end").write_text("")
         assert call.result()[0] == 200
         assert server.process.wait(30) == 0
+
+
+def test_queued_async_calls_stay_queued_during_a_drain_and_run_after_the_restart(
+    home: Path, project: Path, tmp_path: Path
+) -> None:
+    """The drain ends with the calls that run; sync ones that wait are among those that still run."""
+    with serving(home, project=project) as server:
+        running = [server.enqueue("wait_for", folder=str(tmp_path), name=f"run{number}") for number in range(2)]
+        until(lambda: len(list(tmp_path.glob("run*.begun"))) == 2, "both calls' start")
+        queued = [server.enqueue("wait_for", folder=str(tmp_path), name=f"later{number}") for number in range(3)]
+        sync = Background(server, "/v1/functions/hello:invoke", {"input": {"name": "Ada"}})
+        until(lambda: server.request("GET", "/v2/cpu/health")[1]["jobs"]["inQueue"] == 4, "the sync call's arrival")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.request("GET", "/readyz")[0] == 503)
+        for number in range(2):
+            (tmp_path / f"run{number}.end").write_text("")
+        assert sync.result()[1]["output"] == {"message": "Hello, Ada!"}
+        assert server.process.wait(10) == 0  # the drain may take 30 s
+        assert list(tmp_path.glob("later*.begun")) == []
+    for number in range(3):
+        (tmp_path / f"later{number}.end").write_text("")
+    with serving(home, project=project) as server:
+        assert [server.ended(id)["attempt"] for id in queued] == [1, 1, 1]
+        assert [server.execution(id)["status"] for id in running] == ["success", "success"]
 
 
 def test_a_call_that_outlasts_the_drain_is_ended(home: Path, project: Path, tmp_path: Path) -> None:
@@ -229,6 +327,67 @@ def test_beyond_the_loopback_it_speaks_tls_and_asks_for_a_token(home: Path, proj
         stranger = flash(home.parent / "stranger", "call", "hello", cwd=home, env=env)
         assert stranger.returncode == 1
         assert "certificate" in stranger.stderr.lower()
+
+
+@contextlib.contextmanager
+def stream_of(server: ServerProcess, token: str) -> Iterator[http.client.HTTPResponse]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", "/v1/logs?follow=1", headers={"Authorization": f"Bearer {token}"})
+        with connection.getresponse() as answer:
+            assert answer.status == 200
+            yield answer
+
+
+def test_a_stream_ends_when_its_token_is_revoked_and_others_go_on(home: Path, project: Path) -> None:
+    with serving(home, project=project) as server, contextlib.ExitStack() as stack:
+        tokens = [server.flash("token", "create", name).stdout.strip() for name in ("ci", "other")]
+        streams = [stack.enter_context(stream_of(server, token)) for token in tokens]
+        server.invoke("hello", name="Ada")
+        for stream in streams:
+            while b"greeting Ada" not in (line := stream.readline()):
+                assert line
+        server.flash("token", "revoke", "ci")
+        said = streams[0].read()
+        assert b"event: error" in said and b"UNAUTHORIZED" in said
+        server.invoke("hello", name="Bob")
+        while b"greeting Bob" not in (line := streams[1].readline()):
+            assert line
+
+
+@pytest.mark.parametrize("path", ["/v1/functions", "/v1/executions/none"])
+def test_a_connection_that_is_kept_alive_shows_its_token_with_every_request(
+    home: Path, project: Path, path: str
+) -> None:
+    """On the short way and on the long one."""
+    with serving(home, project=project) as server:
+        token = server.flash("token", "create", "ci").stdout.strip()
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+
+        def ask() -> int:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+        assert [ask(), ask()] == [200 if path == "/v1/functions" else 404] * 2
+        socket_before = connection.sock
+        server.flash("token", "revoke", "ci")
+        assert until(lambda: ask() == 401)
+        assert connection.sock is socket_before
+        connection.close()
+
+
+def test_a_token_for_another_app_calls_nothing_here(home: Path, project: Path) -> None:
+    """The app of a project is its folder's name, unless it says another."""
+    with serving(home, project=project) as server:
+        for app, expected in (("project", 200), ("bank", 404)):
+            token = server.flash("token", "create", f"ci-{app}", "--app", app).stdout.strip()
+            for path, body in (("/v1/functions/hello:invoke", {"input": {}}), ("/v2/cpu/hello/runsync", {"input": {}})):
+                status, answer, _ = server.request("POST", path, body, Authorization=f"Bearer {token}")
+                assert status == expected, answer
+        headers = {"X-Flash-App": "bank"}
+        assert server.request("POST", "/v1/functions/hello:invoke", {"input": {}}, **headers)[0] == 404
 
 
 def test_a_network_named_as_plain_needs_no_tls_but_a_token(home: Path, project: Path) -> None:
@@ -309,8 +468,11 @@ def test_a_file_that_does_not_import_shows_in_readiness(home: Path, tmp_path: Pa
         assert status == 503
         assert "no_such_module_at_all" in json.dumps(body)
         status, body, _ = server.request("GET", "/readyz")
-        assert status == 503
-        assert body["reasons"][0]["endpoint"] == "broken"
+        assert (status, body["status"]) == (200, "degraded")  # the other endpoint is served
+        assert body["reasons"] == [{"endpoint": "broken", "code": "IMPORT_FAILED"}]
+        token = next(home.glob("hosts/*/token")).read_text().strip()
+        status, body, _ = server.request("GET", "/readyz", Authorization=f"Bearer {token}")
+        assert "no_such_module_at_all" in body["reasons"][0]["message"]
         assert server.invoke("hello") == {"message": "Hello, world!"}
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from flashmesh.executions.record import Execution
-from flashmesh.executions.states import Status
+from flashmesh.executions.record import Execution, Outcome
+from flashmesh.executions.states import Event, IllegalTransition, Status
 from flashmesh.gateway.metrics import BUCKETS_S, MOST_FUNCTIONS, Histogram, Metrics, Sample
 from flashmesh.kit.ids import EndpointName, ExecutionId, FunctionId
 
@@ -123,3 +123,34 @@ def test_buckets_count_every_observation_at_or_below_their_bound(values: list[in
         below = sum(value <= round(bound * 1e6) for value in values)
         assert page[(("function", "m.f"), ("le", f"{bound:g}"))] == below
     assert page[(("function", "m.f"), ("le", "+Inf"))] == len(values)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["begin", "requeue", "succeed", "cancel"])), max_size=30))
+def test_no_counter_ever_falls_whatever_becomes_of_calls(events: list[tuple[int, str]]) -> None:
+    """A counter that falls is taken for one that began anew, and what it had is counted twice."""
+    live = {number: execution(status=Status.QUEUED, started_at=None) for number in range(3)}
+    metrics = Metrics(lambda: live.values())
+    begun = 0
+    before: dict[str, float] = {}
+    for number, event in events:
+        one = live.get(number)
+        if one is None:
+            continue
+        try:
+            if event == "begin":
+                one.begin(one.attempt, at=1.0, worker="w", build="b")
+                begun += 1
+            elif event == "requeue":
+                one.wait_again(one.attempt)
+            else:
+                one.end(one.attempt, Outcome(event=Event.SUCCEED if event == "succeed" else Event.CANCEL), at=2.0)
+        except IllegalTransition:
+            continue
+        if one.ended:
+            del live[number]
+            metrics.ended(one)
+        page = read(metrics)
+        now = {name: of(page, name) for name in page if name.startswith("function_") and name.endswith("_total")}
+        assert all(value >= before.get(name, 0) for name, value in now.items()), (before, now)
+        assert (now["function_enqueue_total"], now["function_dispatch_total"]) == (3, begun)
+        before = now

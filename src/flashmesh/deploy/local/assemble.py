@@ -41,6 +41,16 @@ def end_kept(pointer: Path) -> bool:
     return ended
 
 
+def keeps_endpoints(pointer: Path) -> bool:
+    """Whether the server that has its place at `pointer` lets its endpoints outlive it."""
+    return kept_directory(pointer) is not None
+
+
+def has_kept(place: Path) -> bool:
+    """Whether endpoints that outlived their server may serve in `place`."""
+    return KeeperPlace(keeper_directory(place)).running() is not None
+
+
 class NoWorkers:
     """The dispatcher's source of workers until the target is made, which needs the dispatcher."""
 

@@ -70,11 +70,13 @@ class SessionPlace:
             folder.mkdir(mode=0o700, exist_ok=True)
         return place
 
-    def close(self) -> None:
+    def close(self, *, keep: bool = False) -> None:
+        """`keep`: leave the directory for those who come back to it."""
         for fd in (self._write_fd, self.pipe_fd):
             with contextlib.suppress(OSError):
                 os.close(fd)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(self.directory, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._lock_fd)
 

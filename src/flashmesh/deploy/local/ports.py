@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Protocol
 
 from flashmesh.functions.config import ResourceConfig
-from flashmesh.worker.keeper.client import EndpointSockets, KeeperEvent
+from flashmesh.worker.keeper.client import EndpointSockets, KeeperEvent, KeptEndpoint
 from flashmesh.worker.spec import WorkerSpec
 
 
 class KeeperPort(Protocol):
-    """What the target needs of `worker.keeper_client.Keeper`. Every method raises EndpointUnavailable."""
+    """What the target needs of `worker.keeper.client.Keeper`. Every method raises EndpointUnavailable."""
+
+    kept: list[KeptEndpoint]
+    """What it had when it was taken over."""
 
     async def open(self, endpoint: str, socket_dir: Path, *, queue_size: int = 1000) -> EndpointSockets: ...
 

@@ -4,16 +4,19 @@ The target turns resources into plans for the dispatcher and specs for templates
 workers. Declaring opens an endpoint's sockets and starts nothing. The first call builds the environment its functions
 declare, which nothing else does, and starts the template; progress is told on the way. An update goes to the running
 template, which rolls over by itself; only when packages must be installed first does the old template leave, so that
-the next call can build its environment.
+the next call can build its environment. Endpoints that an earlier server left serving are taken over as they are
+declared; what is not declared again is ended.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
 from flashmesh.deploy.local.gpus import Devices, Gpu, NoGpu
 from flashmesh.deploy.local.hosted import Hosted, Stage
+from flashmesh.deploy.local.inherited import Inherited, devices_of, gpus_of
 from flashmesh.deploy.local.plans import (
     Surroundings,
     devices_for,
@@ -30,7 +33,14 @@ from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import EventLog, WorkerPort
 from flashmesh.wire.frames import Cancel, Hello, Scale, Update
-from flashmesh.worker.keeper.client import EndpointSockets, KeeperEvent, KeeperLost, TemplateExited, TemplateWanted
+from flashmesh.worker.keeper.client import (
+    EndpointSockets,
+    KeeperEvent,
+    KeeperLost,
+    KeptEndpoint,
+    TemplateExited,
+    TemplateWanted,
+)
 from flashmesh.worker.spec import WorkerSpec
 
 
@@ -71,6 +81,7 @@ class LocalTarget:
         self._notice = notice
         self._log = log
         self._endpoints: dict[EndpointName, Hosted] = {}
+        self._inherited = Inherited()
         self._keeper: KeeperPort | None = None
         self._keeper_lock = asyncio.Lock()
         self._install = install
@@ -91,6 +102,7 @@ class LocalTarget:
         self._dispatcher.declare(endpoint_plan(resource, build))
         try:
             await self._open(endpoint)
+            await self._take_over(endpoint)
         except EndpointUnavailable as error:
             self._dispatcher.fail_endpoint(resource.name, error)  # the first call tries again
 
@@ -117,6 +129,16 @@ class LocalTarget:
             endpoint.starting.cancel()
         task = self._leaving[name] = self._run(self._take_down(endpoint))
         task.add_done_callback(lambda _: self._leaving.pop(name, None))
+
+    async def end_undeclared(self) -> None:
+        """Let endpoints that an earlier server kept, and that nobody has declared again, finish what they run and go.
+
+        Their end is not waited for. Starts a keeper where none runs.
+        """
+        await self._kept()
+        for kept in self._inherited:
+            self._log("endpoint_ended", {"endpoint": kept.endpoint, "reason": "it is not declared any more"})
+            self._run(self._end_inherited(kept))
 
     def prestart(self, name: EndpointName) -> bool:
         """Start its template ahead of the first call. False: it is unknown, or its packages must be installed first,
@@ -178,7 +200,7 @@ class LocalTarget:
         found.port = port
         found.running = True
         self._stage(found, "warm")
-        if found.spec is not None and hello.build != found.spec.build:
+        if found.spec is not None and (hello.build, hello.incarnation) != (found.spec.build, found.spec.generation):
             port.send(Update(found.spec.to_dict()))
         if found.wanted:
             port.send(Scale(found.wanted))
@@ -232,6 +254,7 @@ class LocalTarget:
     def _keeper_lost(self) -> None:
         """Its templates are draining. Sockets are opened anew at once, because peers know only those."""
         self._keeper = None
+        self._inherited.clear()
         self._log("keeper_lost", {"endpoints": len(self._endpoints)})
         for endpoint in self._endpoints.values():
             self._forget_template(endpoint)
@@ -260,6 +283,7 @@ class LocalTarget:
                     raise EndpointUnavailable(
                         f"the process that starts workers could not be started: {error}. The next call tries again"
                     ) from error
+                self._inherited.add(self._keeper.kept)
             return self._keeper
 
     async def _open(self, endpoint: Hosted) -> None:
@@ -267,6 +291,28 @@ class LocalTarget:
         keeper = await self._kept()
         queue_size = endpoint.resource.config.queue_size
         endpoint.sockets = await keeper.open(endpoint.name, self._socket_dir, queue_size=queue_size)
+
+    async def _take_over(self, endpoint: Hosted) -> None:
+        """Go on with what an earlier server left: a template and its GPUs, if one runs. It gets the build of now."""
+        kept = self._inherited.take(endpoint.name)
+        if kept is None or kept.spec is None:
+            return
+        endpoint.running = kept.template_pid != 0
+        if gpus_of(kept):
+            endpoint.devices = devices_of(kept, await self._found_gpus())
+        endpoint.generation, endpoint.spec = kept.spec.generation, kept.spec
+        if kept.spec.build != endpoint.build:
+            endpoint.generation += 1
+            await self._roll(endpoint)
+
+    async def _end_inherited(self, kept: KeptEndpoint) -> None:
+        try:
+            drain_s = 0.0 if kept.spec is None else kept.spec.drain_limit_s
+            await (await self._kept()).close_endpoint(kept.endpoint, drain_s=drain_s)
+        except EndpointUnavailable as error:
+            self._log("remove_failed", {"endpoint": kept.endpoint, "reason": str(error)})
+        self._inherited.take(EndpointName(kept.endpoint))
+        self._gpu_freed.set()
 
     async def _start(self, endpoint: Hosted) -> None:
         """Environment, spec, template. Whatever fails becomes the endpoint's failure."""
@@ -367,10 +413,9 @@ class LocalTarget:
         config = endpoint.resource.config
         if not config.gpus or endpoint.devices is not None:
             return
-        if self._gpus is None:
-            self._gpus = await asyncio.to_thread(self._detect)
+        gpus = await self._found_gpus()
         while True:
-            found = devices_for(config, self._gpus, self._in_use())
+            found = devices_for(config, gpus, self._in_use())
             if isinstance(found, Devices):
                 endpoint.devices = found
                 if found.note:
@@ -384,8 +429,13 @@ class LocalTarget:
             self._free_an_idle_gpu()
             await self._gpu_freed.wait()
 
+    async def _found_gpus(self) -> tuple[Gpu, ...]:
+        if self._gpus is None:
+            self._gpus = await asyncio.to_thread(self._detect)
+        return self._gpus
+
     def _in_use(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
+        counts: dict[str, int] = dict(Counter(self._inherited.gpus()))
         for endpoint in self._endpoints.values():
             for gpu in endpoint.devices.gpus if endpoint.devices is not None else ():
                 counts[gpu.uuid] = counts.get(gpu.uuid, 0) + 1

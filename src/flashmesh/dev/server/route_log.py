@@ -1,10 +1,12 @@
 """What the bodies of HTTP routes print, under their function's name, and one closing line per request of theirs.
 
 Bodies run in the server itself, beside each other, so its stdout says nothing of who wrote: a context variable does,
-which tasks and the thread pool carry along.
+which tasks and the thread pool carry along. It names the request, which keeps its own unfinished lines: two requests
+of one route may run at the same time.
 """
 
 import contextvars
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,30 @@ from typing import Any, Final, TextIO
 from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.server.route_book import HttpRoute
 
-_running: Final[contextvars.ContextVar[HttpRoute | None]] = contextvars.ContextVar("flash_route", default=None)
+
+class Request:
+    """One request of a route, and what it has written of lines that are not whole yet."""
+
+    def __init__(self, route: HttpRoute) -> None:
+        self.route = route
+        self._begun: dict[str, str] = {}
+        self._lock = threading.RLock()  # a body may have threads; re-entrant, since a finalizer may print
+
+    def add(self, stream: str, text: str) -> str | None:
+        """What is whole now, without its last line's end. None: nothing is."""
+        with self._lock:
+            whole, newline, rest = (self._begun.pop(stream, "") + text).rpartition("\n")
+            if rest:
+                self._begun[stream] = rest
+        return whole if newline else None
+
+    def take_rest(self, stream: str) -> str:
+        """What was left without a line's end."""
+        with self._lock:
+            return self._begun.pop(stream, "")
+
+
+_running: Final[contextvars.ContextVar[Request | None]] = contextvars.ContextVar("flash_request", default=None)
 
 
 class RouteLog:
@@ -28,7 +53,8 @@ class RouteLog:
     def request(self, route: HttpRoute) -> Iterator[dict[str, Any]]:
         """Around one request's body. `outcome` in the yielded dict is for the closing line."""
         fields: dict[str, Any] = {"outcome": "success"}
-        token = _running.set(route)
+        request = Request(route)
+        token = _running.set(request)
         began = time.perf_counter()
         try:
             yield fields
@@ -37,8 +63,8 @@ class RouteLog:
             raise
         finally:
             _running.reset(token)
-            self.stdout.end_line(route)
-            self.stderr.end_line(route)
+            self.stdout.end_line(request)
+            self.stderr.end_line(request)
             run_ms = round((time.perf_counter() - began) * 1000, 3)
             place = {"function": route.function, "endpoint": route.resource, "route": "http"}
             self._printer.closing({**place, "run_ms": run_ms, **fields})
@@ -51,24 +77,21 @@ class Labelled:
         self._stream = stream
         self._name = name
         self._printer = printer
-        self._begun: dict[str, str] = {}
 
     def write(self, text: str) -> int:
-        route = _running.get()
-        if route is None:
+        request = _running.get()
+        if request is None:
             return self._stream.write(text)
-        whole, newline, rest = (self._begun.pop(route.function, "") + text).rpartition("\n")
-        if newline:
-            self._print(route, whole)
-        if rest:
-            self._begun[route.function] = rest
+        whole = request.add(self._name, text)
+        if whole is not None:
+            self._print(request.route, whole)
         return len(text)
 
-    def end_line(self, route: HttpRoute) -> None:
+    def end_line(self, request: Request) -> None:
         """Print what a body left without a line's end."""
-        rest = self._begun.pop(route.function, "")
+        rest = request.take_rest(self._name)
         if rest:
-            self._print(route, rest)
+            self._print(request.route, rest)
 
     def _print(self, route: HttpRoute, text: str) -> None:
         self._printer.output(function=route.function, endpoint=route.resource, text=text, stream=self._name)

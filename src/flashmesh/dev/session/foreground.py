@@ -95,10 +95,12 @@ class Foreground:
     def _on_signal(self) -> None:
         if self._stop.is_set():
             # The session pipe closes with this process: keeper, templates, workers and server end by themselves.
-            self._server.kill()
-            files.remove_session(self._options.root, os.getpid())
-            self._place.close()
-            os._exit(130)
+            try:
+                self._server.kill()
+                files.remove_session(self._options.root, os.getpid())
+                self._place.close()
+            finally:  # whoever asks twice is obeyed, whatever could not be tidied up
+                os._exit(130)
         self._stop.set()
 
     def _make_server(self) -> Server:

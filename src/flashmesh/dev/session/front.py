@@ -25,7 +25,7 @@ class Server(Protocol):
         ...
 
     def kill(self) -> None:
-        """End now."""
+        """End now. Idempotent, and harmless when it has ended by itself."""
         ...
 
 
@@ -76,7 +76,8 @@ class ForkingServer:
 
     def kill(self) -> None:
         self._closing = True
-        self._loop.remove_reader(self._process.fileno())
+        if self._process.fileno() >= 0:
+            self._loop.remove_reader(self._process.fileno())
         self._process.kill()
 
     def _hear(self) -> None:

@@ -87,6 +87,7 @@ class ServerProcess:
         self._send({"op": "close", "limit_s": limit_s})
 
     def fileno(self) -> int:
+        """-1 once it was killed."""
         return self._control.fileno()
 
     def read(self, on_event: Callable[[Event], None]) -> bool:

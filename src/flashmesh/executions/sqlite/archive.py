@@ -8,11 +8,12 @@ from flashmesh.executions.record import Execution
 from flashmesh.executions.sqlite.database import Database
 from flashmesh.executions.sqlite.files import Files
 from flashmesh.executions.sqlite.ledger import Ledger
-from flashmesh.executions.sqlite.rows import SUMMARY, WHOLE, execution_of, unpack_items
+from flashmesh.executions.sqlite.rows import SUMMARY, UNFINISHED, WHOLE, execution_of, unpack_items
 from flashmesh.executions.states import Status
 from flashmesh.kit.ids import ExecutionId
 
 _WHOLE: Final = f"SELECT {', '.join(WHOLE)} FROM executions WHERE "
+_UNFINISHED: Final = f"SELECT {', '.join(UNFINISHED)} FROM executions WHERE ended_no IS NULL ORDER BY row"
 _SUMMARY: Final = f"SELECT {', '.join(SUMMARY)} FROM executions WHERE "
 _KEPT: Final = 64
 """Records that are asked for again soon: a client that reads a stream in pieces, or polls."""
@@ -22,7 +23,8 @@ _KEPT_BYTES: Final = 16 * 1024 * 1024
 class Sieve:
     """Which values were added, nearly: never misses one, and takes few others for one.
 
-    New ids and keys are unknown nearly always; asking the database each time would double the cost of accepting a call.
+    New keys are unknown nearly always, and so are new ids that are not the highest; asking the database each time would
+    double the cost of accepting a call.
     """
 
     _BITS: Final = 1 << 23  # 1 MiB: one in 20 unknown values is asked for in vain after a million, none after 10 000
@@ -60,6 +62,8 @@ class Archive:
         self._top = newest[0][0] if newest else 0
         """The newest row that may not be in memory."""
         self._seen = Sieve()
+        self._highest = database.rows("SELECT coalesce(max(id), '') FROM executions")[0][0]
+        """No id sorts behind it. Ids are made in order, so a new one nearly always does."""
         for name, function, key in database.rows("SELECT id, function, idempotency_key FROM executions"):
             self._seen.add(name)
             if key is not None:
@@ -67,8 +71,8 @@ class Archive:
 
     def unfinished(self) -> Iterator[tuple[Execution, dict[str, Any]]]:
         """Every execution that has not ended, oldest first, and its row (`payload` None: its file is lost)."""
-        for row in self._database.rows(_WHOLE + "ended_no IS NULL ORDER BY row"):
-            execution, named = execution_of(WHOLE, row)
+        for row in self._database.rows(_UNFINISHED):
+            execution, named = execution_of(UNFINISHED, row)
             if named["payload_file"]:
                 named["payload"] = self._files.read(named["payload_file"])
                 execution.payload = named["payload"] or b""
@@ -77,20 +81,24 @@ class Archive:
     def remember(self, execution: Execution) -> None:
         """Its id and key may be asked for when it is no longer in memory."""
         self._seen.add(execution.id)
+        if execution.id > self._highest:
+            self._highest = execution.id
         if execution.idempotency_key is not None:
             self._seen.add((execution.function, execution.idempotency_key))
 
     def has(self, execution: ExecutionId) -> bool:
-        return execution in self._seen and bool(
-            self._database.rows("SELECT 1 FROM executions WHERE id = ?", (execution,))
+        return (
+            execution <= self._highest
+            and execution in self._seen
+            and bool(self._database.rows("SELECT 1 FROM executions WHERE id = ?", (execution,)))
         )
 
-    def by_key(self, function: str, key: str) -> tuple[int, ExecutionId, bytes, float] | None:
-        """Row, id, fingerprint and end of the execution that a key names."""
+    def by_key(self, function: str, key: str) -> tuple[int, ExecutionId, bytes, int] | None:
+        """Row, id, fingerprint and number of the execution that a key names. It may be too old to be kept."""
         if (function, key) not in self._seen:
             return None
         found = self._database.rows(
-            "SELECT row, id, fingerprint, ended_at FROM executions WHERE function = ? AND idempotency_key = ? "
+            "SELECT row, id, fingerprint, ended_no FROM executions WHERE function = ? AND idempotency_key = ? "
             "AND ended_no IS NOT NULL",
             (function, key),
         )
@@ -108,18 +116,32 @@ class Archive:
         record, number = kept
         if record.idempotency_key is None:
             return record if number > self._plain.floor else None
+        if number <= self._keyed.aged:
+            return None
         if number <= self._keyed.floor and not record.result_evicted:
             record.drop_result()
         return record
+
+    def payload(self, execution: Execution) -> bytes | None:
+        """What was sent to make it. None: it was dropped, or its file is lost."""
+        rows = self._database.rows("SELECT payload_file, payload FROM executions WHERE row = ?", (execution.row,))
+        if not rows:
+            return None
+        file, payload = rows[0]
+        return self._files.read(file) if file else payload
 
     def position(self, execution: ExecutionId) -> int | None:
         """Its row number."""
         found = self._database.rows(
             "SELECT row, ended_no, idempotency_key FROM executions WHERE id = ? AND ended_no IS NOT NULL", (execution,)
         )
-        if not found or (found[0][2] is None and found[0][1] <= self._plain.floor):
+        if not found or found[0][1] <= self._gone(found[0][2] is not None):
             return None
         return int(found[0][0])
+
+    def _gone(self, keyed: bool) -> int:
+        """The number up to which records are no longer kept."""
+        return self._keyed.aged if keyed else self._plain.floor
 
     def take(self, execution: Execution) -> None:
         """It leaves memory."""
@@ -150,8 +172,9 @@ class Archive:
                 if row[1] in without:
                     continue
                 execution, named = execution_of(SUMMARY, row)
-                if named["idempotency_key"] is not None or named["ended_no"] > self._plain.floor:
-                    if named["idempotency_key"] is not None and named["ended_no"] <= self._keyed.floor:
+                keyed = named["idempotency_key"] is not None
+                if named["ended_no"] > self._gone(keyed):
+                    if keyed and named["ended_no"] <= self._keyed.floor:
                         execution.result_evicted = True
                     yield execution
             if len(rows) < page:

@@ -8,7 +8,7 @@ large bytes of it are on their way to files.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -24,6 +24,9 @@ Contents = Mapping[Column, Content]
 
 _LAZY_S: Final = 0.05
 """Nobody waits for the news that a call runs; a fast one has ended by then and is written once."""
+_ENDED_S: Final = 0.01
+"""Nobody waits long for the news that a call has ended: its worker, which keeps the outcome meanwhile. A commit of its
+own would hold up the next call that somebody waits to have accepted, and that one's commit takes the news along."""
 _PROBE_S: Final = 1.0
 """How often it is tried whether the disk takes something again."""
 _NO_FILES: Final[Mapping[str, str]] = MappingProxyType({})
@@ -72,9 +75,11 @@ class Behind:
         """Row → what could not be written to files, to be tried again."""
         self._file_names: dict[int, dict[str, str]] = {}
         self._forgotten: list[int] = []
-        self._thens: list[tuple[int, Then]] = []
+        self._thens: list[tuple[int, Then, bool]] = []
+        """Row, who waits, and whether they wait for an answer."""
         self._asked: asyncio.Handle | None = None
         self._lazy: asyncio.TimerHandle | None = None
+        self._lazy_at = 0.0
         self._probe_timer: asyncio.TimerHandle | None = None
         self._more = False
 
@@ -101,8 +106,7 @@ class Behind:
         """It is to be written with the next commit, which nobody waits for."""
         self._last = execution.row
         self._dirty[execution.row] = execution
-        if self._lazy is None:
-            self._lazy = self._loop.call_later(_LAZY_S, self._flush)
+        self._within(_LAZY_S)
 
     def ended(self, execution: Execution, number: int) -> None:
         """It is in its final state, the ledger's `number`."""
@@ -112,7 +116,7 @@ class Behind:
         large = _large(execution)
         if large:
             self._stage(row, large)
-        self.soon()
+        self._within(_ENDED_S)
 
     def forget(self, execution: Execution) -> None:
         """Its row goes before another one takes its key."""
@@ -128,18 +132,33 @@ class Behind:
         """A row of no execution in memory goes before anything else is written."""
         self._forgotten.append(row)
 
-    def when_durable(self, then: Then) -> None:
-        """As the port has it."""
+    def when_durable(self, then: Then, *, patient: bool) -> None:
+        """As the port has it. `patient`: what it is about may wait a little for others to be written with."""
         if not self._dirty and not self._writer.outstanding and not self._thens:
             then(None)
             return
-        self._thens.append((self._last, then))
-        self.soon()
+        self._thens.append((self._last, then, not patient))
+        if patient:
+            self._within(_ENDED_S)
+        else:
+            self.soon()
 
     def soon(self) -> None:
         """Write at the end of this turn of the loop."""
         if self._asked is None:
             self._asked = self._loop.call_soon(self._flush)
+
+    def _within(self, seconds: float) -> None:
+        """Write then, or earlier with what cannot wait."""
+        if self._asked is not None:
+            return
+        at = self._loop.time() + seconds
+        if self._lazy is not None:
+            if self._lazy_at <= at:
+                return
+            self._lazy.cancel()
+        self._lazy_at = at
+        self._lazy = self._loop.call_later(seconds, self._flush)
 
     def sync(self) -> None:
         """Block until everything said so far is on disk and everybody has been told. Raises StoreUnavailable."""
@@ -211,18 +230,26 @@ class Behind:
                 self._inserting[row] = part
                 part.inserts.append(new_row(execution, *new, files))
             if number is not None:
-                part.finals.append(final_row(execution, number, _NO_FILES if execution.result_evicted else files))
+                self._put_final(part, execution, number, files)
             elif new is None or execution.status is not Status.QUEUED or execution.attempt > 1:
                 part.progress.append(progress_row(execution))
         except (TypeError, ValueError, OverflowError) as error:  # text that is no text, numbers beyond 64 bits
             part.refused[row] = error
 
+    def _put_final(self, part: Group, execution: Execution, number: int, files: Mapping[str, str]) -> None:
+        gone = files if execution.result_evicted else {"payload"} if execution.payload_dropped else ()
+        kept = {column: name for column, name in files.items() if column not in gone} if files else _NO_FILES
+        final = final_row(execution, number, kept)
+        (part.finals if execution.payload_dropped else part.failed).append(final)
+        if len(kept) < len(files):
+            part.dropped[execution.row] = [name for column, name in files.items() if column in gone]
+
     def _place_thens(self, part: Group) -> None:
         """Each waits with the group that holds what it is about, or until that can be written."""
         waiting, self._thens = self._thens, []
-        for row, then in waiting:
+        for row, then, urgent in waiting:
             if row in self._dirty:
-                self._thens.append((row, then))
+                self._thens.append((row, then, urgent))
             else:
                 self._inserting.get(row, part).thens.append((row, then))
 
@@ -242,22 +269,23 @@ class Behind:
                 if execution.row in group.refused:
                     self._undo(execution)
         for execution in group.ended:
-            self._written(execution)
+            self._written(execution, group.dropped.get(execution.row, ()))
         for row, error in group.refused.items():
             _log.error("an execution could not be written (row %d): %s", row, error)
         for row, then in group.thens:
             refused = group.refused.get(row)
             self._tell(then, None if refused is None else not_written(refused))
-        if self._dirty or self._thens or self._more:
+        if self._more or any(urgent for _, _, urgent in self._thens):
             self.soon()
+        elif self._dirty or self._thens:
+            self._within(_ENDED_S)
 
-    def _written(self, execution: Execution) -> None:
-        """Its final state is on disk."""
+    def _written(self, execution: Execution, dropped: Iterable[str]) -> None:
+        """Its final state is on disk, without naming the files `dropped`."""
         row = execution.row
         self._ended_no.pop(row, None)
-        names = self._file_names.pop(row, None)
-        for column, name in (names or {}).items():
-            if column == "payload" or execution.result_evicted:
+        if self._file_names.pop(row, None) is not None:  # else it was undone, and its files with it
+            for name in dropped:
                 self._files.release(name)
         self._owner.settled(execution)
 
@@ -333,8 +361,8 @@ class Behind:
         elif execution.kind == "async":
             self._unstage(row)
             self._undo(execution)
-            told = [then for about, then in self._thens if about == row]
-            self._thens = [(about, then) for about, then in self._thens if about != row]
+            told = [then for about, then, _ in self._thens if about == row]
+            self._thens = [one for one in self._thens if one[0] != row]
             for then in told:
                 self._tell(then, not_written(keeping.error))
         else:

@@ -51,7 +51,6 @@ class Database:
         try:
             self.add_schema("executions", EXECUTIONS)
             self._reading = self._opened(lambda: _reading(path))
-            self.rows("PRAGMA schema_version")
         except BaseException:
             self._writing.close()
             raise
@@ -146,5 +145,10 @@ def _malformed(found: str) -> sqlite3.DatabaseError:
 
 def _reading(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=_LOCK_WAIT_S)
-    connection.execute("PRAGMA query_only = 1")
+    try:
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute("PRAGMA schema_version").fetchall()  # opens the file, and says now what is wrong with it
+    except BaseException:
+        connection.close()
+        raise
     return connection

@@ -56,13 +56,13 @@ class Residents:
         execution.ended_no = number
         self._numbered[keyed][number] = execution.id
 
-    def overtaken(self, before: int, floor: int, *, keyed: bool) -> Iterator[Execution]:
-        """Those that a ledger has put out while its floor rose from `before`."""
+    def overtaken(self, before: int, floor: int, *, keyed: bool, stays: bool = False) -> Iterator[Execution]:
+        """Those that a ledger has put out while its floor rose from `before`. `stays`: they will be asked for again."""
         numbered = self._numbered[keyed]
         if not numbered:
             return
         for number in range(before + 1, floor + 1):
-            gone = numbered.pop(number, None)
+            gone = numbered.get(number) if stays else numbered.pop(number, None)
             execution = None if gone is None else self.by_id.get(gone)
             if execution is not None:
                 yield execution
@@ -71,22 +71,19 @@ class Residents:
         if number is not None:
             self._numbered[keyed].pop(number, None)
 
-    def retire(self, execution: Execution) -> bool:
+    def retire(self, execution: Execution, now: float) -> bool:
         """It has ended, and may leave memory when there are others to keep.
 
         Returns whether it is time to ask what is `leaving`.
         """
         size = execution.size_bytes
         execution.booked = size
+        execution.booked_at = now
         self._window.append(execution)
         self._count += 1
         self._bytes += size
         bounds = self._bounds
-        return (
-            self._count > bounds.count + self._slack
-            or self._bytes > bounds.bytes
-            or (execution.ended_at or 0.0) >= self._look_at
-        )
+        return self._count > bounds.count + self._slack or self._bytes > bounds.bytes or now >= self._look_at
 
     def drop_result(self, execution: Execution) -> None:
         execution.drop_result()
@@ -95,9 +92,9 @@ class Residents:
             execution.booked = 0
 
     def leaving(self, now: float, age_s: float) -> list[Execution]:
-        """Take out of the window, and of memory, what is beyond its bounds or ended longer ago than `age_s`.
+        """Take out of the window, and of memory, what is beyond its bounds or in it for longer than `age_s`.
 
-        Oldest first. `now` is UTC seconds.
+        Oldest first. `now` is of the clock that `retire` was told by.
         """
         window, bounds = self._window, self._bounds
         gone: list[Execution] = []
@@ -106,7 +103,7 @@ class Residents:
             execution = window[0]
             if execution.booked >= 0:
                 fits = self._count <= bounds.count and self._bytes <= bounds.bytes
-                if fits and (execution.ended_at is None or execution.ended_at >= now - age_s):
+                if fits and execution.booked_at >= now - age_s:
                     break
                 self.forget(execution)
                 gone.append(execution)

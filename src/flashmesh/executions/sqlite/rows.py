@@ -29,7 +29,9 @@ FINAL: Final = (
 )  # fmt: skip
 SUMMARY: Final = (*NEW[:-1], *PROGRESS[2:], *FINAL[3:-2])
 """All but what may be large."""
-WHOLE: Final = (*SUMMARY, "payload", "result", "items")
+WHOLE: Final = (*SUMMARY, "result", "items")
+"""All but the payload, which nobody needs who looks at what has ended."""
+UNFINISHED: Final = (*SUMMARY, "payload")
 
 Request = tuple[str, Kind, float, str, str, int, str | None, dict[str, Any]]
 Progress = tuple[int, float | None, int, int, str, str]
@@ -47,7 +49,9 @@ def _update(columns: Sequence[str], more: str = "") -> str:
 
 PROGRESS_SQL: Final = _update(PROGRESS)
 FINAL_SQL: Final = _update(FINAL, ", payload = NULL, payload_file = NULL")
-"""Of rows that are there. The payload goes: it is kept only while the call may have to run again."""
+"""Of rows that are there. The payload goes."""
+FAILED_SQL: Final = _update(FINAL)
+"""The payload stays: a client may have the call repeated."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,7 +71,7 @@ def new_row(execution: Execution, fingerprint: bytes | None, request: bytes, fil
         "QUEUED",
         request,
         files.get("payload"),
-        None if "payload" in files else execution.payload or None,
+        None if "payload" in files else execution.payload,  # none at all is b"", as NULL says that it was dropped
     )
 
 

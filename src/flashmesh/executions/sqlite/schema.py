@@ -57,7 +57,8 @@ EXECUTIONS: Final[Sequence[str]] = (
     """,
 )
 """`ended_no` counts the executions that have ended, those with an idempotency key apart; `size` is what is kept of an
-ended one's result and items, in bytes. The `_file` columns name a file beside the database that holds the bytes."""
+ended one's payload, result and items, in bytes. The `_file` columns name a file beside the database that holds the
+bytes."""
 
 
 class DatabaseUnusable(FlashmeshError):

@@ -10,7 +10,6 @@ Calls that nobody was promised anything about (sync, without an idempotency key)
 
 import asyncio
 import heapq
-import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -29,6 +28,7 @@ from flashmesh.executions.sqlite.writer import Sweep, not_written
 from flashmesh.executions.states import Event, Status
 from flashmesh.executions.store import Retention, already_exists, fingerprint, unknown
 from flashmesh.functions.errors import IdempotencyConflict
+from flashmesh.kit.clock import SteadyClock
 from flashmesh.kit.ids import ExecutionId
 
 WINDOW_COUNT: Final = 10_000
@@ -47,7 +47,7 @@ class SqliteStore:
         path: Path,
         *,
         loop: asyncio.AbstractEventLoop,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
         retention: Retention | None = None,
         window: Retention | None = None,
         durability: Durability = "full",
@@ -56,7 +56,7 @@ class SqliteStore:
 
         Args:
             path: the database file; large payloads and results lie in `<path>-files` beside it.
-            now: UTC seconds, as `Execution.ended_at`.
+            now: UTC seconds of a clock that nobody sets; by it ages are told. Default SteadyClock.
             retention: bounds of what is kept on disk.
             window: bounds of the ended executions kept in memory, of both kinds.
             durability: "full": what is accepted survives a power cut. "normal": it survives the end of this process,
@@ -66,7 +66,7 @@ class SqliteStore:
         """
         retention = retention or Retention()
         self._loop = loop
-        self._now = now
+        self._now = now or SteadyClock()
         self._retention = retention
         self._residents = Residents(
             window or Retention(count=min(retention.count, WINDOW_COUNT), bytes=min(retention.bytes, WINDOW_BYTES))
@@ -92,12 +92,15 @@ class SqliteStore:
 
     def _read_back(self) -> None:
         rows = self.database.rows
+        now = self._now()
         for ledger, keyed in ((self._plain, ""), (self._keyed, "NOT")):
+            latest = 0.0
             for number, size, at in rows(
                 "SELECT ended_no, size, ended_at FROM executions "
                 f"WHERE ended_no IS NOT NULL AND idempotency_key IS {keyed} NULL ORDER BY ended_no"
             ):
-                ledger.restore(number, size, at)
+                latest = max(latest, min(at, now))  # the clock may have been set between two of them
+                ledger.restore(number, size, latest)
         self._row = rows("SELECT coalesce(max(row), 0) FROM executions")[0][0]
         named = rows(
             "SELECT payload_file, result_file, items_file FROM executions "
@@ -117,6 +120,7 @@ class SqliteStore:
     def _lost(self, execution: Execution) -> None:
         message = "the payload's file is missing or damaged, so the call cannot run. Call the function again"
         outcome = Outcome(event=Event.FAIL, error_code="PAYLOAD_LOST", error_message=message)
+        execution.drop_payload()
         self.finish(execution, execution.attempt, outcome, at=self._now())
 
     # The port
@@ -153,22 +157,18 @@ class SqliteStore:
 
     def _known(self, function: str, key: str, body: bytes) -> Execution | None:
         """The execution that the key names. Raises IdempotencyConflict."""
-        oldest = self._oldest()
+        self._forget_old()
         resident = self._residents.keys.get((function, key))
         if resident is not None:
             known = self._by_id[resident[1]]
-            if known.ended_at is not None and known.ended_at < oldest:
-                self._residents.forget(known)
-                self._behind.forget(known)
-            elif resident[0] != body:
+            if resident[0] != body:
                 raise IdempotencyConflict
-            else:
-                return known
+            return known
         found = self._archive.by_key(function, key)
         if found is None:
             return None
-        row, name, first_body, ended_at = found
-        if ended_at < oldest:
+        row, name, first_body, number = found
+        if number <= self._keyed.aged:
             self._behind.remove(row)
             return None
         if first_body != body:
@@ -176,8 +176,9 @@ class SqliteStore:
         return self._archive.get(name)
 
     def get(self, execution: ExecutionId) -> Execution:
+        self._forget_old()
         record = self._by_id.get(execution) or self._archive.get(execution)
-        if record is None or (record.ended_at is not None and record.ended_at < self._oldest()):
+        if record is None:
             raise unknown(execution)
         return record
 
@@ -201,12 +202,17 @@ class SqliteStore:
             return
         if execution.kind == "async" or execution.idempotency_key is not None:
             keyed = execution.idempotency_key is not None
-            number = (self._keyed if keyed else self._plain).add(execution.size_bytes, at)
+            number = (self._keyed if keyed else self._plain).add(execution.size_bytes, self._now())
             self._residents.number(execution, number, keyed=keyed)
             self._behind.ended(execution, number)
             self._retain()
-        elif self._residents.retire(execution):
-            self._evict(at)
+        elif self._residents.retire(execution, now := self._now()):
+            self._evict(now)
+
+    def payload(self, execution: Execution) -> bytes | None:
+        if execution.payload_dropped or execution.result_evicted:
+            return None
+        return execution.payload if self._residents.holds(execution) else self._archive.payload(execution)
 
     def recent(
         self,
@@ -216,8 +222,8 @@ class SqliteStore:
         limit: int = 100,
         after: ExecutionId | None = None,
     ) -> list[Execution]:
+        self._forget_old()
         before = None if after is None else self._position(after)
-        oldest = self._oldest()
         by_id = self._by_id
         resident = (
             one
@@ -229,8 +235,7 @@ class SqliteStore:
         archived = self._archive.newest(
             function=function, status=status, before=before, page=min(limit, 500) + 1, without=by_id
         )
-        both = heapq.merge(resident, archived, key=lambda one: -one.row)
-        return list(islice((one for one in both if one.ended_at is None or one.ended_at >= oldest), limit))
+        return list(islice(heapq.merge(resident, archived, key=lambda one: -one.row), limit))
 
     def _position(self, execution: ExecutionId) -> int:
         resident = self._by_id.get(execution)
@@ -246,7 +251,7 @@ class SqliteStore:
         resident = None if about is None else self._by_id.get(about)
         if resident is not None:
             self._behind.found(resident)
-        self._behind.when_durable(then)
+        self._behind.when_durable(then, patient=about is not None)
 
     # Life
 
@@ -275,31 +280,41 @@ class SqliteStore:
 
     def settled(self, execution: Execution) -> None:
         """Its final state is on disk, so it may leave memory."""
-        if self._residents.holds(execution) and self._residents.retire(execution):
-            self._evict(self._now())
+        if self._residents.holds(execution) and self._residents.retire(execution, now := self._now()):
+            self._evict(now)
 
     def sweep(self, *, urgent: bool) -> Sweep | None:
         """What to remove with the group that is being made, now and then."""
-        plain, keyed, now = self._plain.floor, self._keyed.floor, self._loop.time()
-        if not urgent and plain + keyed - self._swept < _SWEEP_AT and now < self._sweep_at:
+        plain, results, keyed, now = self._plain.floor, self._keyed.floor, self._keyed.aged, self._loop.time()
+        out = plain + results + keyed
+        if not urgent and out - self._swept < _SWEEP_AT and now < self._sweep_at:
             return None
-        self._swept = plain + keyed
+        self._swept = out
         self._sweep_at = now + _SWEEP_S
-        return Sweep(plain, keyed, self._oldest())
+        return Sweep(plain, results, keyed)
 
     # Keeping no more than asked
 
-    def _oldest(self) -> float:
-        return self._now() - self._retention.age_s
+    def _forget_old(self) -> None:
+        """Whoever asks sees nothing that is older than it may be."""
+        self._retain()
+        self._evict(self._now())
 
     def _retain(self) -> None:
         plain, keyed, residents = self._plain, self._keyed, self._residents
-        plain_floor, keyed_floor = plain.floor, keyed.floor
-        ledgers.apply(self._retention, plain, keyed, self._oldest())
-        for execution in residents.overtaken(plain_floor, plain.floor, keyed=False):
-            residents.forget(execution)
-        for execution in residents.overtaken(keyed_floor, keyed.floor, keyed=True):
-            residents.drop_result(execution)
+        plain_floor, keyed_floor, keyed_aged = plain.floor, keyed.floor, keyed.aged
+        ledgers.apply(self._retention, plain, keyed, self._now() - self._retention.age_s)
+        if plain.floor != plain_floor:
+            for execution in residents.overtaken(plain_floor, plain.floor, keyed=False):
+                residents.forget(execution)
+        if keyed.floor != keyed_floor:
+            for execution in residents.overtaken(keyed_floor, keyed.floor, keyed=True, stays=True):
+                residents.drop_result(execution)
+        if keyed.aged != keyed_aged:
+            for execution in residents.overtaken(keyed_aged, keyed.aged, keyed=True):
+                if execution.booked < 0:  # its key may be taken again, so its row must not come later
+                    self._behind.forget(execution)
+                residents.forget(execution)
 
     def _evict(self, now: float) -> None:
         for leaving in self._residents.leaving(now, self._retention.age_s):

@@ -28,8 +28,10 @@ _INLINE_ROWS: Final = 4
 """A larger group is no business of the loop."""
 _SWEEP_ROWS: Final = 200
 """Rows removed per commit, of each kind, when few are added. More would hold up those who wait for the commit."""
-_CHECKPOINT_PAGES: Final = 2000
-"""The log is copied into the database when it is longer than this (of 4 KiB). More: fewer copies, a longer log."""
+_CHECKPOINT_PAGES: Final = 4000
+"""The log is copied into the database when it is longer than this (of 4 KiB). More: fewer copies, each of which holds
+up some hundred calls for some milliseconds, and a longer log."""
+_LEAST_SHARE: Final = 0.02
 _EXPIRED: Final = """
     SELECT row, payload_file, result_file, items_file FROM executions
     WHERE ended_no IS NOT NULL AND idempotency_key IS {keyed} NULL AND {bound} ORDER BY ended_no LIMIT ?
@@ -38,11 +40,11 @@ _EXPIRED: Final = """
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sweep:
-    """Remove what retention has overtaken: numbers up to these, and what ended before `oldest` (UTC seconds)."""
+    """Remove what retention has overtaken: numbers up to these."""
 
     plain: int
     keyed_results: int
-    oldest: float
+    keyed: int
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,12 +66,17 @@ class Group:
     inserts: list[Row] = dataclasses.field(default_factory=list)
     progress: list[Row] = dataclasses.field(default_factory=list)
     finals: list[Row] = dataclasses.field(default_factory=list)
+    """Their payloads go."""
+    failed: list[Row] = dataclasses.field(default_factory=list)
+    """Final too, and their payloads stay."""
     statements: list[Statement] = dataclasses.field(default_factory=list)
     sweep: Sweep | None = None
     records: list[Execution] = dataclasses.field(default_factory=list)
     """Whose rows these are, in the order they were said."""
     ended: list[Execution] = dataclasses.field(default_factory=list)
     """Those of them that stand here in their final state."""
+    dropped: dict[int, list[str]] = dataclasses.field(default_factory=dict)
+    """Row → files of its own that its final row no longer names."""
     thens: list[tuple[int, Callable[[StoreUnavailable | None], None]]] = dataclasses.field(default_factory=list)
     """Who waits, and the row whose change they said last."""
     error: Exception | None = None
@@ -91,6 +98,8 @@ class Group:
         self.inserts += later.inserts
         self.progress += later.progress
         self.finals += later.finals
+        self.failed += later.failed
+        self.dropped |= later.dropped
         self.statements += later.statements
         self.records += later.records
         self.refused |= later.refused
@@ -124,7 +133,10 @@ class Writer:
         self._asked = False
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._done: SimpleQueue[Group] = SimpleQueue()
-        self._pages = 0
+        self._changes = 0
+        """Since the log was copied: pages that were changed, if no two changes had met on one."""
+        self._share = 1.0
+        """How many of so many pages the log really held the last time: changes that follow each other share theirs."""
         self._thread = threading.Thread(target=self._run, name="flashmesh-writer", daemon=True)
         self._thread.start()
 
@@ -138,7 +150,7 @@ class Writer:
             finally:
                 self._working.release()
             self._deliver_one(part)
-            if self._pages > _CHECKPOINT_PAGES:
+            if self._log_is_long:
                 self._ask()
             return part
         with self._guard:
@@ -188,6 +200,10 @@ class Writer:
             if one.then is not None:
                 one.then(one.error if group.error is None else not_written(group.error))
 
+    @property
+    def _log_is_long(self) -> bool:
+        return self._changes * self._share > _CHECKPOINT_PAGES
+
     # The thread
 
     def _run(self) -> None:
@@ -203,7 +219,7 @@ class Writer:
                     self._loop.call_soon_threadsafe(self._deliver)
                 except RuntimeError:
                     pass  # the loop is closed: `wait` delivers
-            if self._pages > _CHECKPOINT_PAGES or (group is not None and group.error is not None):
+            if self._log_is_long or (group is not None and group.error is not None):
                 with self._working:
                     self._checkpoint()
 
@@ -222,6 +238,7 @@ class Writer:
             ):
                 # One row cannot be written: without it the others can.
                 self._roll_back()
+                group.released.clear()
                 self._write(group, one_by_one=True)
             connection.execute("COMMIT")
         except Exception as error:  # the boundary of one commit
@@ -229,7 +246,7 @@ class Writer:
             group.released.clear()
             self._roll_back()
         group.took_s = time.perf_counter() - began
-        self._pages += 4 + 2 * group.size
+        self._changes += 4 + 2 * group.size
 
     def _write(self, group: Group, *, one_by_one: bool) -> None:
         connection = self._connection
@@ -245,6 +262,7 @@ class Writer:
             (rows.INSERT_SQL, group.inserts),
             (rows.PROGRESS_SQL, group.progress),
             (rows.FINAL_SQL, group.finals),
+            (rows.FAILED_SQL, group.failed),
         ):
             if one_by_one:
                 for row in many:
@@ -276,23 +294,18 @@ class Writer:
         return failed
 
     def _sweep(self, sweep: Sweep, group: Group) -> None:
-        limit = max(_SWEEP_ROWS, 2 * len(group.finals))  # faster than they come
-        bounds: tuple[tuple[str, str, float], ...] = (
-            ("", "ended_no <= ?", sweep.plain),
-            ("", "ended_at < ?", sweep.oldest),
-            ("NOT", "ended_at < ?", sweep.oldest),
-        )
+        limit = max(_SWEEP_ROWS, 2 * (len(group.finals) + len(group.failed)))  # faster than they come
         removed = [
-            self._remove(_EXPIRED.format(keyed=keyed, bound=bound), (value, limit), group)
-            for keyed, bound, value in bounds
+            self._remove(_EXPIRED.format(keyed=keyed, bound="ended_no <= ?"), (number, limit), group)
+            for keyed, number in (("", sweep.plain), ("NOT", sweep.keyed))
         ]
         removed.append(
             self._remove(
                 _EXPIRED.format(keyed="NOT", bound="ended_no <= ? AND size > 0"),
                 (sweep.keyed_results, limit),
                 group,
-                "UPDATE executions SET size = 0, result_evicted = 1, result = NULL, result_file = NULL, items = NULL, "
-                "items_file = NULL",
+                "UPDATE executions SET size = 0, result_evicted = 1, payload = NULL, payload_file = NULL, "
+                "result = NULL, result_file = NULL, items = NULL, items_file = NULL",
             )
         )
         group.more = max(removed) >= limit
@@ -320,11 +333,13 @@ class Writer:
 
     def _checkpoint(self) -> None:
         """Copy the log into the database, so that it starts over; readers are not waited for."""
-        self._pages = 0
+        changes, self._changes = self._changes, 0
         try:
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            ((_, pages, _),) = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error:
-            pass  # the log grows until it can be copied
+            return  # the log grows until it can be copied
+        if pages > 0 and changes:
+            self._share = min(max(pages / changes, _LEAST_SHARE), 1.0)
 
 
 def not_written(error: Exception) -> StoreUnavailable:

@@ -8,10 +8,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from flashmesh.gateway.access import pages
 from flashmesh.gateway.access.pages import Header, PageRules, Preflight, Refused, SignIn
+from flashmesh.gateway.access.place import Place, names_place, refuse_place, serves
 from flashmesh.gateway.access.scopes import WITHOUT_TOKEN, permits, required_scope
 from flashmesh.gateway.access.tokens import Grant, Tokens
 from flashmesh.gateway.http import JSON_TYPE, Answer, Headers
@@ -20,6 +21,7 @@ from flashmesh.wire.tokens import SCOPES, Scope, TokenRefused, is_token
 COOKIE: Final = "flash_server_token"
 """Not the dev server's: browsers send cookies of a host to all its ports."""
 _Table = dict[tuple[bytes | str, bytes | str], bool]
+_WORDS: Final = {401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND"}
 _MOST_HOSTS: Final = 64
 _MOST_PATHS: Final = 4096
 _HINT: Final = (
@@ -57,8 +59,9 @@ def decide(
     query: str,
     headers: Mapping[bytes, bytes],
     websocket: bool = False,
+    place: Place | None = None,
 ) -> Decision:
-    """The whole rule. `path` is decoded, `headers` has lower-case names.
+    """The whole rule. `path` is decoded, `headers` has lower-case names, `place` is what is served (None: anything).
 
     Order: what is open to all; the token; the Host, which a good token makes up for; the page it comes from; what the
     token may do.
@@ -83,7 +86,7 @@ def decide(
         if signed_in is not None:
             return signed_in
         grant = _of_cookie(tokens, method, headers, websocket)
-    refused = _refuse_scope(rules, grant, method, path) or _refuse_place(grant, query, headers)
+    refused = _refuse_scope(rules, grant, method, path) or refuse_place(place, grant, query, headers)
     if refused is not None:
         return TurnedAway(refused, page.origin)
     return Entered("" if grant is None else grant.name, page.origin)
@@ -153,33 +156,19 @@ def _may(scope: Scope) -> str:
     return "call and read" if scope == "call" else f"do what the scope {scope} allows"
 
 
-def _refuse_place(grant: Grant | None, query: str, headers: Mapping[bytes, bytes]) -> Refused | None:
-    """A token of one app or environment, used for another that the request names."""
-    if grant is None or not (grant.app or grant.environment):
-        return None
-    asked = dict(parse_qsl(query)) if query else {}
-    for noun, only, header in (("app", grant.app, b"x-flash-app"), ("env", grant.environment, b"x-flash-environment")):
-        wanted = headers.get(header, b"").decode("latin-1") or asked.get(noun, "")
-        if only and wanted and wanted != only:
-            return Refused(
-                403,
-                f"The token {grant.name!r} counts for the {noun} {only!r} and not for {wanted!r}. "
-                f"Make one with `flash token create NAME --{noun} {wanted}`.",
-            )
-    return None
-
-
 class AccessGate:
     """Implements `Gate` for the lean server; `guard` stands before an ASGI application.
 
     Args:
         rules: made with `PageRules.make(host=…, allow_host=…, allow_origin=…)`.
         tokens: this machine's.
+        place: the app and environment that are served; None: any.
     """
 
-    def __init__(self, rules: PageRules, tokens: Tokens) -> None:
+    def __init__(self, rules: PageRules, tokens: Tokens, place: Place | None = None) -> None:
         self.rules = rules
         self.tokens = tokens
+        self.place = place
         self._good_hosts: set[bytes] = set()
         """Host headers that were let in without a token; empty for a server that listens beyond the loopback."""
         self._allowed: dict[Scope, _Table] = {scope: {} for scope in SCOPES}
@@ -214,13 +203,13 @@ class AccessGate:
         A `path` of bytes is percent-encoded, one of text is decoded.
         """
         shown = headers.get(b"authorization")
-        if b"origin" in headers:
+        if b"origin" in headers or names_place(query, headers):
             return None
         if shown is not None:
             grant = self.tokens.known(shown)
             if grant is None:
                 return None
-            if grant.limited and (query or b"x-flash-app" in headers or b"x-flash-environment" in headers):
+            if grant.limited and not serves(self.place, grant):
                 return None
             name, scope = grant.name, grant.scope
             table = self._allowed[scope]
@@ -243,7 +232,14 @@ class AccessGate:
     ) -> Decision:
         """As `decide`; remembers good hosts."""
         found = decide(
-            self.rules, self.tokens, method=method, path=path, query=query, headers=headers, websocket=websocket
+            self.rules,
+            self.tokens,
+            method=method,
+            path=path,
+            query=query,
+            headers=headers,
+            websocket=websocket,
+            place=self.place,
         )
         if isinstance(found, Entered) and required_scope(method, path) is not None:
             self._remember(headers)
@@ -287,7 +283,7 @@ def answer(
         quiet: Header = (b"referrer-policy", b"no-referrer")
         return Answer(303, [place, quiet, pages.session_cookie(COOKIE, decision.token, secure=secure)], b"")
     refusal = decision.refusal
-    word = "UNAUTHORIZED" if refusal.status == 401 else "FORBIDDEN"
+    word = _WORDS[refusal.status]
     more = [] if decision.origin is None else pages.cors_headers(decision.origin)
     if refusal.status == 401:
         more.append((b"www-authenticate", b"Bearer"))

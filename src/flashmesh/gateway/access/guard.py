@@ -5,6 +5,7 @@ from typing import Any
 
 from flashmesh.gateway.access import pages
 from flashmesh.gateway.access.gate import AccessGate, Entered, answer
+from flashmesh.gateway.access.lasting import LastingAnswers
 from flashmesh.gateway.http import Answer
 
 Scope = Any
@@ -18,7 +19,11 @@ _POLICY_VIOLATION = 1008
 
 
 def guard(application: Application, gate: AccessGate) -> Application:
-    """`application` behind `gate`. It finds the caller's name in `scope[PRINCIPAL]`."""
+    """`application` behind `gate`. It finds the caller's name in `scope[PRINCIPAL]`.
+
+    An answer that lasts ends when the token that was shown for it counts no longer.
+    """
+    lasting = LastingAnswers()
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -47,7 +52,19 @@ def guard(application: Application, gate: AccessGate) -> Application:
             principal, origin = decision.principal, decision.origin
         if origin is not None and kind == "http":
             send = pages.with_headers(send, pages.cors_headers(origin))
-        await application({**scope, PRINCIPAL: principal}, receive, send)
+        if not principal or kind != "http":
+            await application({**scope, PRINCIPAL: principal}, receive, send)
+            return
+
+        def still() -> bool:
+            query = scope["query_string"].decode("latin-1")
+            return isinstance(gate.decide(method=method, path=scope["path"], query=query, headers=headers), Entered)
+
+        answering = lasting.answer(send, still)
+        try:
+            await application({**scope, PRINCIPAL: principal}, receive, answering)
+        finally:
+            answering.close()
 
     return guarded
 

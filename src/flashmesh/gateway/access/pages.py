@@ -57,7 +57,7 @@ class Preflight:
 class Refused:
     """Answer `status` with `message`, which names what would allow it."""
 
-    status: Literal[401, 403]
+    status: Literal[401, 403, 404]
     message: str
 
 

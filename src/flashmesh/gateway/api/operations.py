@@ -296,7 +296,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path="/readyz",
         tag="operations",
-        summary="Whether every endpoint can run calls",
+        summary="Whether the server can serve, and which endpoints cannot run calls",
         responses={200: "Readiness", 503: "Readiness|Refusal"},
     ),
     Operation(

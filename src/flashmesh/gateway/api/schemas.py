@@ -185,17 +185,20 @@ class Health(Struct, forbid_unknown_fields=True):
 
 
 class Unready(Struct, forbid_unknown_fields=True):
-    """An endpoint that cannot run calls. The message is shown to whoever may see more than that."""
+    """An endpoint that cannot run calls, or without `endpoint` what keeps the server from serving at all.
 
-    endpoint: str
+    The message is shown to whoever may see more than that.
+    """
+
     code: str
+    endpoint: str | UnsetType = UNSET
     message: str | UnsetType = UNSET
 
 
 class Readiness(Struct, forbid_unknown_fields=True):
-    """Whether every endpoint that is served can run calls."""
+    """Whether the server can serve. `degraded`: it does, but for the endpoints among the reasons."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable"]
     reasons: list[Unready] | UnsetType = UNSET
 
 

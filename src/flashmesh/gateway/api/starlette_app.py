@@ -247,7 +247,10 @@ class OtherPages:
         return _json(200, {"status": "ok"})
 
     async def readyz(self, request: Request) -> Answer:
-        return readiness(self._calls.dispatcher.status()["endpoints"], told_all=bool(request.principal))
+        dispatcher = self._calls.dispatcher
+        return readiness(
+            dispatcher.status()["endpoints"], store=dispatcher.store.unavailable, told_all=bool(request.principal)
+        )
 
     async def openapi(self, request: Request) -> Answer:
         return Answer(200, [JSON_TYPE, (b"cache-control", b"no-store")], dump(openapi.document(self.operations)))

@@ -18,6 +18,8 @@ _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-
 _TRACE_ID: Final = re.compile(rb"[!-~]{1,128}")
 _KEY: Final = re.compile(rb"[ -~]+")
 _JSON: Final = JSON.encode()
+_BLANK: Final = b" \t"
+"""No part of a header's value (RFC 9110, 5.5), but the parser leaves it at its end."""
 
 
 def wishes_of(request: Request) -> "Wishes":
@@ -47,16 +49,17 @@ class Wishes:
         self.accept = JSON if accept is None or accept == b"*/*" or accept == _JSON else wanted_media(_text(accept))
         key = headers.get(b"idempotency-key")
         self.idempotency_key: str | None = None if key is None else _key(key)
-        self.timeout = headers.get(b"x-timeout-ms")
+        timeout = headers.get(b"x-timeout-ms")
+        self.timeout = None if timeout is None else timeout.strip(_BLANK)
         self.trace = ""
         self.echoed = b""
         """Headers of the request that belong on its answer, as lines."""
         parent = headers.get(b"traceparent")
-        if parent is not None and _TRACEPARENT.fullmatch(parent):
+        if parent is not None and _TRACEPARENT.fullmatch(parent := parent.strip(_BLANK)):
             self.trace = parent.decode("ascii")
             self.echoed += b"traceparent: %b\r\n" % parent
         named = headers.get(b"x-trace-id")
-        if named is not None and _TRACE_ID.fullmatch(named):
+        if named is not None and _TRACE_ID.fullmatch(named := named.strip(_BLANK)):
             self.trace = self.trace or named.decode("ascii")
             self.echoed += b"x-trace-id: %b\r\n" % named
 
@@ -98,6 +101,7 @@ def milliseconds(text: bytes, allowed: range, name: str) -> int:
 
 
 def _key(key: bytes) -> str:
+    key = key.strip(_BLANK)
     if not _KEY.fullmatch(key) or len(key) > MAX_KEY_CHARACTERS:
         raise InvalidRequest(
             f"`Idempotency-Key` must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters.", field="Idempotency-Key"

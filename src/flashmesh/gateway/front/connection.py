@@ -17,7 +17,7 @@ from typing import Final, cast
 from flashmesh.gateway.front.answers import CLOSE, CONTINUE, KEEP_ALIVE, WITHOUT_LENGTH, BadAnswer, encode_head
 from flashmesh.gateway.front.exchange import HEADLESS, LAST, OLD, Exchange, Front
 from flashmesh.gateway.front.heads import KnownHead
-from flashmesh.gateway.front.limits import Refusal, head_too_large, not_http, too_slow
+from flashmesh.gateway.front.limits import BROKEN, Refusal, head_too_large, not_http, too_slow
 from flashmesh.gateway.front.parser import END, MoreFollows, RequestParser
 from flashmesh.gateway.http import Answer, Handler, Request
 
@@ -82,8 +82,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
-        self._since = self._front.now
         refusal = self._front.joined(self)
+        self._since = self._front.now  # not before: a server without connections does not look at the clock
         if refusal is not None:
             self._refuse(refusal)
 
@@ -314,7 +314,7 @@ class Connection(asyncio.Protocol):
             cancel = handler(request, exchange.respond)
         except Exception:
             log.exception("a handler failed")
-            exchange.respond(_INTERNAL)
+            exchange.respond(BROKEN)
         else:
             if cancel is not None and exchange.connection is not None:
                 exchange.cancel = cancel
@@ -393,7 +393,7 @@ class Connection(asyncio.Protocol):
             head = encode_head(answer, date, line)
         except BadAnswer:
             log.exception("an answer was not sent")
-            answer = _INTERNAL
+            answer = BROKEN
             head = encode_head(answer, date, line)
         body = answer.body
         if headless or not body or answer.status in WITHOUT_LENGTH:
@@ -538,6 +538,3 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._drop()
-
-
-_INTERNAL: Final = Refusal(500, "The server failed to answer this. Its log says why.").answer

@@ -5,7 +5,7 @@ uvicorn's own parser bounds neither heads nor bodies nor the time they take; the
 
 import asyncio
 import contextlib
-import time
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Final
 
@@ -13,7 +13,6 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from flashmesh.gateway.front.answers import CLOSE, date_line, encode_head
 from flashmesh.gateway.front.limits import (
     FrontLimits,
     Refusal,
@@ -23,6 +22,7 @@ from flashmesh.gateway.front.limits import (
     too_many_connections,
     too_slow,
 )
+from flashmesh.gateway.http import Answer
 
 _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
@@ -30,9 +30,10 @@ _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 class AppState(ServerState):
     """What all of uvicorn's connections share, besides its own."""
 
-    def __init__(self, limits: FrontLimits) -> None:
+    def __init__(self, limits: FrontLimits, dismiss: Callable[[asyncio.Transport, Answer], None]) -> None:
         super().__init__()
         self.limits = limits
+        self.dismiss = dismiss
         self.refused = 0
 
     def refresh(self) -> None:
@@ -67,17 +68,20 @@ class AppConnection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._is_refused() or self.transport.is_closing():
             return
         if self._part is None:
             self._part_bytes, self._since = 0, self.loop.time()
             self._part = "head"
         before, self._completed = self._part, False
         super().data_received(data)
-        if self._part == before == "head" and not self._completed:
+        if not self._is_refused() and self._part == before == "head" and not self._completed:
             self._part_bytes += len(data)
             if self._part_bytes > self._limits.max_head:
                 self._give_up(head_too_large(self._limits))
+
+    def _is_refused(self) -> bool:
+        return self._refusal is not None
 
     def _refuse(self, refusal: Refusal) -> None:
         self._refusal = refusal
@@ -135,15 +139,16 @@ class AppConnection(HttpToolsProtocol):
         self.send_400_response("")
 
     def send_400_response(self, msg: str) -> None:
-        """Answer the refusal, unless an answer is under way that it would cut; then close."""
-        refusal = self._refusal or not_http(msg)
+        """Answer the refusal, unless an answer is under way that it would cut; then close so that it is seen."""
+        refusal = self._refusal = self._refusal or not_http(msg)
         self.server_state.refused += 1
         cycle: Any = self.cycle
         answering = cycle is not None and cycle.response_started and not cycle.response_complete
-        if not answering and not self.pipeline and not self.transport.is_closing():
-            answer = refusal.answer
-            self.transport.write(encode_head(answer, date_line(time.time()), CLOSE) + answer.body)
-        self.transport.close()
+        if answering or self.pipeline or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.server_state.dismiss(self.transport, refusal.answer)
+        self.connection_lost(ConnectionAbortedError("the request was refused"))  # for uvicorn it ends here
 
     def sweep(self, now: float) -> None:
         """Look whether the client takes too long to send, or sent nothing since it came."""
@@ -171,8 +176,15 @@ class AppConnection(HttpToolsProtocol):
 class AppServer:
     """Makes uvicorn's connections and ends them."""
 
-    def __init__(self, application: Any, limits: FrontLimits, loop: asyncio.AbstractEventLoop) -> None:
-        self.state = AppState(limits)
+    def __init__(
+        self,
+        application: Any,
+        limits: FrontLimits,
+        loop: asyncio.AbstractEventLoop,
+        dismiss: Callable[[asyncio.Transport, Answer], None],
+    ) -> None:
+        """`dismiss` sends a last answer and ends the connection."""
+        self.state = AppState(limits, dismiss)
         self.state.refresh()
         self._loop = loop
         self._config = Config(
@@ -197,8 +209,7 @@ class AppServer:
         connection = self.connection()
         transport.set_protocol(connection)
         connection.connection_made(transport)
-        if not transport.is_closing():
-            connection.data_received(data)
+        connection.data_received(data)
 
     @property
     def connections(self) -> int:

@@ -42,6 +42,9 @@ class Heads:
         self._by_bytes: dict[bytes, KnownHead] = {}
         self.get = self._by_bytes.get
 
+    def __len__(self) -> int:
+        return len(self._by_bytes)
+
     def remember(self, data: bytes, known: KnownHead) -> None:
         """Keep it if it is worth it. Its request was whole, plain and hot."""
         if len(data) > LONGEST_HEAD or known.method != b"POST" or not _STEADY.issuperset(known.headers):

@@ -83,3 +83,6 @@ def too_many_connections(limits: FrontLimits) -> Refusal:
     return Refusal(
         503, f"This server has {limits.max_connections} connections open and takes no more. Close some, or try later."
     )
+
+
+BROKEN: Final = Refusal(500, "The server failed to answer this. Its log says why.").answer

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from flashmesh.gateway.front.answers import date_line
+from flashmesh.gateway.front.answers import CLOSE, date_line, encode_head
 from flashmesh.gateway.front.connection import Connection
+from flashmesh.gateway.front.farewell import Farewell
 from flashmesh.gateway.front.heads import Heads
-from flashmesh.gateway.front.limits import FrontLimits, Refusal, too_many_connections
+from flashmesh.gateway.front.limits import BROKEN, FrontLimits, Refusal, too_many_connections
 from flashmesh.gateway.front.parser import RequestParser
 from flashmesh.gateway.http import Answer, Gate, Handler, HotRoutes
 
@@ -28,6 +29,8 @@ _TURNED_AWAY_AT_ONCE: Final = 256
 _SHORTEST_HEADER: Final = 4
 """Bytes of the shortest header, `a:` and its line break."""
 _LOOK_S: Final = 0.02
+_LEAVING_AT_ONCE: Final = 1000
+"""Connections that are read on after their last answer. More: somebody keeps them coming."""
 
 
 class FrontServer:
@@ -68,13 +71,14 @@ class FrontServer:
         self._lean = lean
         self._lanes: set[Connection] = set()
         self._app: AppServer | None = None
+        self._leaving: set[Farewell] = set()
         self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
 
     @property
     def connections(self) -> int:
         """Open ones, ours and uvicorn's."""
-        return len(self._lanes) + (self._app.connections if self._app is not None else 0)
+        return len(self._lanes) + len(self._leaving) + (self._app.connections if self._app is not None else 0)
 
     async def start(self, sockets: Sequence[socket.socket], ssl_context: ssl.SSLContext | None = None) -> None:
         """Accept on bound sockets, which are this server's from here. Call it again for sockets of another context."""
@@ -96,13 +100,17 @@ class FrontServer:
     def _app_connection(self) -> asyncio.Protocol:
         self.accepted += 1
         self._keep_sweeping()
-        return self._app_server().connection()
+        try:
+            return self._app_server().connection()
+        except Exception:
+            log.exception("the application could not be made")
+            return self._farewell(BROKEN)
 
     def _app_server(self) -> "AppServer":
         if self._app is None:
             from flashmesh.gateway.front.handover import AppServer  # uvicorn: not before it is needed
 
-            self._app = AppServer(self._application(), self.limits, self.loop)
+            self._app = AppServer(self._application(), self.limits, self.loop, self.dismiss)
         return self._app
 
     # --- what connections tell ---
@@ -135,11 +143,23 @@ class FrontServer:
             app = self._app_server()
         except Exception:
             log.exception("the application could not be made")
-            transport.abort()
+            self.dismiss(transport, BROKEN)
             return
         app.adopt(transport, data)
         if self.draining:
             app.wind_down()
+
+    def dismiss(self, transport: asyncio.Transport, answer: Answer) -> None:
+        """Send a last answer on a connection that nobody serves any more, and end it so that the client sees it."""
+        self._farewell(answer).take(transport)
+        if len(self._leaving) > _LEAVING_AT_ONCE:
+            next(iter(self._leaving)).abort()
+
+    def _farewell(self, answer: Answer) -> Farewell:
+        last = encode_head(answer, date_line(time.time()), CLOSE) + answer.body
+        made = Farewell(last, limits=self.limits, loop=self.loop, gone=self._leaving.discard)
+        self._leaving.add(made)
+        return made
 
     # --- time ---
 
@@ -186,7 +206,7 @@ class FrontServer:
         return self.connections
 
     def _is_busy(self) -> bool:
-        return bool(self._lanes) or (self._app is not None and not self._app.is_quiet)
+        return bool(self._lanes or self._leaving) or (self._app is not None and not self._app.is_quiet)
 
     def close(self) -> None:
         """End everything now."""
@@ -195,6 +215,8 @@ class FrontServer:
             server.close()
         for connection in list(self._lanes):
             connection.abort()
+        for leaving in list(self._leaving):
+            leaving.abort()
         if self._app is not None:
             self._app.close()
         if self._sweeping is not None:

@@ -15,9 +15,10 @@ from flashmesh.functions.errors import Cancelled, LinkLost, TimedOut, WaitTimedO
 from flashmesh.functions.jobs import Job
 from flashmesh.kit.ids import new_execution_id
 from flashmesh.wire import failures, values
-from flashmesh.wire.arguments import encode_arguments
+from flashmesh.wire.arguments import argument_parts
 from flashmesh.wire.blocking_client import BlockingClient
 from flashmesh.wire.frames import MSGPACK, Error, Invoke
+from flashmesh.wire.parts import sendable
 from flashmesh.wire.signature import Purpose, Signer
 from flashmesh.worker.calls.peer_call import child_trace
 from flashmesh.worker.invocation import CURRENT
@@ -43,7 +44,7 @@ class Spawning:
         """Accepted when this returns. Raises QueueFull, LinkLost (no session), FunctionNotFound, NotEncodable."""
         execution = new_execution_id()
         current = CURRENT.get()
-        payload = encode_arguments(
+        payload = argument_parts(
             call.args,
             call.kwargs,
             init=call.init,
@@ -53,7 +54,12 @@ class Spawning:
         # No chain: nobody waits for a job, so it cannot wait for itself.
         meta = {"mode": "async", "trace": child_trace(current.trace if current is not None else "")}
         frame = Invoke(
-            execution=execution, function=function, content_type=MSGPACK, accept=MSGPACK, meta=meta, payload=payload
+            execution=execution,
+            function=function,
+            content_type=MSGPACK,
+            accept=MSGPACK,
+            meta=meta,
+            payload=sendable(payload),
         )
         client = self._connected()
         sent = client.invoke(frame)

@@ -110,7 +110,14 @@ class Template:
     # --- the session ---
 
     def _hello(self) -> Hello:
-        return Hello(PROTOCOL_VERSION, "template", self._spec.endpoint, self._spec.build, pid=os.getpid())
+        return Hello(
+            PROTOCOL_VERSION,
+            "template",
+            self._spec.endpoint,
+            self._spec.build,
+            pid=os.getpid(),
+            incarnation=self._spec.generation,
+        )
 
     def _on_frame(self, frame: AnyFrame) -> None:
         match frame:
