@@ -159,7 +159,6 @@ def cold_start(session: Session, rounds: int = 9) -> list[Row]:
             "ms",
             "python -c pass",
             interpreter * 1e3,
-            "≤ 3 ms beyond a warm call",
         ),
         Row("of it, beyond a warm call", (whole - warm) * 1e3, "ms", "warm call, new connection", warm * 1e3, "≤ 3 ms"),
     ]

@@ -22,11 +22,9 @@ class Beginning:
     Attributes:
         keep: endpoints serve on when the server stops, so their place stays for the next server.
         keeper: for whoever takes it first (`take_keeper`); None where the keeper outlives its server.
-        keep: whether its endpoints serve on when it stops, and the place stays for the next server.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        self.keep = False
         raise_limit()  # inherited by all
         self.keep = False
         with contextlib.ExitStack() as opened:
