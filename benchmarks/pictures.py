@@ -39,7 +39,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, str, str]], *, mark: float
         rows: label, length, what to write beside the bar, colour.
         mark: where a line is drawn through all of them.
     """
-    left, wide = 430.0, 380.0
+    left, wide = 470.0, 350.0
     most = max([length for _, length, _, _ in rows] + [mark or 0.0]) or 1.0
     parts = []
     at = left + (mark or 0.0) / most * wide

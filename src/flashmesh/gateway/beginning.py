@@ -25,8 +25,8 @@ class Beginning:
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        self.keep = False
         raise_limit()  # inherited by all
+        self.keep = False
         with contextlib.ExitStack() as opened:
             self.data = DataDirectory.take(settings.data or server_directory(settings.home))
             opened.callback(self.data.close)
