@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashmesh.functions.errors import LinkProtocolError, PayloadTooLarge, SettingsError
-from flashmesh.wire import codec
-from flashmesh.wire.codec import FrameReader, FrameWriter, encode, payload_limit
+from flashmesh.wire import reading
+from flashmesh.wire.codec import encode, payload_limit
 from flashmesh.wire.frames import (
     INLINE_PAYLOAD_BYTES,
     MAX_FRAME_BYTES,
@@ -28,6 +28,8 @@ from flashmesh.wire.frames import (
     Result,
     Started,
 )
+from flashmesh.wire.reading import FrameReader
+from flashmesh.wire.writing import FrameWriter
 
 ids = st.sampled_from(["a", "b", "c", "d"])
 sizes = st.one_of(
@@ -162,7 +164,7 @@ def test_an_endless_item_is_refused_at_the_limit() -> None:
 
 def test_too_many_open_payloads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that only ever announces cannot fill the memory with heads."""
-    monkeypatch.setattr(codec, "OPEN_LIMIT", 3)
+    monkeypatch.setattr(reading, "OPEN_LIMIT", 3)
     reader = FrameReader()
     with pytest.raises(LinkProtocolError, match="at once"):
         for number in range(5):

@@ -12,9 +12,11 @@ import pytest
 import uvloop
 
 from flashmesh.functions.errors import LinkLost, LinkProtocolError
-from flashmesh.wire.codec import FrameReader, FrameWriter, encode
+from flashmesh.wire.codec import encode
 from flashmesh.wire.connection import BlockingLink, Link, dial
 from flashmesh.wire.frames import AnyFrame, Cancel, Credit, Hello, Invoke, Result, Started
+from flashmesh.wire.reading import FrameReader
+from flashmesh.wire.writing import FrameWriter
 
 
 class End:

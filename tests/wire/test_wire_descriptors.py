@@ -19,11 +19,13 @@ from link_ends import End, becomes, brief, open_descriptors, over, two
 
 from flashmesh.functions.errors import LinkLost, LinkProtocolError
 from flashmesh.wire import memfd, passage
-from flashmesh.wire.codec import Asks, Attached, FrameReader, FrameWriter, Passing, Takes, encode
+from flashmesh.wire.codec import Asks, Takes, encode
 from flashmesh.wire.connection import BlockingLink
 from flashmesh.wire.frames import MSGPACK, Answer, AnyFrame, Cancel, Chunk, Error, Invoke, Result, Started
 from flashmesh.wire.lending import Borrowed, Lender
 from flashmesh.wire.memfd import Descriptor, Splices
+from flashmesh.wire.reading import FrameReader
+from flashmesh.wire.writing import Attached, FrameWriter, Passing
 
 pytestmark = pytest.mark.skipif(not memfd.AVAILABLE, reason="only Linux has sealed files")
 

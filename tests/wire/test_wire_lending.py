@@ -19,11 +19,13 @@ from link_ends import End, becomes, brief, open_descriptors, over, two
 from flashmesh.functions.errors import LinkProtocolError
 from flashmesh.wire import lending, memfd, msgpack_values
 from flashmesh.wire.arguments import Binder, argument_parts
-from flashmesh.wire.codec import Asks, Attached, FrameReader, FrameWriter, Passing, Takes, encode
+from flashmesh.wire.codec import Asks, Takes, encode
 from flashmesh.wire.frames import MSGPACK, Invoke, Result
 from flashmesh.wire.lending import Borrowed, Borrower, Lender
 from flashmesh.wire.memfd import Descriptor, Splices
 from flashmesh.wire.parts import Parts, sendable
+from flashmesh.wire.reading import FrameReader
+from flashmesh.wire.writing import Attached, FrameWriter, Passing
 
 pytestmark = pytest.mark.skipif(not memfd.AVAILABLE, reason="only Linux has sealed files")
 

@@ -15,9 +15,10 @@ import uvloop
 from flashmesh.functions.errors import LinkLost, LinkProtocolError
 from flashmesh.gateway.access.certificates import own_certificate
 from flashmesh.wire import tls
-from flashmesh.wire.codec import FrameReader, Ping, Pong, encode
+from flashmesh.wire.codec import Ping, Pong, encode
 from flashmesh.wire.connection import Keepalive, Link, dial_tcp, serve_tcp
 from flashmesh.wire.frames import AnyFrame, Hello, Invoke, Result, Started
+from flashmesh.wire.reading import FrameReader
 
 HOST = "127.0.0.1"
 QUICK = Keepalive(interval_s=0.02, patience_s=0.2)

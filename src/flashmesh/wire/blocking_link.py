@@ -10,9 +10,11 @@ from typing import Final
 
 from flashmesh.functions.errors import LinkLost, LinkProtocolError
 from flashmesh.wire import memfd, passage
-from flashmesh.wire.codec import Aside, Attached, FrameReader, FrameWriter, Passing, Returned, Takes
+from flashmesh.wire.codec import Aside, Returned, Takes
 from flashmesh.wire.frames import AnyFrame
 from flashmesh.wire.peer import Peer, peer_of, unreachable
+from flashmesh.wire.reading import FrameReader
+from flashmesh.wire.writing import Attached, FrameWriter, Passing
 
 ANSWER_S: Final = 0.05
 """How long a first large payload waits to hear whether it may leave as a descriptor; without an answer it leaves in

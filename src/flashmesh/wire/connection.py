@@ -15,13 +15,15 @@ from typing import Any, Final, cast
 from flashmesh.functions.errors import LinkProtocolError
 from flashmesh.wire import memfd, tls
 from flashmesh.wire.blocking_link import BlockingLink
-from flashmesh.wire.codec import Aside, Asks, Attached, FrameReader, FrameWriter, Passing, Ping, Pong, Returned, Takes
+from flashmesh.wire.codec import Aside, Asks, Ping, Pong, Returned, Takes
 from flashmesh.wire.frames import AnyFrame
 from flashmesh.wire.keepalive import Keepalive, Pulse
 from flashmesh.wire.lending import IDLE_S
 from flashmesh.wire.memfd import Descriptor, Splices
 from flashmesh.wire.passage import Passage
 from flashmesh.wire.peer import Peer, peer_of, unreachable
+from flashmesh.wire.reading import FrameReader
+from flashmesh.wire.writing import Attached, FrameWriter, Passing
 
 CONNECT_S: Final = 10.0
 HANDSHAKE_S: Final = 10.0

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from flashmesh.functions.errors import LinkProtocolError
 from flashmesh.wire import memfd
-from flashmesh.wire.codec import Attached
 from flashmesh.wire.memfd import Descriptor
+from flashmesh.wire.writing import Attached
 
 READ_BYTES: Final = 64 * 1024
 """Per read. A larger buffer comes from the system each time and goes back to it, which costs more than it saves."""
