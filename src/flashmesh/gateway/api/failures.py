@@ -1,11 +1,12 @@
 """Failures as the two faces tell them: refusals (nothing was accepted), and executions that did not succeed. Pure."""
 
 import math
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from flashmesh.functions.errors import FlashmeshError, QueueFull, ValidationError
 from flashmesh.gateway.api.words import FUNCTION_WORDS, QUEUE_WORDS, dump, status_of_code
-from flashmesh.gateway.http import JSON_TYPE, Answer, Header
+from flashmesh.gateway.http import AS_JSON, JSON_TYPE, Answer, Header
 from flashmesh.wire import failures
 from flashmesh.wire.failures import ErrorInfo
 
@@ -29,12 +30,11 @@ def failure(error: FlashmeshError, *, face: Face) -> Answer:
     Functions API: `{"error": CODE, "message", "details"?}`. Queue API: `{"error": message, "error_type", "code",
     "field"?}`, where RunPod's clients look for words.
     """
+    if type(error) is QueueFull:
+        return _queue_full(str(error), math.ceil(error.retry_after), error.reason, face)
     headers: list[Header] = [JSON_TYPE]
     status = error.status
-    if isinstance(error, QueueFull):
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
-        headers.append((REJECT_REASON, getattr(error, "reason", "depth").encode()))
-    elif status in (429, 503):
+    if status in (429, 503):
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(getattr(error, "retry_after", None) or 1))))
     allowed = getattr(error, "allowed", None)
     if allowed:
@@ -43,6 +43,14 @@ def failure(error: FlashmeshError, *, face: Face) -> Answer:
     if execution:
         headers.append((b"x-execution-id", str(execution).encode()))
     return Answer(status, headers, dump(_told(error, face)))
+
+
+@lru_cache(maxsize=256)
+def _queue_full(message: str, retry_after: int, reason: str, face: Face) -> Answer:
+    """Made once, not for each of the thousands that a flood brings: turning callers away must cost less than a call."""
+    error = QueueFull(message)
+    lines = b"retry-after: %d\r\n%b: %b\r\n" % (max(1, retry_after), REJECT_REASON, reason.encode())
+    return Answer(error.status, AS_JSON, dump(_told(error, face)), lines)
 
 
 def _told(error: FlashmeshError, face: Face) -> dict[str, Any]:

@@ -34,9 +34,12 @@ def status_of_code(code: str) -> Status:
     return _CODES.get(code, Status.ERROR)
 
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes one per call
+
+
 def dump(value: Any) -> bytes:
     """JSON of plain values, whatever text they hold."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return _encode(value).encode("utf-8", "surrogatepass")
 
 
 def moment(seconds: float | None) -> str | None:
