@@ -31,7 +31,7 @@ from flashmesh.project.closure import Closures
 from flashmesh.project.model import Problem, Project, Route
 from flashmesh.project.routes import build_routes, route_problems
 from flashmesh.project.scan import scan
-from flashmesh.queueing.dispatcher import import_error
+from flashmesh.queueing.endpoints import import_error
 from flashmesh.queueing.link import LinkServer
 from flashmesh.wire.frames import Log
 from flashmesh.wire.signature import Signer
