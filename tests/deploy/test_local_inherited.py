@@ -88,7 +88,7 @@ def test_a_kept_template_is_not_started_a_second_time(tmp_path: Path) -> None:
     async def story(house: House) -> None:
         await declare(house, "m")
         house.call("e1")
-        port = house.link("b1")
+        port = house.link("b1", generation=3)
         assert (house.keeper.started, house.keeper.remembered) == ([], [])
         assert not [frame for frame in port.sent if isinstance(frame, Update)]
 

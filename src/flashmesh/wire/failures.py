@@ -27,6 +27,7 @@ USER_ERROR: Final = RemoteError.code
 TRACEBACK_LIMIT: Final = 64 * 1024
 """Characters of a traceback that travel; the middle of a longer one is left out."""
 MESSAGE_LIMIT: Final = 16 * 1024
+_OURS: Final = errors.__name__.partition(".")[0]
 _PACKAGE: Final = str(Path(__file__).resolve().parents[1])
 
 
@@ -64,7 +65,7 @@ def describe(
         hide_frames_of: folders whose frames are left out at the traceback's beginning, beside flashmesh's own.
         main_module: the module that `__main__` is called by other processes.
     """
-    kind = type(exc)
+    kind = _known_elsewhere(type(exc))
     module = main_module if kind.__module__ == "__main__" and main_module else kind.__module__
     name = kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
     ours = isinstance(exc, FlashmeshError)
@@ -83,6 +84,13 @@ def describe(
         retry_after=float(retry_after) if ours and isinstance(retry_after, int | float) else None,
         status=exc.status if isinstance(exc, FlashmeshError) else 0,
     )
+
+
+def _known_elsewhere(kind: type[BaseException]) -> type[BaseException]:
+    """An error of ours as other processes can know it: a class of functions/errors.py, not one of an inner module."""
+    if kind.__module__.partition(".")[0] != _OURS:
+        return kind
+    return next((base for base in kind.__mro__ if base.__module__ == errors.__name__), kind)
 
 
 def pack(info: ErrorInfo) -> bytes:
