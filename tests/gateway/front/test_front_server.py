@@ -190,14 +190,6 @@ def test_a_refusal_arrives_over_tls(secure: Served, trusting: ssl.SSLContext) ->
     assert client.is_ended()
 
 
-@pytest.mark.parametrize("path", ["/echo", "/app"], ids=["hot", "application"])
-def test_a_refusal_is_seen_over_tls_although_the_client_goes_on_sending(
-    secure: Served, trusting: ssl.SSLContext, path: str
-) -> None:
-    client = secure.connect(trusting).send(post(path, b"x" * 10_000_000))
-    assert client.answer().status == 413
-
-
 def test_a_websocket_works_over_tls(secure: Served, trusting: ssl.SSLContext) -> None:
     with connect_websocket(f"wss://localhost:{secure.port}/ws", ssl=trusting) as socket:
         socket.send("abc")
@@ -205,6 +197,14 @@ def test_a_websocket_works_over_tls(secure: Served, trusting: ssl.SSLContext) ->
 
 
 # --- many connections ---
+
+
+@pytest.mark.parametrize("path", ["/echo", "/app"], ids=["hot", "application"])
+def test_a_refusal_is_seen_over_tls_although_the_client_goes_on_sending(
+    secure: Served, trusting: ssl.SSLContext, path: str
+) -> None:
+    client = secure.connect(trusting).send(post(path, b"x" * 10_000_000))
+    assert client.answer().status == 413
 
 
 def test_idle_connections_are_cheap_and_do_not_hinder_others() -> None:

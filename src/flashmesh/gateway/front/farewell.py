@@ -31,6 +31,8 @@ class Farewell(asyncio.Protocol):
         self._loop = loop
         self._gone = gone
         self._heard_at = loop.time()
+        self._doubted = False
+        """It was found silent once. A loop that was held up looks at its timers before it reads what has come."""
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -53,6 +55,7 @@ class Farewell(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
+        self._doubted = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -68,5 +71,8 @@ class Farewell(asyncio.Protocol):
         due = min(self._heard_at + self._linger_s, self._until)
         if now < due:
             self._timer = self._loop.call_later(due - now, self._look)
+        elif now < self._until and not self._doubted:
+            self._doubted = True
+            self._timer = self._loop.call_later(self._linger_s / 2, self._look)
         else:
             self._transport.abort()
