@@ -33,6 +33,10 @@ SOURCE = """
         return "finished"
 
     @remote(resource)
+    def leaves(path):
+        open(path, "w").close()
+
+    @remote(resource)
     async def until_file_async(path):
         while not os.path.exists(path):
             await asyncio.sleep(0.002)
@@ -262,17 +266,18 @@ def test_a_worker_in_job_mode_asks_for_nothing_ahead(here: Session) -> None:
 
 
 def test_a_discarded_call_never_begins(here: Session) -> None:
-    """What the session said while a call held the thread is heard before the next one begins."""
+    """What the session said while a call held the thread is heard before the next one's first line."""
     worker = here.worker(SOURCE)
     quick(worker)
-    go = here.folder / "go"
+    go, trace = here.folder / "go", here.folder / "trace"
     invoke(worker, "own.until_file", str(go), execution="slow")
-    invoke(worker, "own.echo", 1, execution="gone", attempt=1)
+    invoke(worker, "own.leaves", str(trace), execution="gone", attempt=1)
     assert started(worker, "slow"), "a call is begun before its body runs, whatever waits behind it"
     link_of(worker).send(Discard("gone", 1))
     go.touch()
     frames = heard(worker)
-    assert {frame.execution for frame in frames if isinstance(frame, Started | Result)} == {"slow"}
+    assert {frame.execution for frame in frames if isinstance(frame, Result)} == {"slow"}
+    assert not trace.exists()
 
 
 def test_a_waiting_call_can_be_cancelled(here: Session) -> None:

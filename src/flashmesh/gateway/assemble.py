@@ -157,6 +157,7 @@ def assemble(
             level="warning",
         )
     front = FrontServer(door, gate, application, limits, lean=settings.lean)
+    link.gathering = front.gathering
     metrics.add_source(lambda: http_samples(front))
     metrics.add_source(lambda: link_samples(dispatcher, link))
     metrics.add_source(lambda: [_dropped_lines(log)])

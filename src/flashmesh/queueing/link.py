@@ -10,6 +10,7 @@ import os
 import ssl
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -86,6 +87,8 @@ class LinkServer:
         self.on_template = on_template
         self.on_log = on_log
         self.log: EventLog = log or (lambda event, fields: None)
+        self.gathering: AbstractContextManager[None] | None = None
+        """As of each Link. To be set before `start`."""
         self._path = path
         self._check_token = check_token
         self._servers: list[asyncio.AbstractServer] = []
@@ -147,6 +150,7 @@ class LinkServer:
 
     def _accept(self) -> Link:
         link = Link(_take, self._lost, splices=self._splices, keepalive=WORKERS_BUSY)
+        link.gathering = self.gathering
         loop = asyncio.get_running_loop()
         link.state = _Stranger(self, loop.call_later(HELLO_S, link.abort, LinkProtocolError("No HELLO came in time.")))
         self._links.add(link)

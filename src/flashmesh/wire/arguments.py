@@ -168,6 +168,13 @@ class Binder:
         return wanted in _BYTES or any(part in _BYTES for part in getattr(wanted, "__args__", ()) or ())
 
     def _bind_body(self, body: Any) -> Bound:
+        if type(body) is dict and len(body) == 1:
+            value = body.get("input")
+            if type(value) is dict and value and self._shape.is_exactly(value):
+                bound = Bound([], value)
+                if self._converters:
+                    self._convert(bound, lenient=False)
+                return bound
         value, direct = unwrap(body, self._shape)
         bound = Bound(*(direct if direct is not None else arguments_of(value, self._shape)))
         try:

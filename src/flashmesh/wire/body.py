@@ -59,7 +59,13 @@ class Shape:
         self.known = self.named if self.rest is None else self.named | {self.rest}
         self._position_only = sum(p.kind is kinds.POSITIONAL_ONLY for p in parameters)
         self._index = {name: index for index, name in enumerate(self.positional)}
+        self._plain = self.rest is None and self.more is None and not bound
         self.required = [p.name for p in parameters if p.name in self.named and p.default is EMPTY]
+        self._required = frozenset(self.required)
+
+    def is_exactly(self, values: dict[str, Any]) -> bool:
+        """Whether these are arguments by name with nothing missing and nothing else: most calls, and no more to do."""
+        return self._plain and self._position_only == 0 and self._required <= values.keys() <= self.named
 
     def check(self, given: int, kwargs: Mapping[str, Any]) -> None:
         """Raises ValidationError naming what is wrong unless `given` positional arguments and `kwargs` make a call."""

@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -55,6 +56,7 @@ class Link(asyncio.Protocol):
     Attributes:
         peer_pid, peer_uid: of the process at the other end; -1 before the connection or where unknown.
         state: free for the owner.
+        gathering: entered around several frames that came at once, so that what follows from them can leave together.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Link(asyncio.Protocol):
         self.peer_pid = -1
         self.peer_uid = -1
         self.state: Any = None
+        self.gathering: AbstractContextManager[None] | None = None
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._reader = FrameReader(max_payload=max_payload, on_aside=self._aside, mapped=mapped, splices=splices)
@@ -153,6 +156,13 @@ class Link(asyncio.Protocol):
         except LinkProtocolError as error:
             self.abort(error)
             return
+        if len(found) > 1 and self.gathering is not None:
+            with self.gathering:
+                self._hand_out(found)
+        else:
+            self._hand_out(found)
+
+    def _hand_out(self, found: list[AnyFrame]) -> None:
         for frame in found:
             if self._closing:
                 return

@@ -58,7 +58,9 @@ class Runner:
         on_idle: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
+        self._copied = False
+        """This is a child that user code forked."""
+        os.register_at_fork(after_in_child=self._note_copy)
         self._context = context
         self._record = context.record
         self._limit = limit
@@ -139,6 +141,9 @@ class Runner:
             self._loop.call_soon(self._run_sync, invocation, bound)
         else:
             self._run_sync(invocation, bound)
+
+    def _note_copy(self) -> None:
+        self._copied = True
 
     def stop_all(self) -> None:
         """Cancel what runs."""
@@ -401,7 +406,7 @@ class Runner:
         A child that user code forked and that came back here would be a second worker on the same link and sockets:
         it ends, as silently as the child of a plain `os.fork` that reaches its program's end.
         """
-        if os.getpid() != self._pid:
+        if self._copied:
             os._exit(0)
         invocation.finished = True
         invocation.context = invocation.task = invocation.generator = None

@@ -170,6 +170,7 @@ class Uplink:
         self._taken = taken
         self._redial_s = redial_s
         self._link: Link | None = None
+        self._loop = asyncio.get_running_loop()
         self._lost = asyncio.Event()
         self._closed = asyncio.Event()
         self._closing = False
@@ -428,7 +429,7 @@ class Uplink:
             return
         if self._in_a_row >= IN_A_ROW:
             self._in_a_row = 0
-            asyncio.get_running_loop().call_soon(self._begin_soon)  # whoever waits at the door is seen before that
+            self._loop.call_soon(self._begin_soon)  # whoever waits at the door is seen before that
             return
         if self._beginning is not None and not self._postponed:
             self._beginning.cancel()
@@ -439,7 +440,7 @@ class Uplink:
     def _begin_soon(self) -> None:
         """Not at once: what the session has said until now, a DISCARD above all, is heard before a call begins."""
         if self._beginning is None:
-            self._beginning = asyncio.get_running_loop().call_soon(self._begin_waiting)
+            self._beginning = self._loop.call_soon(self._begin_waiting)
 
     def _begin_waiting(self) -> None:
         self._beginning = None

@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
         """The answers given meanwhile leave together."""
         self._collecting = False
         if self._out:
-            self._flush()
+            self.flush()
 
     def _take_head(self, data: bytes, start: int) -> int:
         """Take one request's head, nothing behind it; returns where to go on, or _STOPPED."""
@@ -352,7 +352,11 @@ class Connection(asyncio.Protocol):
             self._since = front.now
             self._encode(answer, b"", False)
             if not self._collecting:
-                self._write()
+                if front.gathered is None:
+                    self._write()
+                else:
+                    self._collecting = True
+                    front.gathered.append(self)
         else:
             self._answered(exchange, answer)
         if self._paused:
@@ -382,10 +386,10 @@ class Connection(asyncio.Protocol):
                 self._out.append(CONTINUE)
         if not self._collecting:
             if self.first is None:
-                self._flush()
+                self.flush()
             else:
                 self._collecting = True  # more answers may come in this turn: they leave together
-                front.loop.call_soon(self._flush)
+                front.loop.call_soon(self.flush)
 
     def _encode(self, answer: Answer, line: bytes, headless: bool) -> None:
         date = self._front.date
@@ -420,7 +424,7 @@ class Connection(asyncio.Protocol):
             self._out = []
             self._transport.writelines(out)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Send what was collected; close if that was the last."""
         self._collecting = False
         if self._out:

@@ -36,6 +36,8 @@ class Front(Protocol):
     parser: RequestParser
     """For the next request of any connection: it is between two requests whenever the loop runs."""
     heads: Heads
+    gathered: "list[Connection] | None"
+    """Those whose answers leave together in a moment; None: answers leave at once."""
     find: Callable[[bytes, bytes], Handler | None]
     check: Callable[[bytes, bytes, bytes, Mapping[bytes, bytes]], Answer | str]
     requests: int

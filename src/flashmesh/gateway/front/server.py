@@ -33,6 +33,24 @@ _LEAVING_AT_ONCE: Final = 1000
 """Connections that are read on after their last answer. More: somebody keeps them coming."""
 
 
+class Gathering:
+    """Around several results that came at once: their answers are made in a row and then sent in a row.
+
+    The kernel's work in between would push ours out of the processor's caches: it costs a third more then.
+    """
+
+    def __init__(self, front: "FrontServer") -> None:
+        self._front = front
+
+    def __enter__(self) -> None:
+        self._front.gathered = []
+
+    def __exit__(self, *_: object) -> None:
+        gathered, self._front.gathered = self._front.gathered, None
+        for connection in gathered or ():
+            connection.flush()
+
+
 class FrontServer:
     """Serves hot requests itself and gives every other connection to uvicorn.
 
@@ -62,6 +80,8 @@ class FrontServer:
         self.check: Callable[[bytes, bytes, bytes, Mapping[bytes, bytes]], Answer | str] = gate.check
         self.parser = RequestParser(self.limits)
         self.heads = Heads()
+        self.gathered: list[Connection] | None = None
+        self.gathering = Gathering(self)
         self.small_head = min(self.limits.max_head, self.limits.max_headers * _SHORTEST_HEADER)
         self.draining = False
         self.requests = self.refused = self.handed_over = self.accepted = self.turned_away = self.dropped = 0
