@@ -7,7 +7,7 @@ from queueing_fixtures import Bench, FakeWorker, SlowStore, plan_of
 
 from flashmesh.executions.store import StoreUnavailable
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId, FunctionId
-from flashmesh.queueing.outcomes import RESUME_S
+from flashmesh.queueing.outcomes import REMOTE_RESUME_S, RESUME_S
 from flashmesh.wire.frames import Ack, Cancel, Invoke
 
 
@@ -50,6 +50,20 @@ def test_a_worker_goes_on_with_the_call_it_runs_under_its_attempt() -> None:
     worker.succeed(frame, b"once")
     execution = after.dispatcher.execution(ExecutionId("e1"))
     assert (execution.result, execution.attempt, execution.worker) == (b"once", 1, worker.id)
+
+
+def test_a_server_with_workers_elsewhere_waits_for_their_calls_as_long_as_they_may_pause() -> None:
+    """They dial again every 2 s: a call that one still runs is not given to another meanwhile."""
+    before = Bench()
+    before.call("e1", kind="async")
+    frame = before.worker().begin()
+    after = before.restart()
+    after.dispatcher.restore(after.store.unfinished(), elsewhere=True)
+    other = after.worker("w2")
+    after.clock.advance(REMOTE_RESUME_S - 0.1)
+    worker = after.worker(running=[frame], remote=True)
+    after.clock.advance(2 * REMOTE_RESUME_S)
+    assert (worker.inbox, other.inbox, after.status("e1")) == ([], [], "RUNNING")
 
 
 def test_an_outcome_that_a_worker_held_while_the_server_was_away_counts() -> None:
@@ -207,15 +221,15 @@ def test_a_long_backlog_is_restored_whole() -> None:
 
 
 def test_a_worker_whose_link_broke_comes_back_with_its_call() -> None:
-    """On another machine a connection may break under a worker that lives: it has RESUME_S to return."""
+    """On another machine a connection may break under a worker that lives: it has longer to return than it pauses."""
     bench = Bench()
     worker = bench.worker(remote=True)
     bench.call("e1")
     frame = worker.begin()
     worker.die(None)
-    bench.clock.advance(RESUME_S - 0.1)
+    bench.clock.advance(REMOTE_RESUME_S - 0.1)
     again = bench.worker(remote=True, running=[frame])
-    bench.clock.advance(2 * RESUME_S)
+    bench.clock.advance(2 * REMOTE_RESUME_S)
     assert bench.status("e1") == "RUNNING"
     again.succeed(frame, b"kept")
     assert bench.client.result("e1") == b"kept"

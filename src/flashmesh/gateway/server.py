@@ -168,7 +168,7 @@ class Server:
         self._begin_warming()
         unfinished = parts.store.unfinished()
         if unfinished:
-            parts.local.dispatcher.restore(unfinished)
+            parts.local.dispatcher.restore(unfinished, elsewhere=bool(self.settings.link_host))
             parts.calls.resume(unfinished)
             self._log.notice(f"{len(unfinished)} calls that were accepted before go on.", calls=len(unfinished))
         parts.webhooks.resume()

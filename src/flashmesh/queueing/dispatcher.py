@@ -28,7 +28,7 @@ from flashmesh.queueing.admission import admit
 from flashmesh.queueing.calls import Accepted, Call, new_call
 from flashmesh.queueing.endpoints import Endpoints
 from flashmesh.queueing.lane import Lane
-from flashmesh.queueing.outcomes import Outcomes
+from flashmesh.queueing.outcomes import REMOTE_RESUME_S, Outcomes
 from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import Clock, EventLog, Reply, WorkerSource
 from flashmesh.queueing.pumping import Pump
@@ -195,12 +195,15 @@ class Dispatcher:
         call = self._calls.get(execution)
         return call is None or not call.uncommitted
 
-    def restore(self, executions: Iterable[Execution]) -> None:
+    def restore(self, executions: Iterable[Execution], *, elsewhere: bool = False) -> None:
         """At boot, after every endpoint was declared: go on with what the store has as unfinished, oldest first.
 
         QUEUED ones queue again. RUNNING ones wait RESUME_S for a worker that says that it runs them, or holds their
         outcome; then they run again as the next attempt. Those of endpoints that are not served any more: ERROR.
+        `elsewhere`: workers may be on other machines, and take REMOTE_RESUME_S to come back.
         """
+        if elsewhere:
+            self._resumption.patience_s = REMOTE_RESUME_S
         self._resumption.restore(executions)
 
     def pause(self) -> None:

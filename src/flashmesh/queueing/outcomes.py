@@ -26,7 +26,9 @@ BACKSTOP_S: Final = 5.0
 LAST_WORDS_S: Final = 0.25
 """How long a call of a lost worker waits for the template to say how that worker ended."""
 RESUME_S: Final = 2.0
-"""How long it waits for a worker that may well live: on another machine, or started by a server before this one."""
+"""How long it waits for a worker that may well live because a server before this one started it."""
+REMOTE_RESUME_S: Final = 5.0
+"""The same for workers on other machines, which pause for up to 2 s between two attempts to connect."""
 TEMPORARY: Final = frozenset({"WORKER_LOST", "ENDPOINT_UNREACHABLE", "EXTERNAL_BUSY"})
 """Codes by which the far end of an external function says that the same call may well succeed a little later."""
 LONGEST_ASKED_S: Final = 300.0
@@ -320,7 +322,7 @@ class Outcomes:
                     lane.queue.push_front(call)
         begun = [call for call in calls if call.started_at is not None]
         if begun and worker.id in lane.seen:
-            patience = RESUME_S if worker.remote else LAST_WORDS_S
+            patience = REMOTE_RESUME_S if worker.remote else LAST_WORDS_S
             timer = self._clock.call_later(patience, lambda: self._bury(lane, worker.id, "its connection ended"))
             lane.lost[worker.id] = Lost(worker, begun, timer)
         elif begun:

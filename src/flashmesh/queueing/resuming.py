@@ -1,7 +1,7 @@
 """Goes on with calls of before: a server's after its restart, a worker's after its link broke.
 
 A worker that dials again says what it still runs and which outcomes it holds. Calls among them go on under their
-attempt; a call that no worker claims within RESUME_S runs again as the next attempt. What a worker claims and somebody
+attempt; a call that no worker claims in time runs again as the next attempt. What a worker claims and somebody
 else has, or what has ended, is stopped there and its outcome is acknowledged and left aside.
 """
 
@@ -44,6 +44,7 @@ class Resumption:
         self._pump = pump
         self._requeue = requeue
         self._awaited: dict[ExecutionId, Call] = {}
+        self.patience_s = RESUME_S
 
     def restore(self, executions: Iterable[Execution]) -> None:
         """Take over what is stored as unfinished, oldest first. Endpoints that are not served any more: ERROR."""
@@ -62,7 +63,7 @@ class Resumption:
             else:
                 lane.queue.push(call)
         if self._awaited:
-            self._clock.call_later(RESUME_S, self._run_again)
+            self._clock.call_later(self.patience_s, self._run_again)
         for lane in touched.values():
             self._pump(lane)
 
