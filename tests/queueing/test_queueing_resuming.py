@@ -1,6 +1,5 @@
 """Going on after the server, or a link, was gone: nothing accepted is lost, nothing completes twice."""
 
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
