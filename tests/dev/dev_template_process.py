@@ -32,7 +32,8 @@ async def app(scope, receive, send):
         await asyncio.sleep(0.3)
     if path == "/block":
         import time
-        time.sleep(1.5)
+        while not os.path.exists("go"):
+            time.sleep(0.005)
     if path == "/crash":
         os._exit(7)
     if path == "/child":

@@ -187,7 +187,7 @@ def test_a_script_that_is_interrupted_or_killed_leaves_no_process(tmp_path: Path
         assert process.stdout.readline() == "[endless] begun\n"
         process.send_signal(number)
         process.wait(20)
-    until(lambda: not _marked(mark), seconds=5, explain=lambda: str(_marked(mark)))
+    until(lambda: not _marked(mark), explain=lambda: str(_marked(mark)))
 
 
 def _marked(mark: str) -> list[str]:

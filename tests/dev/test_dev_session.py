@@ -159,7 +159,7 @@ def test_a_session_that_was_killed_does_not_stand_in_the_way_of_the_next(tmp_pat
     root = project(tmp_path)
     with serving(root) as first:
         first.stop(signal.SIGKILL)
-        until(lambda: not first.processes(), seconds=5, explain=lambda: str(first.processes()))
+        until(lambda: not first.processes(), explain=lambda: str(first.processes()))
         assert (root / ".flash" / "session.json").exists()
     with serving(root) as second:
         assert second.post("/hello/run_sync")[0] == 200
@@ -204,7 +204,7 @@ def test_a_second_interrupt_does_not_wait_for_running_calls(tmp_path: Path, seco
         if second == "when the server has left":
             until(lambda: not any("dev.server.template" in name for name in served.processes().values()))
         assert served.stop(signal.SIGINT) == 130, served.output()
-        until(lambda: not served.processes(), seconds=5, explain=lambda: str(served.processes()))
+        until(lambda: not served.processes(), explain=lambda: str(served.processes()))
 
 
 def test_without_fork_the_plain_server_serves_and_is_started_anew(tmp_path: Path) -> None:

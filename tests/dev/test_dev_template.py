@@ -104,9 +104,8 @@ def test_code_that_blocks_its_server_does_not_hold_up_the_next(tmp_path: Path) -
         template.serve(server("old"))
         with socket.create_connection(("127.0.0.1", template.port), timeout=10) as client:
             client.sendall(b"GET /block HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            started = time.monotonic()
-            template.serve(server("new"))
-            assert time.monotonic() - started < 1.5
+            template.serve(server("new"))  # returns although the old one is not done
+            (tmp_path / "go").touch()
             assert answer_of(client).startswith(b"old ")
 
 

@@ -457,7 +457,7 @@ def test_a_rescan_sees_new_changed_and_removed_files(tmp_path: Path) -> None:
 def test_three_hundred_files_are_scanned_in_a_fraction_of_a_second(tmp_path: Path) -> None:
     """Not a timed test: the bound is ten times what it takes, so that only a wrong algorithm fails."""
     write(tmp_path, {f"d{at % 20}/w{at}.py": WORKER for at in range(300)})
-    started = time.perf_counter()
+    started = time.process_time()  # not what others on this machine take
     project = scan(tmp_path, vocabulary=VOCABULARY)
     assert len(project.resources) == 300
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
