@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flashmesh.functions.errors import LinkProtocolError
+from flashmesh.wire.codec import Asks, encode
 from flashmesh.wire.connection import Link
 from flashmesh.wire.frames import AnyFrame
 
@@ -53,6 +55,23 @@ async def over(*ends: End) -> None:
         end.link.abort()
     for end in ends:
         await end.until(lambda end=end: end.lost)
+
+
+def refuses(send: Callable[[socket.socket], None], message: str, *, mapped: bool) -> None:
+    """A link that takes descriptors ends itself, with that message, because of what the far end sends."""
+
+    async def main() -> None:
+        end, (mine, far) = End(mapped=mapped), socket.socketpair()
+        await asyncio.get_running_loop().create_unix_connection(lambda: end.link, sock=mine)
+        far.send(encode(Asks()))
+        await becomes(lambda: end.link._passage is not None)
+        send(far)
+        await end.until(lambda: end.lost)
+        assert isinstance(end.lost[0], LinkProtocolError)
+        assert message in str(end.lost[0])
+        far.close()
+
+    asyncio.run(main())
 
 
 def brief(frame: Any) -> tuple[Any, ...]:

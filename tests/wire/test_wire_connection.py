@@ -4,12 +4,11 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uvloop
+from link_ends import End
 
 from flashmesh.functions.errors import LinkLost, LinkProtocolError
 from flashmesh.wire.codec import encode
@@ -17,30 +16,6 @@ from flashmesh.wire.connection import BlockingLink, Link, dial
 from flashmesh.wire.frames import AnyFrame, Cancel, Credit, Hello, Invoke, Result, Started
 from flashmesh.wire.reading import FrameReader
 from flashmesh.wire.writing import FrameWriter
-
-
-class End:
-    """What one end of a link saw."""
-
-    def __init__(self) -> None:
-        self.frames: list[AnyFrame] = []
-        self.lost: list[Exception | None] = []
-        self.changed = asyncio.Event()
-        self.link = Link(self._on_frame, self._on_lost)
-
-    def _on_frame(self, link: Link, frame: AnyFrame) -> None:
-        self.frames.append(frame)
-        self.changed.set()
-
-    def _on_lost(self, link: Link, error: Exception | None) -> None:
-        self.lost.append(error)
-        self.changed.set()
-
-    async def until(self, ready: Callable[[], Any]) -> None:
-        async with asyncio.timeout(10):
-            while not ready():
-                self.changed.clear()
-                await self.changed.wait()
 
 
 async def connected(end: End, sock: socket.socket) -> None:

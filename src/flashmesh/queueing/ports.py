@@ -76,7 +76,10 @@ class WorkerSource(Protocol):
 
 
 class Reply(Protocol):
-    """Who waits for a call. `wire.connection.Link` is one: answers to a connection that is gone go nowhere, quietly."""
+    """Who waits for a call. `wire.connection.Link` is one: answers to a connection that is gone go nowhere, quietly.
+
+    One with a true `only_the_end` is spared everything before the Result or Error.
+    """
 
     def send(self, frame: AnyFrame) -> None:
         """Take Started, item Chunks (only for a call made with `stream`), then one Result or Error. Never blocks."""

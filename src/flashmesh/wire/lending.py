@@ -312,13 +312,4 @@ class Borrower:
 
 def capacity_of(descriptor: Descriptor) -> int:
     """A lent file's size in bytes. Raises LinkProtocolError for a file that can be resized, or written by others."""
-    if sys.platform != "linux":
-        raise LinkProtocolError("A payload came in a file of memory, which this system does not know.")
-    try:
-        seals = fcntl.fcntl(descriptor.fd, fcntl.F_GET_SEALS)
-        size = os.fstat(descriptor.fd).st_size
-    except OSError as error:
-        raise LinkProtocolError(f"A payload came in a file that is not sealed ({error.strerror}).") from error
-    if seals & SEALS != SEALS:
-        raise LinkProtocolError(f"A payload came in a file that can still change its size (seals {seals:#x}).")
-    return size
+    return memfd.sealed_size(descriptor, SEALS)

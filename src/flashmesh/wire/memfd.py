@@ -72,17 +72,23 @@ def seal(payload: bytes | bytearray | memoryview) -> Descriptor:
     return sealed
 
 
-def check(sealed: Descriptor, size: int) -> None:
-    """Raises LinkProtocolError unless it is a file of exactly `size` bytes that nobody can change any more."""
+def sealed_size(sealed: Descriptor, seals: int) -> int:
+    """The size in bytes of a file that came. Raises LinkProtocolError unless it is one of memory, with those seals."""
     if sys.platform != "linux":
         raise LinkProtocolError("A payload came as a descriptor, which this system does not know.")
     try:
-        seals = fcntl.fcntl(sealed.fd, fcntl.F_GET_SEALS)
-        found = os.fstat(sealed.fd).st_size
+        found = fcntl.fcntl(sealed.fd, fcntl.F_GET_SEALS)
+        size = os.fstat(sealed.fd).st_size
     except OSError as error:
         raise LinkProtocolError(f"A payload came as a descriptor that is no sealed file ({error.strerror}).") from error
-    if seals & _SEALS != _SEALS:
-        raise LinkProtocolError(f"A payload came in a file that can still change (seals {seals:#x}).")
+    if found & seals != seals:
+        raise LinkProtocolError(f"A payload came in a file that can still change (seals {found:#x}).")
+    return size
+
+
+def check(sealed: Descriptor, size: int) -> None:
+    """Raises LinkProtocolError unless it is a file of exactly `size` bytes that nobody can change any more."""
+    found = sealed_size(sealed, _SEALS)
     if found != size:
         raise LinkProtocolError(f"A payload of {size} bytes was announced; its file has {found}.")
 
