@@ -23,8 +23,9 @@ from flashmesh.functions.errors import (
     FunctionRemoved,
     ValidationError,
 )
+from flashmesh.gateway.database import Database
 from flashmesh.gateway.directory import Callee
-from flashmesh.gateway.functions.catalog import Catalog, Database
+from flashmesh.gateway.functions.catalog import Catalog
 from flashmesh.gateway.functions.completion import outcome_of
 from flashmesh.gateway.functions.external.addresses import Network, PlainHttp
 from flashmesh.gateway.functions.external.command import CommandFunction, PerCallFunction
