@@ -1,4 +1,4 @@
-"""What a project is called: `FLASH_APP` aside, flash.toml, else pyproject.toml, else its folder; and what a name may be."""
+"""What a project is called: `FLASH_APP` aside, flash.toml, else pyproject.toml, else its folder; what names may be."""
 
 import os
 import re
@@ -21,16 +21,16 @@ class BadName(FlashmeshError, ValueError):
 
 def check_name(name: str, *, what: Literal["app", "environment"] = "app") -> str:
     """`name`, when an app or an environment may have it. Raises BadName, with the nearest name that it could have."""
-    if isinstance(name, str) and NAME.fullmatch(name):
+    if NAME.fullmatch(name):
         return name
     raise BadName(
-        f"{name!r} cannot be the name of an {what}: names have 1 to 63 letters, digits, '.', '_' and '-', and begin with "
-        f"a letter or a digit. {_near(name, what)}"
+        f"{name!r} cannot be the name of an {what}: names have 1 to 63 letters, digits, '.', '_' and '-', "
+        f"and begin with a letter or a digit. {_near(name, what)}"
     )
 
 
-def _near(name: object, what: str) -> str:
-    near = _NOT_IN_NAMES.sub("-", name if isinstance(name, str) else "").strip("-._")[:63]
+def _near(name: str, what: str) -> str:
+    near = _NOT_IN_NAMES.sub("-", name).strip("-._")[:63]
     option = "--app" if what == "app" else "--env"
     return f"Try {option} {near}." if near else f"Choose another one with {option}."
 

@@ -1,7 +1,7 @@
 """Who a resource is, from one deploy to the next, and what a version of it is called. Pure.
 
-A resource is the configuration object of one file under its declared name. Its name in the manifest may change (a second
-configuration in the same file lengthens it); its identity, and so its endpoint's id and address, do not.
+A resource is the configuration object of one file under its declared name. Its name in the manifest may change (a
+second configuration in the same file lengthens it); its identity, and so its endpoint's id and address, do not.
 """
 
 import hashlib

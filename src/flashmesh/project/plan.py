@@ -25,8 +25,9 @@ class Change:
     was_name: str | None = None
     """Its name in what is deployed, where that is another one."""
     fields: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
-    """What differs, deployed and wanted: `config.<setting>`, `name`, `functions` and `env` (names; the same names twice:
-    values differ), `code` and `files` (digests by path), `requirements`, `status` (the last deploy of it failed)."""
+    """What differs, as (deployed, wanted): `config.<setting>`; `name`; `functions` and `env` (names; the same names
+    twice: values differ); `code` (digests by path); `files`, `requirements` and `version` (digests); `status` (its last
+    deploy failed)."""
     in_place: bool = False
     """Only worker counts (and its name) changed: its workers stay."""
 
@@ -73,7 +74,9 @@ def plan(deployed: Manifest | None, wanted: Manifest, env_hashes: Mapping[str, s
     """
     before = _by_identity(deployed or {"resources": {}})
     after = _by_identity(wanted)
-    new, changed, removed, unchanged = [], [], [], []
+    new: list[Change] = []
+    changed: list[Change] = []
+    unchanged: list[Change] = []
     for identity, (name, entry) in after.items():
         if identity not in before:
             new.append(Change(identity=identity, name=name))
@@ -90,14 +93,12 @@ def plan(deployed: Manifest | None, wanted: Manifest, env_hashes: Mapping[str, s
             in_place=bool(fields) and fields.keys() <= IN_PLACE,
         )
         (changed if fields else unchanged).append(change)
-    for identity, (name, _) in before.items():
-        if identity not in after:
-            removed.append(Change(identity=identity, name=name))
+    removed = [Change(identity=identity, name=name) for identity, (name, _) in before.items() if identity not in after]
     return Plan(new=_sorted(new), changed=_sorted(changed), removed=_sorted(removed), unchanged=_sorted(unchanged))
 
 
 def lines(change: Change) -> list[str]:
-    """What differs, a line each, for people: `workers_max 1 → 3`, `code: gpu.py, lib/text.py`. Holds no value of `env`."""
+    """What differs, a line each, for people: `workers_max 1 → 3`, `code: gpu.py, lib/text.py`. Never a value of `env`."""
     return [_line(name, old, new) for name, (old, new) in sorted(change.fields.items(), key=_order)]
 
 

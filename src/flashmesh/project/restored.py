@@ -1,7 +1,7 @@
 """From a manifest back to the project it describes: what the server deploys from. Pure.
 
-`project_of(build_manifest(p), p.root)` is `p`, but for the values of environment variables, which a manifest never holds,
-and for what only the scan needs (problems, the list of files, their syntax).
+`project_of(build_manifest(p), p.root)` is `p`, but for the values of environment variables, which a manifest never
+holds, and for what only the scan needs (problems, the list of files, their syntax).
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def project_of(manifest: Manifest, root: Path) -> Project:
     try:
         if str(manifest["version"]).partition(".")[0] != "1":
             raise ManifestInvalid(
-                f"The manifest is of version {manifest['version']!r}; this one reads 1.x. Update flashmesh, or build again."
+                f"The manifest is of version {manifest['version']!r}, which is not read here: update flashmesh, or build again."
             )
         return Project(
             root=root,
