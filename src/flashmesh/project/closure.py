@@ -70,6 +70,10 @@ class Closures:
             self._project.syntax.update(self._sources.current)
         return builds
 
+    def sources(self, resource: ResourceSpec) -> dict[str, str]:
+        """Every file of its closure, with 12 hex of its bytes; an unreadable one has none."""
+        return {file: self._digest(file).hex()[:12] for file in sorted(self.of(resource))}
+
     def source_fingerprint(self) -> str:
         """64 hex over every Python file of the project."""
         total = hashlib.sha256()

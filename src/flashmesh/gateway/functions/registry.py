@@ -25,8 +25,9 @@ from flashmesh.functions.errors import (
 )
 from flashmesh.gateway.access.place import where_of
 from flashmesh.gateway.access.tokens import Grant
+from flashmesh.gateway.database import Database
 from flashmesh.gateway.directory import ANYWHERE, Callee, Where
-from flashmesh.gateway.functions.catalog import Catalog, Database
+from flashmesh.gateway.functions.catalog import Catalog
 from flashmesh.gateway.functions.completion import outcome_of
 from flashmesh.gateway.functions.external.addresses import Network, PlainHttp
 from flashmesh.gateway.functions.external.command import CommandFunction, PerCallFunction
