@@ -20,6 +20,7 @@ _PARAMETERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "function": (_TEXT, "One of the endpoint's functions"),
     "executionId": (_TEXT, "An execution"),
     "id": (_TEXT, "A job: an execution, by RunPod's name"),
+    "deploymentId": (_TEXT, "A deployment"),
     "file": (_TEXT, "The file"),
 }
 _QUERIES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
@@ -68,6 +69,7 @@ _AT_THE_DOOR: Final = {
 _TAGS: Final = {
     "functions": "Functions, and calls of them.",
     "executions": "What was called, where it stands, what came of it.",
+    "deployments": "What serves where: plans, deployments, going back.",
     "queue": "The queue API that RunPod's clients speak.",
     "operations": "The server itself.",
 }

@@ -119,6 +119,14 @@ Serve = Callable[[Request, Receive, Send], Awaitable[Answer | None]]
 """Serves one request: the answer, or None when it was sent already."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OtherFace:
+    """Operations of another part of the control plane, and what serves each, by its id."""
+
+    operations: tuple[Operation, ...]
+    serves: Mapping[str, "Serve"]
+
+
 def request_is_head(scope: Scope) -> bool:
     return bool(scope["method"] == "HEAD")
 
@@ -298,6 +306,7 @@ def application(
     metrics: Callable[[], bytes] | None = None,
     limits: ApiLimits | None = None,
     more: Iterable[BaseRoute] = (),
+    faces: Iterable[OtherFace] = (),
 ) -> ASGIApp:
     """The application.
 
@@ -305,6 +314,7 @@ def application(
         complete: takes what `:complete` brings.
         metrics: makes the text of `/metrics`; without it there is no such route.
         more: routes of other faces; they come after these.
+        faces: operations of other parts, and what serves them.
     """
     limits = limits or ApiLimits()
     pages = OtherPages(calls=calls, registry=registry, logbook=logbook, complete=complete)
@@ -313,6 +323,9 @@ def application(
     if metrics is not None:
         operations.append(METRICS)
         serves[METRICS.id] = of_reply(_metrics_page(metrics))
+    for face in faces:
+        operations += face.operations
+        serves |= face.serves
     pages.operations = tuple(operations)
     paths: dict[str, dict[str, Endpoint]] = {}
     for operation in operations:
