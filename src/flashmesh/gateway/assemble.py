@@ -97,6 +97,7 @@ def assemble(
         keeps_endpoints=settings.keep_endpoints,
         begun=keeper,
     )
+    app = "" if settings.project is None else app_name(settings.project)
     dispatcher = local.dispatcher
     link = LinkServer(
         place.link,
@@ -123,6 +124,8 @@ def assemble(
         directory=settings.project,
         scratch=place.directory,
         loop=loop,
+        app=app,
+        grant=tokens.grant,
     )
     calls = Calls(dispatcher=dispatcher, clock=clock)
     webhooks = Webhooks(database=store.database)
@@ -133,8 +136,13 @@ def assemble(
     gate = AccessGate(
         PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin),
         tokens,
-        Place("" if settings.project is None else app_name(settings.project)),
+        Place(app),
     )
+
+    def served_elsewhere() -> None:
+        gate.place = None if registry.scoped else Place(app)
+
+    registry.on_scoped = served_elsewhere
     door = Door(api.hot_routes(calls, registry))
 
     def application() -> Any:

@@ -34,6 +34,8 @@ _QUERIES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "endpoint": (_SOME, "Only of this endpoint"),
     "tail": ({"type": "integer", "minimum": 0, "maximum": 10_000, "default": 100}, "How many earlier lines"),
     "follow": ({"type": "string", "enum": ["0", "1"], "default": "0"}, "1: go on with lines as they come"),
+    "app": (_SOME, "Of this app; X-Flash-App says the same"),
+    "env": (_SOME, "Of this environment; X-Flash-Environment says the same"),
     "wait": ({"type": "integer", "minimum": WAIT_MS[0], "maximum": WAIT_MS[-1]}, "Milliseconds to wait"),
 }
 _HEADERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {

@@ -163,7 +163,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/executions",
         tag="executions",
         summary="Executions, newest first",
-        queries=("function", "status", "after", "limit"),
+        queries=("function", "status", "after", "limit", "app", "env"),
         responses={200: "ExecutionList", **_REFUSED},
     ),
     Operation(
@@ -198,7 +198,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/logs",
         tag="executions",
         summary="What functions printed, as server-sent events",
-        queries=("function", "execution", "endpoint", "tail", "follow"),
+        queries=("function", "execution", "endpoint", "tail", "follow", "app", "env"),
         responses={200: "text/event-stream", 400: "Refusal", 404: "Refusal", 409: "Refusal"},
     ),
     *_queue(

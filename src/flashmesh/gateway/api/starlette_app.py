@@ -46,6 +46,7 @@ from flashmesh.gateway.api.registry_port import Complete, Registry
 from flashmesh.gateway.api.streams import follow_execution, follow_logs, stream_call
 from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.calls import Calls
+from flashmesh.gateway.directory import ANYWHERE, Directory, Where
 from flashmesh.gateway.http import JSON_TYPE, Answer, Handler, Request
 from flashmesh.queueing.logbook import LogBook, LogFilter
 from flashmesh.wire.media import EVENT_STREAM, wanted_media
@@ -53,7 +54,7 @@ from flashmesh.worker.lb.reading import ClientGone
 
 log = logging.getLogger("flashmesh.server")
 TITLE: Final = "flash server"
-_LOG_FIELDS: Final = frozenset({"function", "execution", "endpoint", "tail", "follow"})
+_LOG_FIELDS: Final = frozenset({"function", "execution", "endpoint", "tail", "follow", "app", "env"})
 Reply = Callable[[Request], Awaitable[Answer]]
 
 
@@ -147,14 +148,15 @@ def wants_events(request: Request) -> bool:
 class CallApi:
     """Calls, by the same handlers as on the short way, and their streams."""
 
-    def __init__(self, calls: Calls, routes: CallRoutes, queue: QueueHandlers) -> None:
+    def __init__(self, calls: Calls, directory: Directory, routes: CallRoutes, queue: QueueHandlers) -> None:
         self._calls = calls
+        self._directory = directory
         self._routes = routes
         self._queue = queue
 
     async def call(self, request: Request, receive: Receive, send: Send) -> Answer | None:
         """`:invoke`, `:enqueue`, run, runsync."""
-        handler = self._routes.find(b"POST", request.path) or self._routes.resolve(request.path)
+        handler = self._routes.resolve(request.path, self._directory.where(request))
         if handler is None:
             raise NoRoute
         if wants_events(request) and isinstance(handler, InvokeHandler | RunSyncHandler):
@@ -178,7 +180,9 @@ class FunctionsApi:
         self._registry = registry
 
     async def list(self, request: Request) -> Answer:
-        found = [dict(self._registry.describe(callee)) for callee in self._registry.functions()]
+        where = self._registry.where(request)
+        meant = [one for one in self._registry.functions() if self._registry.within(one.endpoint, where)]
+        found = [dict(self._registry.describe(callee)) for callee in meant]
         return _json(200, found)
 
     async def create(self, request: Request) -> Answer:
@@ -187,21 +191,26 @@ class FunctionsApi:
         return Answer(201, [JSON_TYPE, location], dump(made))
 
     async def get(self, request: Request) -> Answer:
-        return _json(200, dict(self._registry.describe(self._registry.function(_name(request)))))
+        callee = self._registry.function(_name(request), self._registry.where(request))
+        return _json(200, dict(self._registry.describe(callee)))
 
     async def patch(self, request: Request) -> Answer:
-        return _json(200, dict(await self._registry.patch(_name(request), request.body)))
+        where = self._registry.where(request)
+        return _json(200, dict(await self._registry.patch(_name(request), request.body, where)))
 
     async def delete(self, request: Request) -> Answer:
         await self._registry.delete(_name(request))
         return Answer(204, [], b"")
 
     async def replicas(self, request: Request) -> Answer:
-        return _json(200, dict(await self._registry.replicas(_name(request, b"/replicas"))))
+        return _json(
+            200, dict(await self._registry.replicas(_name(request, b"/replicas"), self._registry.where(request)))
+        )
 
     async def set_replicas(self, request: Request) -> Answer:
         wanted: Replicas = read_object(request.body, Replicas)
-        return _json(200, dict(await self._registry.set_replicas(_name(request, b"/replicas"), wanted.replicas)))
+        name, where = _name(request, b"/replicas"), self._registry.where(request)
+        return _json(200, dict(await self._registry.set_replicas(name, wanted.replicas, where)))
 
 
 class OtherPages:
@@ -220,14 +229,28 @@ class OtherPages:
         if follow not in ("0", "1"):
             raise InvalidRequest(f"`follow` is 0 or 1, not {follow[:40]!r}.", field="follow")
         tail = whole_number(wanted.get("tail"), range(10_001), "tail", 100)
-        function = wanted.get("function", "")
-        filtered = LogFilter(
-            function=self._registry.function(function).function if function else "",
-            execution=wanted.get("execution", ""),
-            endpoint=wanted.get("endpoint", ""),
-        )
+        filtered = self._lines_wanted(wanted, self._registry.where(request))
         await follow_logs(self._logbook, filtered, receive, send, tail=tail, follow=follow == "1")
         return None
+
+    def _lines_wanted(self, wanted: Mapping[str, str], where: Where) -> LogFilter:
+        registry, function, endpoint = self._registry, wanted.get("function", ""), wanted.get("endpoint", "")
+        callee = registry.function(function, where) if function else None
+        if callee is not None and callee.named:
+            endpoint = endpoint or callee.endpoint
+        elif endpoint and registry.scoped:
+            endpoint = registry.endpoint(endpoint, where)[0].endpoint
+        inside = None
+        if where != ANYWHERE:
+            inside = frozenset(
+                str(one.endpoint) for one in registry.functions() if registry.within(one.endpoint, where)
+            )
+        return LogFilter(
+            function="" if callee is None else callee.function,
+            execution=wanted.get("execution", ""),
+            endpoint=endpoint,
+            endpoints=inside,
+        )
 
     async def complete(self, request: Request) -> Answer:
         text = request.headers.get(b"x-dispatch-attempt")
@@ -329,7 +352,7 @@ def _serves(calls: Calls, registry: Registry, pages: OtherPages) -> dict[str, Se
     """What serves each operation, by its id."""
     executions = ExecutionHandlers(calls, registry)
     queue = QueueHandlers(calls, registry)
-    call_api = CallApi(calls, CallRoutes(calls, registry), queue)
+    call_api = CallApi(calls, registry, CallRoutes(calls, registry), queue)
     functions = FunctionsApi(registry)
     serves: dict[str, Serve] = {
         "invoke_function": call_api.call,
