@@ -16,7 +16,7 @@ from typing import Any, Final
 from flashmesh.executions.sqlite.schema import damaged
 from flashmesh.gateway.database import Database, durable
 from flashmesh.gateway.state import rows, tables
-from flashmesh.gateway.state.naming import check_name, not_found
+from flashmesh.gateway.state.naming import not_found
 from flashmesh.gateway.state.records import (
     AlreadyExists,
     App,
@@ -42,6 +42,7 @@ from flashmesh.gateway.state.records import (
 )
 from flashmesh.gateway.state.scope import Holder, Scope, find_scope
 from flashmesh.gateway.state.view import deployed_manifest
+from flashmesh.project.appname import check_name
 
 KEPT_DEPLOYMENTS: Final = 50
 """Of an environment: as far back as a rollback reaches. Each holds a manifest and its values: some 100 KB."""
@@ -87,7 +88,7 @@ class StateManager:
         raise AppNotFound(f"There is no app with the id {id!r}. `flash app list` shows them.")
 
     async def create_app(self, name: str) -> App:
-        """Raises AlreadyExists, and ValidationError for a name that cannot be one."""
+        """Raises AlreadyExists, BadName."""
         check_name(name, what="app")
         app = App(id=AppId(_new_id("app")), name=name, created_at=self._clock())
         try:
@@ -127,7 +128,7 @@ class StateManager:
         raise EnvironmentNotFound(f"There is no environment with the id {id!r}. `flash env list` shows them.")
 
     async def create_environment(self, app: str, name: str) -> Environment:
-        """Raises AppNotFound, AlreadyExists, and ValidationError for a name that cannot be one."""
+        """Raises AppNotFound, AlreadyExists, BadName."""
         check_name(name, what="environment")
         id = _new_id("env")
         try:
