@@ -39,7 +39,7 @@ from flashmesh.gateway.api.executions import (
 from flashmesh.gateway.api.failures import Face, InvalidRequest, failure
 from flashmesh.gateway.api.functions import InvokeHandler
 from flashmesh.gateway.api.hot import CallRoutes
-from flashmesh.gateway.api.operations import METRICS, OPERATIONS, Operation
+from flashmesh.gateway.api.operations import METRICS, OPERATIONS, Operation, Vocabulary
 from flashmesh.gateway.api.queue import QueueHandlers, RunSyncHandler
 from flashmesh.gateway.api.readiness import readiness
 from flashmesh.gateway.api.registry_port import Complete, Registry
@@ -125,6 +125,7 @@ class OtherFace:
 
     operations: tuple[Operation, ...]
     serves: Mapping[str, "Serve"]
+    vocabulary: Vocabulary = Vocabulary()
 
 
 def request_is_head(scope: Scope) -> bool:
@@ -230,6 +231,7 @@ class OtherPages:
         self._logbook = logbook
         self._complete = complete
         self.operations: tuple[Operation, ...] = OPERATIONS
+        self.vocabularies: tuple[Vocabulary, ...] = ()
 
     async def logs(self, request: Request, receive: Receive, send: Send) -> Answer | None:
         wanted = query_fields(request.query, _LOG_FIELDS)
@@ -284,7 +286,11 @@ class OtherPages:
         )
 
     async def openapi(self, request: Request) -> Answer:
-        return Answer(200, [JSON_TYPE, (b"cache-control", b"no-store")], dump(openapi.document(self.operations)))
+        return Answer(
+            200,
+            [JSON_TYPE, (b"cache-control", b"no-store")],
+            dump(openapi.document(self.operations, self.vocabularies)),
+        )
 
     async def docs(self, request: Request) -> Answer:
         return Answer(200, [(b"content-type", b"text/html; charset=utf-8")], docs_page.docs_page(TITLE))
@@ -323,6 +329,8 @@ def application(
     if metrics is not None:
         operations.append(METRICS)
         serves[METRICS.id] = of_reply(_metrics_page(metrics))
+    faces = tuple(faces)
+    pages.vocabularies = tuple(face.vocabulary for face in faces)
     for face in faces:
         operations += face.operations
         serves |= face.serves

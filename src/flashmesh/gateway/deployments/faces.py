@@ -9,7 +9,7 @@ from flashmesh.gateway.api.asgi import Receive, Send
 from flashmesh.gateway.api.bodies import read_object
 from flashmesh.gateway.api.executions import query_fields, whole_number
 from flashmesh.gateway.api.failures import InvalidRequest
-from flashmesh.gateway.api.operations import Operation
+from flashmesh.gateway.api.operations import Operation, Vocabulary
 from flashmesh.gateway.api.starlette_app import OtherFace, of_reply
 from flashmesh.gateway.api.streams import EventStream, event
 from flashmesh.gateway.api.words import dump
@@ -220,6 +220,7 @@ def deployment_face(deployments: Deployments, state: StateManager) -> OtherFace:
     handlers = DeploymentHandlers(deployments, state)
     return OtherFace(
         operations=OPERATIONS,
+        vocabulary=Vocabulary(structs=(DeployRequest, PlanRequest, UndeployRequest)),
         serves={
             "plan_deployment": of_reply(handlers.plan),
             "create_deployment": of_reply(handlers.create),
