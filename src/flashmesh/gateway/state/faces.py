@@ -18,7 +18,6 @@ from flashmesh.gateway.api.failures import InvalidRequest
 from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.http import JSON_TYPE, Answer, Request
 from flashmesh.gateway.metrics import Sample
-from flashmesh.gateway.reading import ClientGone
 from flashmesh.gateway.state.artifacts import ArtifactStore, check_id, too_large
 from flashmesh.gateway.state.builds import Builds
 from flashmesh.gateway.state.manager import StateManager
@@ -26,6 +25,7 @@ from flashmesh.gateway.state.operations import GraphQLRequest
 from flashmesh.gateway.state.records import Build
 from flashmesh.gateway.state.resolvers import Asked, Deployer, moment
 from flashmesh.gateway.state.visible import Visible
+from flashmesh.worker.lb.reading import ClientGone
 
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024
 _PIECE: Final = 256 * 1024
