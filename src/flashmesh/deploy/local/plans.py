@@ -26,8 +26,8 @@ def callables_of(resource: ResourceSpec) -> frozenset[FunctionId]:
     return frozenset(FunctionId(name) for function in resource.functions for name in function.callables)
 
 
-def endpoint_plan(resource: ResourceSpec, build: BuildId) -> EndpointPlan:
-    """What the dispatcher needs."""
+def endpoint_plan(resource: ResourceSpec, build: BuildId, *, by_name_only: bool = False) -> EndpointPlan:
+    """What the dispatcher needs. `by_name_only`: calls name it; others may serve functions of its ids."""
     config = resource.config
     return EndpointPlan(
         name=resource.name,
@@ -42,6 +42,7 @@ def endpoint_plan(resource: ResourceSpec, build: BuildId) -> EndpointPlan:
         retry_on=config.retry_on,
         mode=config.mode,
         own=_own_limits(resource),
+        by_name_only=by_name_only,
     )
 
 
