@@ -93,6 +93,7 @@ def functions(draw: st.DrawFn, file: str, name: str) -> FunctionSpec:
         http_path=route and route[1],
         decorated_by=draw(st.sampled_from(["remote", "endpoint", "route"])),
         local=draw(st.booleans()),
+        accelerate_downloads=draw(st.booleans()),
         dependencies=draw(_MANY),
         system_dependencies=draw(_MANY),
         doc=draw(st.none() | TEXTS),
