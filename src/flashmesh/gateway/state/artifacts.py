@@ -259,7 +259,8 @@ def check_id(id: str) -> None:
 def too_large(limit_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(
         f"The artifact is larger than {limit_bytes} bytes. Leave out what the functions do not need (`flash build` "
-        "names the largest files, `--exclude` and .flashignore leave them out), or raise FLASH_SERVER_MAX_ARTIFACT_BYTES."
+        "names the largest files; `--exclude` and .flashignore leave them out), or raise "
+        "FLASH_SERVER_MAX_ARTIFACT_BYTES on the server."
     )
 
 

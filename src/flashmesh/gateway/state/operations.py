@@ -74,6 +74,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Send a build's artifact; its id is the first 12 hex digits of the artifact's SHA-256",
         queries=("app",),
         body="artifact",
+        streams_body=True,
         responses={201: "Build", **_UPLOAD, 409: "Refusal"},
     ),
     Operation(
@@ -92,6 +93,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         tag="state",
         summary="Send an artifact to the address that `prepareFlashArtifactUpload` gave; it needs no token",
         body="artifact",
+        streams_body=True,
         responses={200: "Uploaded", **_UPLOAD},
     ),
 )
@@ -146,7 +148,7 @@ class GraphQLProblem(Struct):
 class GraphQLAnswer(Struct):
     """`data` is missing when nothing was executed."""
 
-    data: dict[str, Any] | None | UnsetType = UNSET
+    data: dict[str, Any] | UnsetType | None = UNSET
     errors: list[GraphQLProblem] | UnsetType = UNSET
 
 
