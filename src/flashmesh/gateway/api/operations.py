@@ -40,6 +40,20 @@ class Operation:
     face: str = "functions"
 
 
+Described = Mapping[str, tuple[dict[str, Any], str]]
+"""Parameters by name: schema and what they mean."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """What the operations of another part refer to: schemas of bodies, and parameters."""
+
+    structs: tuple[type, ...] = ()
+    parameters: Described = dataclasses.field(default_factory=dict)
+    queries: Described = dataclasses.field(default_factory=dict)
+    headers: Described = dataclasses.field(default_factory=dict)
+
+
 def _queue(verb: str, **fields: Any) -> tuple[Operation, Operation]:
     """A verb of the queue API: of an endpoint, and of one function of it."""
     tail = verb + fields.pop("tail", "")

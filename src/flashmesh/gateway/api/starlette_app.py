@@ -39,7 +39,7 @@ from flashmesh.gateway.api.executions import (
 from flashmesh.gateway.api.failures import Face, InvalidRequest, failure
 from flashmesh.gateway.api.functions import InvokeHandler
 from flashmesh.gateway.api.hot import CallRoutes
-from flashmesh.gateway.api.operations import METRICS, OPERATIONS, Operation
+from flashmesh.gateway.api.operations import METRICS, OPERATIONS, Operation, Vocabulary
 from flashmesh.gateway.api.queue import QueueHandlers, RunSyncHandler
 from flashmesh.gateway.api.readiness import readiness
 from flashmesh.gateway.api.registry_port import Complete, Registry
@@ -117,6 +117,15 @@ class ByMethod:
 
 Serve = Callable[[Request, Receive, Send], Awaitable[Answer | None]]
 """Serves one request: the answer, or None when it was sent already."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OtherFace:
+    """Operations of another part of the control plane, and what serves each, by its id."""
+
+    operations: tuple[Operation, ...]
+    serves: Mapping[str, "Serve"]
+    vocabulary: Vocabulary = Vocabulary()
 
 
 def request_is_head(scope: Scope) -> bool:
@@ -222,6 +231,7 @@ class OtherPages:
         self._logbook = logbook
         self._complete = complete
         self.operations: tuple[Operation, ...] = OPERATIONS
+        self.vocabularies: tuple[Vocabulary, ...] = ()
 
     async def logs(self, request: Request, receive: Receive, send: Send) -> Answer | None:
         wanted = query_fields(request.query, _LOG_FIELDS)
@@ -276,7 +286,11 @@ class OtherPages:
         )
 
     async def openapi(self, request: Request) -> Answer:
-        return Answer(200, [JSON_TYPE, (b"cache-control", b"no-store")], dump(openapi.document(self.operations)))
+        return Answer(
+            200,
+            [JSON_TYPE, (b"cache-control", b"no-store")],
+            dump(openapi.document(self.operations, self.vocabularies)),
+        )
 
     async def docs(self, request: Request) -> Answer:
         return Answer(200, [(b"content-type", b"text/html; charset=utf-8")], docs_page.docs_page(TITLE))
@@ -298,6 +312,7 @@ def application(
     metrics: Callable[[], bytes] | None = None,
     limits: ApiLimits | None = None,
     more: Iterable[BaseRoute] = (),
+    faces: Iterable[OtherFace] = (),
 ) -> ASGIApp:
     """The application.
 
@@ -305,6 +320,7 @@ def application(
         complete: takes what `:complete` brings.
         metrics: makes the text of `/metrics`; without it there is no such route.
         more: routes of other faces; they come after these.
+        faces: operations of other parts, and what serves them.
     """
     limits = limits or ApiLimits()
     pages = OtherPages(calls=calls, registry=registry, logbook=logbook, complete=complete)
@@ -313,6 +329,11 @@ def application(
     if metrics is not None:
         operations.append(METRICS)
         serves[METRICS.id] = of_reply(_metrics_page(metrics))
+    faces = tuple(faces)
+    pages.vocabularies = tuple(face.vocabulary for face in faces)
+    for face in faces:
+        operations += face.operations
+        serves |= face.serves
     pages.operations = tuple(operations)
     paths: dict[str, dict[str, Endpoint]] = {}
     for operation in operations:
