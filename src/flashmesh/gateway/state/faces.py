@@ -17,14 +17,14 @@ from flashmesh.gateway.api.asgi import Receive, Send
 from flashmesh.gateway.api.bodies import read_object
 from flashmesh.gateway.api.executions import query_fields
 from flashmesh.gateway.api.failures import InvalidRequest
-from flashmesh.gateway.api.starlette_app import Section, of_reply
+from flashmesh.gateway.api.starlette_app import OtherFace, of_reply
 from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.http import JSON_TYPE, Answer, Request
 from flashmesh.gateway.metrics import Sample
 from flashmesh.gateway.state.artifacts import ArtifactStore, check_id, too_large
 from flashmesh.gateway.state.builds import Builds
 from flashmesh.gateway.state.manager import StateManager
-from flashmesh.gateway.state.operations import OPERATIONS, GraphQLRequest
+from flashmesh.gateway.state.operations import OPERATIONS, VOCABULARY, GraphQLRequest
 from flashmesh.gateway.state.records import Build
 from flashmesh.gateway.state.resolvers import Asked, Deployer, moment
 from flashmesh.gateway.state.visible import Visible
@@ -79,11 +79,12 @@ class StateFaces:
         self._scheme = "https" if secure else "http"
         self._queries: Counter[str] = Counter()
 
-    def section(self) -> Section:
+    def face(self) -> OtherFace:
         """For the application."""
-        return Section(
-            OPERATIONS,
-            {
+        return OtherFace(
+            operations=OPERATIONS,
+            vocabulary=VOCABULARY,
+            serves={
                 "get_manifest": of_reply(self.manifest),
                 "query_state": of_reply(self.graphql),
                 "read_state": of_reply(self.graphql_by_get),

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType
 
-from flashmesh.gateway.api.operations import Operation
+from flashmesh.gateway.api.operations import Operation, Vocabulary
 from flashmesh.gateway.api.schemas import Moment
 
 _REFUSED: Final = {400: "Refusal", 404: "Refusal", 409: "Refusal"}
@@ -152,19 +152,22 @@ class GraphQLAnswer(Struct):
     errors: list[GraphQLProblem] | UnsetType = UNSET
 
 
-STRUCTS: Final = (Manifest, Build, Uploaded, GraphQLRequest, GraphQLAnswer)
 _TEXT: Final = {"type": "string"}
-PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "buildId": ({"type": "string", "pattern": "^[0-9a-f]{12}$"}, "A build"),
-    "objectKey": (_TEXT, "Where an artifact may be sent"),
-}
-QUERIES: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "query": ({"type": "string", "minLength": 1}, "A GraphQL document"),
-    "variables": (_TEXT, "Its variables, a JSON object"),
-    "operationName": (_TEXT, "Which of its operations is meant"),
-}
-HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "X-Flash-App": (_TEXT, "The app that is meant"),
-    "X-Flash-Environment": (_TEXT, "The environment that is meant"),
-    "X-Flash-Endpoint": (_TEXT, "The endpoint that asks, for the count of queries"),
-}
+_SOME: Final = {"type": "string", "minLength": 1}
+VOCABULARY: Final = Vocabulary(
+    structs=(Manifest, Build, Uploaded, GraphQLRequest, GraphQLAnswer),
+    parameters={
+        "buildId": ({"type": "string", "pattern": "^[0-9a-f]{12}$"}, "A build"),
+        "objectKey": (_TEXT, "Where an artifact may be sent"),
+    },
+    queries={
+        "query": (_SOME, "A GraphQL document"),
+        "variables": ({"type": "string", "contentMediaType": "application/json"}, "Its variables, a JSON object"),
+        "operationName": (_SOME, "Which of its operations is meant"),
+    },
+    headers={
+        "X-Flash-App": (_TEXT, "The app that is meant"),
+        "X-Flash-Environment": (_TEXT, "The environment that is meant"),
+        "X-Flash-Endpoint": (_TEXT, "The endpoint that asks, for the count of queries"),
+    },
+)
