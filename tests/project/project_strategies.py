@@ -19,7 +19,8 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     max_leaves=5,
 )
 SETTINGS = st.dictionaries(NAMES.filter(lambda name: name != "env"), JSON, max_size=3)
-ENV = st.dictionaries(NAMES, st.text("s3cret!", min_size=8, max_size=12), max_size=3)
+SECRET = "hush-hush-very-secret-"
+ENV = st.dictionaries(NAMES, TEXTS.map(SECRET.__add__), max_size=3)
 TEMPLATES = st.none() | st.builds(lambda settings, env: {**settings, "env": env}, SETTINGS, ENV)
 VOLUMES = st.builds(VolumeConfig, name=st.none() | NAMES, id=st.none() | NAMES, size_gb=st.integers(1, 999))
 _MANY = st.lists(TEXTS, max_size=3).map(tuple)
@@ -92,6 +93,7 @@ def functions(draw: st.DrawFn, file: str, name: str) -> FunctionSpec:
         http_path=route and route[1],
         decorated_by=draw(st.sampled_from(["remote", "endpoint", "route"])),
         local=draw(st.booleans()),
+        accelerate_downloads=draw(st.booleans()),
         dependencies=draw(_MANY),
         system_dependencies=draw(_MANY),
         doc=draw(st.none() | TEXTS),

@@ -193,6 +193,8 @@ def _function(function: FunctionSpec) -> dict[str, Any]:
         entry["doc"] = function.doc
     if function.local:
         entry["local"] = True
+    if not function.accelerate_downloads:
+        entry["accelerate_downloads"] = False
     if function.overrides:
         entry["overrides"] = {name: _plain(value) for name, value in function.overrides}
     return entry

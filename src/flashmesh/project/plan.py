@@ -98,7 +98,7 @@ def plan(deployed: Manifest | None, wanted: Manifest, env_hashes: Mapping[str, s
 
 
 def lines(change: Change) -> list[str]:
-    """What differs, a line each, for people: `workers_max 1 → 3`, `code: gpu.py, lib/text.py`. Never a value of `env`."""
+    """What differs, a line each, for people: `workers_max 1 → 3`, `code: gpu.py, lib.py`. Never a value of `env`."""
     return [_line(name, old, new) for name, (old, new) in sorted(change.fields.items(), key=_order)]
 
 

@@ -34,7 +34,7 @@ def project_of(manifest: Manifest, root: Path) -> Project:
     try:
         if str(manifest["version"]).partition(".")[0] != "1":
             raise ManifestInvalid(
-                f"The manifest is of version {manifest['version']!r}, which is not read here: update flashmesh, or build again."
+                f"The manifest is of version {manifest['version']!r}, not 1.x: update flashmesh, or build again."
             )
         return Project(
             root=root,

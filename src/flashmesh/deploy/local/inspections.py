@@ -11,6 +11,7 @@ from flashmesh.project.merge import merge_all
 from flashmesh.project.model import Problem, Project
 from flashmesh.project.naming import prefix_of
 from flashmesh.project.resources import setting_problems
+from flashmesh.project.settings import with_settings
 
 IMPORT_LIMIT_S: Final = 60.0
 _AT_ONCE: Final = 2
@@ -36,8 +37,8 @@ class Inspections:
         return dataclasses.replace(project, problems=(*project.problems, *waiting)) if waiting else project
 
     def complete(self, project: Project) -> Project:
-        """The same, and with it what is wrong with its resources' settings."""
-        project = self.merged(project)
+        """The same with the settings of flash.toml, and with it what is wrong with its resources' settings."""
+        project = with_settings(self.merged(project))
         return dataclasses.replace(project, problems=(*project.problems, *setting_problems(project)))
 
     def missing(self, project: Project) -> list[str]:
