@@ -2,12 +2,16 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Final
 
 from flashmesh.gateway.database import Database
 from flashmesh.gateway.state.artifacts import ArtifactStore
 from flashmesh.gateway.state.builds import Builds
 from flashmesh.gateway.state.manager import StateManager
 from flashmesh.gateway.state.records import Manifest
+
+UPLOADS: Final = (b"/v1/builds/", b"/v1/uploads/")
+"""Below these paths whole artifacts are sent."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

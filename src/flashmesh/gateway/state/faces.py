@@ -21,9 +21,8 @@ from flashmesh.gateway.api.starlette_app import OtherFace, of_reply
 from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.http import JSON_TYPE, Answer, Request
 from flashmesh.gateway.metrics import Sample
-from flashmesh.gateway.state.artifacts import ArtifactStore, check_id, too_large
-from flashmesh.gateway.state.builds import Builds
-from flashmesh.gateway.state.manager import StateManager
+from flashmesh.gateway.state.artifacts import check_id, too_large
+from flashmesh.gateway.state.assemble import StateParts
 from flashmesh.gateway.state.operations import OPERATIONS, VOCABULARY, GraphQLRequest
 from flashmesh.gateway.state.records import Build
 from flashmesh.gateway.state.resolvers import Asked, Deployer, moment
@@ -64,16 +63,14 @@ class StateFaces:
     def __init__(
         self,
         *,
-        manager: StateManager,
-        artifacts: ArtifactStore,
-        builds: Builds,
+        parts: StateParts,
         grant: Callable[[str], Grant | None],
         deployer: Deployer | None = None,
         secure: bool = False,
     ) -> None:
-        self._manager = manager
-        self._artifacts = artifacts
-        self._builds = builds
+        self._manager = parts.manager
+        self._artifacts = parts.artifacts
+        self._builds = parts.builds
         self._grant = grant
         self._deployer = deployer
         self._scheme = "https" if secure else "http"
