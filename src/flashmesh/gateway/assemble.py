@@ -24,6 +24,7 @@ from flashmesh.gateway.functions.registry import FunctionRegistry
 from flashmesh.gateway.logs import ServerLog
 from flashmesh.gateway.metrics import Histogram, Metrics, Sample
 from flashmesh.gateway.settings import ServerSettings
+from flashmesh.gateway.state.assemble import UPLOADS, StateParts, state_parts
 from flashmesh.gateway.transport import link_check
 from flashmesh.gateway.webhooks import SCHEMA, SCHEMA_NAME, Webhooks
 from flashmesh.kit.descriptors import raise_limit
@@ -49,6 +50,7 @@ class Parts:
     calls: Calls
     tokens: Tokens
     webhooks: Webhooks
+    state: StateParts
     metrics: Metrics
     door: Door
     front: FrontServer
@@ -130,6 +132,7 @@ def assemble(
     calls = Calls(dispatcher=dispatcher, clock=clock)
     webhooks = Webhooks(database=store.database)
     store.database.add_schema(SCHEMA_NAME, SCHEMA)
+    state = state_parts(database=store.database, folder=data.artifacts, limit_bytes=settings.max_artifact_bytes)
     metrics = Metrics(dispatcher.unfinished)
     dispatcher.on_ended += [metrics.ended, webhooks.ended]
     dispatcher.on_refused.append(metrics.rejected)
@@ -146,6 +149,10 @@ def assemble(
     door = Door(api.hot_routes(calls, registry))
 
     def application() -> Any:
+        from flashmesh.gateway.state.faces import StateFaces  # with starlette
+
+        state_faces = StateFaces(parts=state, grant=gate.grant, secure=url.startswith("https:"))
+        metrics.add_source(state_faces.samples)
         made = api.application(
             calls=calls,
             registry=registry,
@@ -153,6 +160,7 @@ def assemble(
             complete=registry.complete,
             metrics=metrics.exposition,
             limits=api_limits(settings),
+            faces=(state_faces.face(),),
         )
         return guard(door.guard(made), gate)
 
@@ -180,6 +188,7 @@ def assemble(
         calls=calls,
         tokens=tokens,
         webhooks=webhooks,
+        state=state,
         metrics=metrics,
         door=door,
         front=front,
@@ -197,6 +206,7 @@ def front_limits(settings: ServerSettings, *, files: int) -> FrontLimits:
         max_connections=min(settings.max_connections, max(_FEWEST_CONNECTIONS, files - _OWN_FILES)),
         head_s=settings.head_timeout_s,
         body_s=settings.body_timeout_s,
+        uploads=UPLOADS,
     )
 
 

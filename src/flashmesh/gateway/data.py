@@ -4,6 +4,7 @@ lock            held by the server as long as it lives
 server.json     pid, start time and addresses of the server, while it answers
 server.db       what was accepted, its results, functions made by POST
 server.db-files payloads and results too large for the database
+artifacts/      of builds, as they were sent and unpacked
 logs/           what endpoints print, one rotated file each; server.log of a detached server
 """
 
@@ -72,6 +73,7 @@ class DataDirectory:
         self.path = path
         self.database = path / "server.db"
         self.logs = path / "logs"
+        self.artifacts = path / "artifacts"
         self.place = path / "place"
         self._lock_fd = lock_fd
 

@@ -226,9 +226,19 @@ class Server:
     async def _look_around(self) -> None:
         """Once calls are served: what a start need not wait for."""
         await asyncio.to_thread(sweep)
+        await self._sweep_builds()
         conflict = await asyncio.to_thread(conflict_message)
         if conflict is not None:
             self._log.notice(conflict, level="warning")
+
+    async def _sweep_builds(self) -> None:
+        try:
+            gone = await self._parts.state.builds.sweep()
+        except (FlashmeshError, OSError) as error:
+            self._log.notice(f"Builds that nobody uses could not be removed: {error}", level="warning")
+            return
+        if gone:
+            self._log.notice(f"Removed {len(gone)} builds that nothing is deployed from.", builds=len(gone))
 
     def _on_signal(self) -> None:
         if self._stopping.is_set():

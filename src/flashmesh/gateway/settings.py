@@ -158,6 +158,8 @@ class ServerSettings:
     """Most bytes of results kept. Default 1 GiB: a disk's worth that nobody misses."""
     max_body_bytes: int = _setting(_size, 64 * 1024**2, variable="FLASH_MAX_BODY_BYTES")
     """Largest request body. Default 64 MiB: larger inputs belong into files or object stores."""
+    max_artifact_bytes: int = _setting(_size, 500 * 10**6)
+    """Largest artifact of a build. Default 500 MB, as `flash build` makes them at most."""
     head_timeout_s: float = _setting(_seconds, 10.0, variable="FLASH_SERVER_HEAD_TIMEOUT")
     """How long a request's head may take to arrive. Default 10 s: slower ones hold connections on purpose."""
     body_timeout_s: float = _setting(_seconds, 60.0, variable="FLASH_SERVER_BODY_TIMEOUT")

@@ -38,6 +38,8 @@ class Operation:
     raw: bool = False
     """Bodies and results may be bytes or MessagePack as well."""
     face: str = "functions"
+    streams_body: bool = False
+    """Its body is handed on as it comes; whoever serves it bounds it."""
 
 
 Described = Mapping[str, tuple[dict[str, Any], str]]

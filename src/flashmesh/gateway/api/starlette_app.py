@@ -25,6 +25,8 @@ from flashmesh.gateway.api.asgi import (
     Scope,
     Send,
     answer_of,
+    head_of,
+    headers_of,
     path_of,
     request_of,
     send_answer,
@@ -86,15 +88,21 @@ class ApiLimits:
 class Endpoint:
     """One operation as an ASGI application: reads the request, answers failures in its face's words."""
 
-    def __init__(self, serve: "Serve", face: Face, limits: ApiLimits) -> None:
+    def __init__(self, serve: "Serve", face: Face, limits: ApiLimits, *, streams_body: bool = False) -> None:
         self._serve = serve
         self._face: Face = face
         self._limits = limits
+        self._streams_body = streams_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = self._limits
         try:
-            request = await request_of(scope, receive, limit_bytes=limits.max_body_bytes, limit_s=limits.body_limit_s)
+            if self._streams_body:
+                request = head_of(scope, headers_of(scope))
+            else:
+                request = await request_of(
+                    scope, receive, limit_bytes=limits.max_body_bytes, limit_s=limits.body_limit_s
+                )
             answer = await self._serve(request, receive, send)
         except ClientGone:
             return
@@ -337,7 +345,7 @@ def application(
     pages.operations = tuple(operations)
     paths: dict[str, dict[str, Endpoint]] = {}
     for operation in operations:
-        endpoint = Endpoint(serves[operation.id], _face(operation.path), limits)
+        endpoint = Endpoint(serves[operation.id], _face(operation.path), limits, streams_body=operation.streams_body)
         paths.setdefault(operation.path, {})[operation.method] = endpoint
     routes: list[BaseRoute] = [Route(path, ByMethod(methods), methods=list(methods)) for path, methods in paths.items()]
     starlette = Starlette(

@@ -3,7 +3,7 @@
 `<id>.tar.gz`           the archive, whole: it gets this name when all of it is on disk and its hash is right
 `<id>/`                 what was in it, read-only: made under another name and renamed when it is complete
 `<id>.damaged-<time>`   an archive whose bytes are no longer what they were
-`*.part`                an upload or an unpacking under way; what a crash left is removed at the next start
+`*.part`, `.*`          an upload, an unpacking under way; what a crash left of one is removed at the next start
 
 Uploads pass through in pieces; nothing here holds an archive in memory.
 """
@@ -78,7 +78,7 @@ class ArtifactStore:
         """Archives whose bytes were looked at, as they stood then: inode, size, time."""
         self._busy: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in folder.glob("*.part"):
+        for left in (*folder.glob("*.part"), *folder.glob(".*")):
             _remove(left)
 
     async def receive(self, pieces: AsyncIterator[bytes], expected: str | None = None) -> str:
@@ -259,7 +259,8 @@ def check_id(id: str) -> None:
 def too_large(limit_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(
         f"The artifact is larger than {limit_bytes} bytes. Leave out what the functions do not need (`flash build` "
-        "names the largest files, `--exclude` and .flashignore leave them out), or raise FLASH_SERVER_MAX_ARTIFACT_BYTES."
+        "names the largest files; `--exclude` and .flashignore leave them out), or raise "
+        "FLASH_SERVER_MAX_ARTIFACT_BYTES on the server."
     )
 
 

@@ -1,6 +1,8 @@
 """The State Manager over HTTP: the manifest, GraphQL, builds and their artifacts."""
 
+import asyncio
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -15,13 +17,13 @@ from flashmesh.gateway.api.asgi import Receive, Send
 from flashmesh.gateway.api.bodies import read_object
 from flashmesh.gateway.api.executions import query_fields
 from flashmesh.gateway.api.failures import InvalidRequest
+from flashmesh.gateway.api.starlette_app import OtherFace, of_reply
 from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.http import JSON_TYPE, Answer, Request
 from flashmesh.gateway.metrics import Sample
-from flashmesh.gateway.state.artifacts import ArtifactStore, check_id, too_large
-from flashmesh.gateway.state.builds import Builds
-from flashmesh.gateway.state.manager import StateManager
-from flashmesh.gateway.state.operations import GraphQLRequest
+from flashmesh.gateway.state.artifacts import check_id, too_large
+from flashmesh.gateway.state.assemble import StateParts
+from flashmesh.gateway.state.operations import OPERATIONS, VOCABULARY, GraphQLRequest
 from flashmesh.gateway.state.records import Build
 from flashmesh.gateway.state.resolvers import Asked, Deployer, moment
 from flashmesh.gateway.state.visible import Visible
@@ -61,20 +63,34 @@ class StateFaces:
     def __init__(
         self,
         *,
-        manager: StateManager,
-        artifacts: ArtifactStore,
-        builds: Builds,
+        parts: StateParts,
         grant: Callable[[str], Grant | None],
         deployer: Deployer | None = None,
         secure: bool = False,
     ) -> None:
-        self._manager = manager
-        self._artifacts = artifacts
-        self._builds = builds
+        self._manager = parts.manager
+        self._artifacts = parts.artifacts
+        self._builds = parts.builds
         self._grant = grant
         self._deployer = deployer
         self._scheme = "https" if secure else "http"
         self._queries: Counter[str] = Counter()
+
+    def face(self) -> OtherFace:
+        """For the application."""
+        return OtherFace(
+            operations=OPERATIONS,
+            vocabulary=VOCABULARY,
+            serves={
+                "get_manifest": of_reply(self.manifest),
+                "query_state": of_reply(self.graphql),
+                "read_state": of_reply(self.graphql_by_get),
+                "list_builds": of_reply(self.list_builds),
+                "put_artifact": self.put_artifact,
+                "get_artifact": self.get_artifact,
+                "put_upload": self.put_upload,
+            },
+        )
 
     def samples(self) -> Iterable[Sample]:
         """Queries of manifests that were answered, by the endpoint that asked."""
@@ -231,10 +247,8 @@ async def body_of(receive: Receive) -> AsyncIterator[bytes]:
 
 async def send_file(path: Path, id: str, send: Send, *, head_only: bool = False) -> None:
     """A file as the whole answer, in pieces."""
-    import asyncio  # here only
-
     with path.open("rb") as file:
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         headers = [
             (b"content-type", b"application/gzip"),
             (b"content-length", b"%d" % size),

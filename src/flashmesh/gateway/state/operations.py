@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType
 
-from flashmesh.gateway.api.operations import Operation
+from flashmesh.gateway.api.operations import Operation, Vocabulary
 from flashmesh.gateway.api.schemas import Moment
 
 _REFUSED: Final = {400: "Refusal", 404: "Refusal", 409: "Refusal"}
@@ -74,6 +74,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Send a build's artifact; its id is the first 12 hex digits of the artifact's SHA-256",
         queries=("app",),
         body="artifact",
+        streams_body=True,
         responses={201: "Build", **_UPLOAD, 409: "Refusal"},
     ),
     Operation(
@@ -92,6 +93,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         tag="state",
         summary="Send an artifact to the address that `prepareFlashArtifactUpload` gave; it needs no token",
         body="artifact",
+        streams_body=True,
         responses={200: "Uploaded", **_UPLOAD},
     ),
 )
@@ -146,23 +148,26 @@ class GraphQLProblem(Struct):
 class GraphQLAnswer(Struct):
     """`data` is missing when nothing was executed."""
 
-    data: dict[str, Any] | None | UnsetType = UNSET
+    data: dict[str, Any] | UnsetType | None = UNSET
     errors: list[GraphQLProblem] | UnsetType = UNSET
 
 
-STRUCTS: Final = (Manifest, Build, Uploaded, GraphQLRequest, GraphQLAnswer)
 _TEXT: Final = {"type": "string"}
-PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "buildId": ({"type": "string", "pattern": "^[0-9a-f]{12}$"}, "A build"),
-    "objectKey": (_TEXT, "Where an artifact may be sent"),
-}
-QUERIES: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "query": ({"type": "string", "minLength": 1}, "A GraphQL document"),
-    "variables": (_TEXT, "Its variables, a JSON object"),
-    "operationName": (_TEXT, "Which of its operations is meant"),
-}
-HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "X-Flash-App": (_TEXT, "The app that is meant"),
-    "X-Flash-Environment": (_TEXT, "The environment that is meant"),
-    "X-Flash-Endpoint": (_TEXT, "The endpoint that asks, for the count of queries"),
-}
+_SOME: Final = {"type": "string", "minLength": 1}
+VOCABULARY: Final = Vocabulary(
+    structs=(Manifest, Build, Uploaded, GraphQLRequest, GraphQLAnswer),
+    parameters={
+        "buildId": ({"type": "string", "pattern": "^[0-9a-f]{12}$"}, "A build"),
+        "objectKey": (_TEXT, "Where an artifact may be sent"),
+    },
+    queries={
+        "query": (_SOME, "A GraphQL document"),
+        "variables": ({"type": "string", "contentMediaType": "application/json"}, "Its variables, a JSON object"),
+        "operationName": (_SOME, "Which of its operations is meant"),
+    },
+    headers={
+        "X-Flash-App": (_TEXT, "The app that is meant"),
+        "X-Flash-Environment": (_TEXT, "The environment that is meant"),
+        "X-Flash-Endpoint": (_TEXT, "The endpoint that asks, for the count of queries"),
+    },
+)

@@ -12,6 +12,7 @@ from flashmesh.gateway.state.records import (
     AppId,
     Build,
     Deployment,
+    Env,
     Environment,
     EnvironmentNotFound,
     Manifest,
@@ -25,11 +26,11 @@ MAX_MANIFESTS: Final = 20
 class Deployer(Protocol):
     """Who brings environments to builds."""
 
-    async def deploy_build(self, app: str, environment: str, build: str, *, by: str) -> Deployment:
-        """Begin a deployment of a build that is here; the values of its variables are those that serve now.
-
-        Raises DeploymentRunning, BuildNotFound.
-        """
+    async def deploy(
+        self, app: str, environment: str, build: str, *, given: Env, replace: bool = False, by: str = ""
+    ) -> Any:
+        """Begin a deployment of a build that is here. Resources that are not in `given` keep their values of
+        environment variables. Raises DeploymentRunning, BuildNotFound."""
         ...
 
 
@@ -279,7 +280,7 @@ async def _deploy(_: Any, info: Any, input: Mapping[str, Any]) -> Environment:
     place = asked.visible.environment_of_id(input["flashEnvironmentId"])
     if asked.deployer is None:
         raise NoDeployer
-    await asked.deployer.deploy_build(place.app, place.name, input["flashBuildId"], by=asked.by)
+    await asked.deployer.deploy(place.app, place.name, input["flashBuildId"], given={}, replace=True, by=asked.by)
     return asked.visible.environment_of_id(place.id)
 
 
