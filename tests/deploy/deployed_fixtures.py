@@ -163,7 +163,7 @@ class House:
 
     async def until(self, condition: Callable[[], Any]) -> Any:
         async with asyncio.timeout(PATIENCE_S):
-            while not (found := condition()):
+            while not (found := condition()):  # noqa: ASYNC110 - conditions of other processes
                 await asyncio.sleep(0.005)
             return found
 
