@@ -29,6 +29,9 @@ def deployment_document(
         "by": deployment.by,
         "startedAt": moment(deployment.started_at),
         "finishedAt": moment(deployment.finished_at),
+        "tookMs": None
+        if deployment.finished_at is None
+        else round((deployment.finished_at - deployment.started_at) * 1000),
         "resources": [_resource(one, (resources or {}).get(one.resource)) for one in progress],
     }
 
