@@ -72,7 +72,7 @@ def test_a_scanned_project_comes_back_as_it_was(tmp_path: Path) -> None:
         (("resources", "a", "config", "surprise"), 1),
         (("resources", "a", "config", "flashboot"), 1),
         (("resources",), ["a"]),
-        (("project_name",), None),
+        (("project_name",), 7),
         (("version",), "2.0"),
     ],
 )

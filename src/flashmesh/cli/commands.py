@@ -15,6 +15,7 @@ _COMMANDS = {
     "init": "flashmesh.cli.init:init",
     "run": "flashmesh.cli.run:run",
     "dev": "flashmesh.cli.run:run",
+    "build": "flashmesh.cli.build:build",
     "server": "flashmesh.cli.server:server",
     "call": "flashmesh.cli.call:call",
     "executions": "flashmesh.cli.executions:executions",

@@ -50,6 +50,7 @@ def _settings(command: Any) -> Any:
         click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="Let web pages of this origin call."),
         click.option("--allow-host", multiple=True, metavar="HOST", help="Accept requests for this host name."),
         click.option("--allow-commands", is_flag=True, default=None, help="Let POSTed functions start commands here."),
+        click.option("--endpoint-host", help="Address deployed endpoints listen on.  [default: 127.0.0.1]"),
         click.option("--link-host", metavar="ADDRESS", help="Let workers of other machines dial in at this address."),
         click.option("--link-port", type=int, help="Port they dial.  [default: 7471]"),
         click.option("--tls-cert", type=_PATH, help="Certificate chain (PEM); without it one of the server's own."),
@@ -207,7 +208,7 @@ def _folder(data: Path | None) -> Path:
 def stop(data: Path | None, now: bool, keep: bool, verbose: bool) -> None:
     """Stop the server of this machine, and what is left of one that was killed."""
     set_up_logging(verbose)
-    from flashmesh.deploy.local.assemble import end_kept, keeps_endpoints
+    from flashmesh.deploy.local.assemble import end_deployed, end_kept, keeps_endpoints
     from flashmesh.gateway.data import lives, read_server
 
     found = read_server(_folder(data))
@@ -215,13 +216,16 @@ def stop(data: Path | None, now: bool, keep: bool, verbose: bool) -> None:
         click.echo("No server runs here.", err=True)
         return
     if not lives(found):
-        ended = end_kept(_folder(data) / "place")
+        ended = [end_kept(_folder(data) / "place"), end_deployed(_folder(data) / "deployed")]
         (_folder(data) / "server.json").unlink(missing_ok=True)
-        left = "its endpoints are ended" if ended else "nothing of it is left"
+        left = "its endpoints are ended" if any(ended) else "nothing of it is left"
         click.echo(f"The server (pid {found.pid}) was gone already; {left}.", err=True)
         return
-    if keep and not keeps_endpoints(_folder(data) / "place"):
-        message = f"the server (pid {found.pid}) keeps no endpoints. Start it with `flash server --keep-endpoints`."
+    if keep and not any(keeps_endpoints(_folder(data) / name) for name in ("place", "deployed")):
+        message = (
+            f"the server (pid {found.pid}) keeps no endpoints: nothing is deployed. "
+            "Those of `--project` it keeps with `flash server --keep-endpoints`."
+        )
         raise click.UsageError(message)
     os.kill(found.pid, signal.SIGUSR1 if keep else signal.SIGTERM)
     if now:
@@ -233,6 +237,7 @@ def stop(data: Path | None, now: bool, keep: bool, verbose: bool) -> None:
         sys.exit(EXIT_FAILED)
     if not keep:
         end_kept(_folder(data) / "place")  # of one that was not given the time to do so itself
+        end_deployed(_folder(data) / "deployed")
     left = " Its endpoints serve on; the next server takes them over." if keep else ""
     click.echo(f"Stopped the server at {found.url} (pid {found.pid}).{left}", err=True)
 

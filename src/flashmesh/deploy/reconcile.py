@@ -186,7 +186,7 @@ def entry_when_served(
         "endpoint_id": endpoint,
         "endpoint_url": address.endpoint_url,
         "peer_urls": list(address.peer_urls),
-        "reentrant_url": getattr(address, "reentrant_url", None),
+        "reentrant_url": address.reentrant_url,
         "gateway_url": gateway_url,
         "status": "deployed" if action == "deploy" else "updated",
         "build": build,
@@ -229,7 +229,7 @@ def entry_when_back(before: Mapping[str, Any], address: EndpointAddress | None, 
     return entry | {
         "endpoint_url": address.endpoint_url,
         "peer_urls": list(address.peer_urls),
-        "reentrant_url": getattr(address, "reentrant_url", None),
+        "reentrant_url": address.reentrant_url,
     }
 
 

@@ -36,19 +36,22 @@ def _near(name: str, what: str) -> str:
 
 
 def app_name(root: Path) -> str:
-    """The app's name. Files that cannot be read or parsed have no say.
+    """The app's name. Files that cannot be read or parsed have no say."""
+    return os.environ.get("FLASH_APP") or declared_name(root) or root.resolve().name or "app"
+
+
+def declared_name(root: Path) -> str | None:
+    """The name that the project's files give it, wherever they stand; None when they give none.
 
     flash.toml: `app = "shop"`, or `name` in a table `[app]` or `[project]`.
     """
-    if chosen := os.environ.get("FLASH_APP"):
-        return chosen
     settings = _read(root / "flash.toml")
     app = settings.get("app")
     candidates = [app, _name(app), _name(settings.get("project")), _name(_read(root / "pyproject.toml").get("project"))]
     for candidate in candidates:
         if isinstance(candidate, str) and candidate.strip():
             return candidate.strip()
-    return root.resolve().name or "app"
+    return None
 
 
 def _name(table: object) -> object:

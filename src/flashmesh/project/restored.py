@@ -38,7 +38,7 @@ def project_of(manifest: Manifest, root: Path) -> Project:
             )
         return Project(
             root=root,
-            name=msgspec.convert(manifest["project_name"], str),
+            name=msgspec.convert(manifest.get("project_name") or root.name, str),
             resources=tuple(_resource(name, entry) for name, entry in manifest["resources"].items()),
             requirements=msgspec.convert(manifest.get("requirements", []), tuple[str, ...]),
         )

@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +24,9 @@ _Stamp = tuple[int, int]
 class Inspections:
     """What imports told, by file, as long as the file is the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, environ: Mapping[str, str] | None = None) -> None:
+        """environ: variables that imports get over this process's own."""
+        self._environ = {**os.environ, **environ} if environ else None
         self._known: dict[str, tuple[_Stamp, Inspection]] = {}
 
     def merged(self, project: Project) -> Project:
@@ -53,7 +57,9 @@ class Inspections:
             async with gate:
                 stamp, over = _stamp(root / file), threading.Event()
                 try:
-                    found = await asyncio.to_thread(inspect_file, root, file, timeout_s=IMPORT_LIMIT_S, over=over)
+                    found = await asyncio.to_thread(
+                        inspect_file, root, file, timeout_s=IMPORT_LIMIT_S, environ=self._environ, over=over
+                    )
                 finally:
                     over.set()  # whoever cancels this must not have to wait for the import
                 self._known[file] = stamp, found

@@ -133,7 +133,7 @@ class OtherFace:
 
     operations: tuple[Operation, ...]
     serves: Mapping[str, "Serve"]
-    vocabulary: Vocabulary = Vocabulary()
+    vocabulary: Vocabulary = dataclasses.field(default_factory=Vocabulary)
 
 
 def request_is_head(scope: Scope) -> bool:

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from flashmesh.deploy.target import Deployable
 from flashmesh.gateway.deployments.manifest_files import ManifestFiles
-from flashmesh.gateway.state.artifacts import ArtifactStore
 from flashmesh.gateway.state.manager import StateManager
 from flashmesh.gateway.state.records import Environment, Manifest
 from flashmesh.project.identity import endpoint_id, worker_build
@@ -16,12 +15,16 @@ _MOST_REMEMBERED: Final = 64
 _PER_RESOURCE: Final = frozenset({"resources", "function_registry", "routes"})
 
 
+class Folders(Protocol):
+    """Where builds are unpacked: the artifact store."""
+
+    async def unpacked(self, id: str) -> Path: ...
+
+
 class Deployables:
     """Asks the State Manager for builds and the artifact store for their folders."""
 
-    def __init__(
-        self, *, state: StateManager, artifacts: ArtifactStore, manifests: ManifestFiles, server_url: str
-    ) -> None:
+    def __init__(self, *, state: StateManager, artifacts: Folders, manifests: ManifestFiles, server_url: str) -> None:
         self._state = state
         self._artifacts = artifacts
         self._manifests = manifests

@@ -49,7 +49,7 @@ def _reached(one: Deployment) -> bool:
 
 
 def _stack(ordered: Sequence[Deployment]) -> list[Deployment]:
-    """What a series of deployments has come to: each adds one, each rollback takes those away that it went back over."""
+    """What a series of deployments has come to: each adds one, a rollback takes away what it went back over."""
     stack: list[Deployment] = []
     for one in ordered:
         if not _reached(one):

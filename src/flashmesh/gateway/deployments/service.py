@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from flashmesh.deploy.reconcile import AT_ONCE, Failure, Step, entry_when_back, reconcile, serves, steps
+from flashmesh.deploy.reconcile import AT_ONCE, DONE, Failure, Step, entry_when_back, reconcile, serves, steps
 from flashmesh.deploy.target import Target
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.gateway.deployments.deployables import Deployables
@@ -241,7 +241,7 @@ class Deployments:
             origins = ", ".join(sorted({others[change.identity] for change in foreign}))
             raise ReplaceNeeded(
                 f"This deploy would remove {names} from {place.place}, last deployed from {origins}. Deploy with "
-                "`--replace` if that is meant, or give this project an app or environment of its own (`--app`, `--env`)."
+                "`--replace` if that is meant, or give this project an app or environment of its own: `--app`, `--env`."
             )
 
     def _plan(self, place: Environment, wanted: Manifest, given: Env) -> Plan:
@@ -275,7 +275,7 @@ class Deployments:
         def told(step: Step, word: str, error: str | None) -> None:
             feed.add(event_document(step.name, word, error))
             if word == "failed":
-                self._notice(f"{deployment.place}: {step.name} was not {step.action}d: {error}", "error")
+                self._notice(f"{deployment.place}: {step.name} could not be {DONE[step.action]}: {error}", "error")
 
         place = self._state.environment(deployment.app, deployment.environment)
         wanted = self._state.wanted(deployment.id) or {"resources": {}}
