@@ -13,7 +13,7 @@ _TEXT = '''"""Starts the endpoint {name}. Written by `flash build`: change {file
 
     python {handler}
 
-It answers on $PORT (8000 without it), with the packages of its environment installed:
+It imports {modules} and answers on $PORT (8000 without it); its packages must be installed:
 
     {example}
 """
@@ -23,12 +23,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESOURCE = {name!r}
-MODULES = {modules!r}
 
 if __name__ == "__main__":
-    from flashmesh.worker.{program} import main
+    from flashmesh.worker.handler import main
 
-    sys.exit(main(ROOT, resource=RESOURCE, modules=MODULES))
+    sys.exit(main(ROOT, resource=RESOURCE))
 '''
 
 
@@ -39,15 +38,19 @@ def handler_files(manifest: Manifest) -> dict[str, str]:
 
 def handler_text(name: str, entry: Mapping[str, Any]) -> str:
     """The handler of one resource of a manifest."""
-    balanced = entry["is_load_balanced"]
+    modules = dict.fromkeys(function["module"] for function in entry["functions"])
     return _TEXT.format(
         name=name,
-        file=entry["file_path"],
+        file=_harmless(entry["file_path"]),
         handler=entry["handler_file"],
-        modules=list(dict.fromkeys(function["module"] for function in entry["functions"])),
-        example=_route_example(entry) if balanced else _queue_example(entry),
-        program="lb_handler" if balanced else "qb_handler",
+        modules=_harmless(", ".join(modules)),
+        example=_harmless(_route_example(entry) if entry["is_load_balanced"] else _queue_example(entry)),
     )
+
+
+def _harmless(text: str) -> str:
+    """As it may stand in the docstring, whatever files and routes are called."""
+    return text.replace("\\", "/").replace('"' * 3, "'" * 3)
 
 
 def _queue_example(entry: Mapping[str, Any]) -> str:
