@@ -25,6 +25,8 @@ _COMMANDS = {
     "executions": "flashmesh.cli.executions:executions",
     "logs": "flashmesh.cli.logs:logs",
     "status": "flashmesh.cli.status:status",
+    "app": "flashmesh.cli.app:app",
+    "env": "flashmesh.cli.env:env",
     "token": "flashmesh.cli.token:token",
     "login": "flashmesh.cli.login:login",
     "ls": "flashmesh.cli.status:status",

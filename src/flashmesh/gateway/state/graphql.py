@@ -115,7 +115,7 @@ def _formatted(error: GraphQLError) -> dict[str, Any]:
     if isinstance(cause, FlashmeshError):
         words = next((words for kind, words in _FLASH_SAYS.items() if isinstance(cause, kind)), None)
         message = str(cause)
-        formatted["message"] = f"{words}: {message}" if words else message
+        formatted["message"] = f"{words}: {message[:1].lower()}{message[1:]}" if words else message
         formatted["extensions"] = {"code": cause.code}
     elif cause is not None and not isinstance(cause, GraphQLError):
         log.error("GraphQL: %s failed", ".".join(map(str, error.path or ())), exc_info=cause)
