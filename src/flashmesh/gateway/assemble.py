@@ -112,6 +112,7 @@ def assemble(
     deployed = local.deployments
 
     def template_said(endpoint: EndpointName, info: Mapping[str, Any]) -> None:
+        deployments.template_said(endpoint, info)
         deployed.template_said(endpoint, info)
         on_template(endpoint, info)
 
