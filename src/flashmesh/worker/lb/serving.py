@@ -52,7 +52,8 @@ class HttpProgram:
         add_routes(self.application, module, dotted, routes, around)
         self.routes += routes
         for function, declarations in declared.items():
-            self.limits_ms[function] = declarations[0].config.execution_timeout_ms
+            own = declarations[0].overrides.get("execution_timeout_ms")
+            self.limits_ms[function] = self.default_ms if own is None else own
 
     @property
     def paths(self) -> frozenset[str]:
