@@ -184,7 +184,7 @@ class HttpCalls:
         if slot is not None:
             self._context.record.clear(slot)
         if not code and call.status >= 500:
-            code = USER_ERROR
+            code = USER_ERROR if call.doomed is None else call.doomed.code
         runner.calls += 1
         runner.failures += bool(code)
         if runner.on_peer_end is not None:
