@@ -19,6 +19,7 @@ from flashmesh.worker.callables import Callables, outside_loop
 from flashmesh.worker.calls.caller import WorkerCaller
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.dialling import dialling
+from flashmesh.worker.face.access import Access
 from flashmesh.worker.face.face import About, Face, Limits
 from flashmesh.worker.face.http import max_body_bytes
 from flashmesh.worker.loader import Loaded, load
@@ -115,9 +116,12 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
         runner.on_peer_end = uplink.peer_ended
         runner.next_in = uplink.next_in
     about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
-    sockets = [(context.listen_fd, False)]
+    access = Access.of(spec, public=resource.public and loaded.http is not None)
+    sockets: list[tuple[int, bool, Access | None]] = [(context.listen_fd, False, None)]
+    if context.tcp_fd is not None:
+        sockets.append((context.tcp_fd, False, access))
     if context.reentrant_fd is not None:
-        sockets.append((context.reentrant_fd, True))
+        sockets.append((context.reentrant_fd, True, None))
     if loaded.http is not None:
         from flashmesh.worker.lb.face import http_faces  # uvicorn: only where HTTP is served
 
@@ -131,11 +135,12 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
             callables=callables,
             about=about,
             limits=limits,
+            access=access,
             over_limit=over_limit,
             settle=uplink.take_unsaid if uplink is not None else _nothing_unsaid,
             taken=life.on_call,
         )
-        for descriptor, over_limit in sockets
+        for descriptor, over_limit, access in sockets
     )
     return Parts(runner=runner, callables=callables, faces=faces, uplink=uplink, hooks=loaded.hooks)
 

@@ -122,9 +122,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def spec_for(
-    session: MiniSession, source: str = SOURCE, names: tuple[str, ...] = NAMES, **config: Any
-) -> WorkerSpec:
+def spec_for(session: MiniSession, source: str = SOURCE, names: tuple[str, ...] = NAMES, **config: Any) -> WorkerSpec:
     """The endpoint `e` of the session, serving m.py's routes."""
     write(session.folder, {"m.py": source})
     fields = {name: config.pop(name) for name in ("build", "generation", "drain_limit_s") if name in config}

@@ -21,7 +21,9 @@ from flashmesh.kit.ids import new_execution_id
 from flashmesh.wire import failures
 from flashmesh.wire.failures import USER_ERROR
 from flashmesh.wire.plain_json import dump
+from flashmesh.wire.tokens import is_token
 from flashmesh.worker.context import WorkerContext
+from flashmesh.worker.face.access import Access, Refusal
 from flashmesh.worker.face.face import About
 from flashmesh.worker.invocation import CHAIN_LIMIT, CURRENT, Invocation
 from flashmesh.worker.lb import output
@@ -73,15 +75,28 @@ def around(route: HttpRoute, connection: HTTPConnection) -> Iterator[dict[str, A
 
 
 class HttpCalls:
-    """The ASGI application that a worker's connections call."""
+    """The ASGI application that the connections of one listening socket call.
 
-    def __init__(self, program: "HttpProgram", *, runner: Runner, context: WorkerContext, about: About) -> None:
+    Args:
+        access: asked of every request; None: who can connect may call.
+    """
+
+    def __init__(
+        self,
+        program: "HttpProgram",
+        *,
+        runner: Runner,
+        context: WorkerContext,
+        about: About,
+        access: Access | None = None,
+    ) -> None:
         self._application = program.application
         self._program = program
         self._own = _OWN_PATHS - program.paths
         self._runner = runner
         self._context = context
         self._about = about
+        self._access = access
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request of a connection that holds no slot."""
@@ -93,6 +108,12 @@ class HttpCalls:
     async def serve(self, slot: int | None, scope: Any, receive: Any, send: Any) -> None:
         """Serve a request in `slot`, which is given back."""
         try:
+            if self._access is not None:
+                refusal = judge(self._access, scope)
+                if refusal is not None:
+                    await _refuse(refusal, scope, send)
+                    return
+                scope = without_our_token(scope)
             if scope["path"] in self._own and scope["type"] == "http":
                 await self._tell(scope["path"], scope["method"], send)
             else:
@@ -215,6 +236,36 @@ class HttpCalls:
                 f"flash_worker_running{labels} {len(runner.by_execution)}",
             )
             await _send(send, 200, b"text/plain; charset=utf-8", ("\n".join(lines) + "\n").encode(), method)
+
+
+def judge(access: Access, scope: Any) -> Refusal | None:
+    """Why a request that came by TCP is turned away."""
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text  # no second Origin goes unseen
+    client = (scope.get("client") or ("",))[0]
+    return access.refuse(method=scope.get("method", "GET"), path=scope["path"], headers=headers, client=client)
+
+
+def without_our_token(scope: Any) -> Any:
+    """The request as the application sees it: a token of the platform's is not for user code."""
+    kept = [(name, value) for name, value in scope["headers"] if name != b"authorization" or not _is_ours(value)]
+    return scope if len(kept) == len(scope["headers"]) else {**scope, "headers": kept}
+
+
+def _is_ours(value: bytes) -> bool:
+    kind, _, token = value.partition(b" ")
+    return kind.lower() == b"bearer" and is_token(token.strip())
+
+
+async def _refuse(refusal: Refusal, scope: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    more = [(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []
+    body = dump({"status": "FAILED", "error": {"type": "RequestRefused", "message": refusal.message}})
+    await _send(send, refusal.status, b"application/json", body, scope["method"], more)
 
 
 class Broken(Exception):

@@ -17,6 +17,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from flashmesh.worker.context import WorkerContext
+from flashmesh.worker.face.access import Access
 from flashmesh.worker.face.face import About
 from flashmesh.worker.face.http import max_body_bytes
 from flashmesh.worker.face.limits import HttpLimits, Refusal
@@ -180,7 +181,7 @@ class HttpFace:
 
 
 def http_faces(
-    sockets: Sequence[tuple[int, bool]],
+    sockets: Sequence[tuple[int, bool, Access | None]],
     program: HttpProgram,
     *,
     runner: Runner,
@@ -188,19 +189,18 @@ def http_faces(
     about: About,
     taken: Callable[[], bool],
 ) -> tuple[HttpFace, ...]:
-    """One for each (descriptor, over the limit) of a worker."""
-    calls = HttpCalls(program, runner=runner, context=context, about=about)
+    """One for each (descriptor, over the limit, who may call) of a worker."""
     limits = HttpLimits(max_body=max_body_bytes(os.environ))
     return tuple(
         HttpFace(
             socket.socket(fileno=descriptor),
-            calls=calls,
+            calls=HttpCalls(program, runner=runner, context=context, about=about, access=access),
             runner=runner,
             limits=limits,
             over_limit=over_limit,
             taken=taken,
         )
-        for descriptor, over_limit in sockets
+        for descriptor, over_limit, access in sockets
     )
 
 
