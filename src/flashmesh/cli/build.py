@@ -216,6 +216,7 @@ def tell_left_out(left_out: Sequence["LeftOut"]) -> None:
 _PLURAL: Final[Mapping[str, str]] = {
     "secret": "they look like secrets",
     "link out of the project": "links out of the project",
+    "link to nothing": "links to nothing",
     "not a regular file": "not regular files",
     "not a usable name": "names that cannot be used",
 }

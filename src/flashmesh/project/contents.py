@@ -46,7 +46,7 @@ _PATH_BYTES: Final = 2000
 _NAME_BYTES: Final = 255
 _DEPTH: Final = 60
 
-Reason = Literal["secret", "link out of the project", "not a regular file", "not a usable name"]
+Reason = Literal["secret", "link out of the project", "link to nothing", "not a regular file", "not a usable name"]
 
 
 class PackedFile(msgspec.Struct, frozen=True):
@@ -145,8 +145,9 @@ class _Walk:
             if not is_folder and _SECRETS.fullmatch(name):
                 self._leave_out(path, "secret")
             return
-        if entry.is_symlink() and not is_inside(self._root / path, self._real_root):
-            self._leave_out(path, "link out of the project")
+        place = self._root / path
+        if entry.is_symlink() and not (place.exists() and is_inside(place, self._real_root)):
+            self._leave_out(path, "link out of the project" if place.exists() else "link to nothing")
         elif is_folder:
             if name not in SKIPPED_FOLDERS and not (linked and entry.is_symlink()):
                 self.folder(path + "/", rules, linked=linked or entry.is_symlink())

@@ -231,7 +231,7 @@ class _Metered:
         self._packed_bytes = packed_bytes
         self._limit = limit_bytes
         self._promised = 0
-        self._left = 0
+        self._left = _HEADERS
         self._left_altogether = limit_stream
 
     def allow(self, size: int) -> None:
