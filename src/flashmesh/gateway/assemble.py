@@ -187,7 +187,7 @@ def assemble(
             complete=registry.complete,
             metrics=metrics.exposition,
             limits=api_limits(settings),
-            faces=(state_faces.face(), deployment_face(deployments, state.manager)),
+            faces=(state_faces.face(), deployment_face(deployments, state.manager, gate.grant)),
         )
         return guard(door.guard(made), gate)
 
