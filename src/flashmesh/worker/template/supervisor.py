@@ -163,7 +163,8 @@ class Template:
         self._peer.listen(max(1, spec.resource.queue_size))  # on a listening socket this only sets the backlog
         if self._incoming is not None:
             incoming, self._incoming = self._incoming, None
-            incoming.retire(0, reason="a newer build came")
+            # Its first worker may be ready, and run a call, though we have yet to hear that.
+            incoming.retire(incoming.spec.drain_limit_s)
         self._begin(spec)
         self._attend()
 
@@ -320,7 +321,8 @@ class Template:
     def _note_ready(self) -> None:
         for generation in list(self._generations):
             for worker in generation.workers.values():
-                if worker.was_ready or worker.record.head().state is not State.READY:
+                # In JOB mode it may have got its call, and be leaving, before we came to look.
+                if worker.was_ready or worker.record.head().state in (State.EMPTY, State.STARTING):
                     continue
                 worker.was_ready = True
                 if generation.start_failures >= GIVE_UP_AFTER:
@@ -345,10 +347,19 @@ class Template:
             return
         if not worker.was_ready and not worker.leaving:
             self._on_start_failure(generation, worker, status)
+        elif generation is self._incoming:
+            self._on_first_gone(generation, worker)
         elif status == 0 and not worker.reentrant and not (called and generation.spec.resource.mode == "JOB"):
             self._demand = min(self._demand, self._crew(generation).live)  # it left by itself: nobody wants that many
         if generation is self._current:
             self._staff(taken=called)
+
+    def _on_first_gone(self, generation: Generation, worker: Worker) -> None:
+        """The first worker of a build has ended before it was noticed: after its one call (JOB), or by a SIGTERM."""
+        if worker.was_ready:
+            self._take_over(generation)
+        else:
+            self._start(generation)
 
     def _on_start_failure(self, generation: Generation, worker: Worker, status: int) -> None:
         """It died before it was ready: a start-up hook, most likely. Not again at once, and not for ever in silence."""
