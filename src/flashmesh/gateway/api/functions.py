@@ -31,6 +31,8 @@ def frame_of(callee: Callee, request: Request, wishes: Wishes, mode: str) -> Inv
             meta["metadata"] = metadata
     if request.principal:
         meta["principal"] = request.principal
+    if callee.named:
+        meta["endpoint"] = callee.endpoint
     return Invoke(
         new_execution_id(),
         callee.function,
@@ -128,6 +130,7 @@ class EnqueueHandler:
     """`:enqueue` of one function."""
 
     __slots__ = ("_callee", "_calls")
+    face: Final = "functions"
 
     def __init__(self, calls: Calls, callee: Callee) -> None:
         self._calls = calls

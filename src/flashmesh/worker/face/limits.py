@@ -31,6 +31,11 @@ class HttpLimits:
     idle_s: float = 75
     sweep_s: float = 1
     """How often all connections are looked at: there is no timer per request."""
+    uploads: tuple[bytes, ...] = ()
+    """Beginnings of paths whose bodies the application bounds itself, and takes for as long as they keep coming."""
+
+    def is_upload(self, url: bytes) -> bool:
+        return self.uploads != () and url.startswith(self.uploads)
 
 
 class Refusal(Exception):

@@ -86,7 +86,7 @@ class LimitedConnection(HttpToolsProtocol):
                 self._refuse(not_http("Transfer-Encoding goes with neither Content-Length nor HTTP/1.0"))
             if headers[b"transfer-encoding"].lower() != b"chunked":
                 self._refuse(Refusal(501, "Only the transfer encoding `chunked` is understood."))
-        elif int(headers.get(b"content-length", b"0")) > limits.max_body:
+        elif int(headers.get(b"content-length", b"0")) > limits.max_body and not limits.is_upload(self.url):
             self._refuse(body_too_large(limits))
         self._part, self._since, self._part_bytes = "body", self.loop.time(), 0
         self.begin_request()
@@ -97,7 +97,12 @@ class LimitedConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._part_bytes += len(body)
-        if self._part_bytes > self._limits.max_body:
+        if self._limits.is_upload(self.url):
+            self._since = self.loop.time()
+            if self._part_bytes > self._limits.max_body and self.cycle.response_complete:
+                self.transport.close()  # it was refused, and goes on and on
+                return
+        elif self._part_bytes > self._limits.max_body:
             self._refuse(body_too_large(self._limits))
         super().on_body(body)
 
