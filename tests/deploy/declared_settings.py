@@ -166,7 +166,9 @@ def untried_settings() -> set[str]:
     """What the classes take and the tables above lack."""
     of_resources = {setting.name for setting in Resource.settings.values()} - SETTINGS.keys() - NOT_TRIED
     of_endpoints = set(inspect.signature(Endpoint).parameters) - ENDPOINT.keys() - {"name", "id", "image"}
-    of_remote = set(inspect.signature(remote).parameters) - REMOTE.keys() - {"resource_config", "local", "method", "path"}
+    of_remote = (
+        set(inspect.signature(remote).parameters) - REMOTE.keys() - {"resource_config", "local", "method", "path"}
+    )
     return (of_resources | of_endpoints | of_remote) - {"unknown"}
 
 

@@ -138,7 +138,9 @@ def _overrides(given: dict[str, Any]) -> dict[str, Any]:
 def _declared(expression: str) -> ResourceConfig:
     """The configuration as the class itself has it; examples that it refuses are left out."""
     try:
-        config: ResourceConfig = eval(expression, {name: getattr(flashmesh, name) for name in flashmesh.__all__}).to_config()
+        config: ResourceConfig = eval(
+            expression, {name: getattr(flashmesh, name) for name in flashmesh.__all__}
+        ).to_config()
     except FlashmeshError:
         assume(False)
         raise

@@ -22,7 +22,7 @@ Read = Callable[[str], bytes]
 _SECRET_NAMES: Final = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 
 
-def errors(project: Project) -> list[Problem]:
+def errors(project: Project, closures: Closures) -> list[Problem]:
     """Everything for which the project cannot be built, in the order of the files."""
     clashes = name_clashes(project.resources)
     found = [problem for problem in project.problems if problem.severity == "error" and problem not in clashes]
@@ -30,6 +30,8 @@ def errors(project: Project) -> list[Problem]:
     found += _declared_twice(project)
     found += declared_route_problems(project)
     found += _unresolved(project)
+    for file, syntax in closures.unreadable(_used(project, closures)).items():
+        found.append(Problem(file=file, line=syntax.line, reason=f"a function imports it, and {syntax.reason}"))
     return sorted(dict.fromkeys(found), key=lambda problem: (problem.file, problem.line or 0))
 
 
