@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from flashmesh.gateway.http import Answer, Handler, Request
-from flashmesh.gateway.reading import ClientGone, read_whole, too_large
+from flashmesh.worker.lb.reading import ClientGone, read_whole, too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -33,11 +33,11 @@ from flashmesh.gateway.calls import Accepting, Calls, Waiting
 from flashmesh.gateway.directory import Callee, Directory
 from flashmesh.gateway.http import AS_JSON, JSON_TYPE, Answer, Header, Request, Respond, pairs
 from flashmesh.gateway.identities import new_execution_id
-from flashmesh.gateway.media import EVENT_STREAM
 from flashmesh.gateway.selection import body_without_name, given_input, name_in, pick
 from flashmesh.kit.ids import ExecutionId
 from flashmesh.wire import failures
 from flashmesh.wire.frames import JSON, MSGPACK, Error, Invoke, Result
+from flashmesh.wire.media import EVENT_STREAM
 
 DEFAULT_WAIT_MS: Final = 90_000
 STREAM_WAIT_MS: Final = 5_000

@@ -47,9 +47,9 @@ from flashmesh.gateway.api.streams import follow_execution, follow_logs, stream_
 from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.http import JSON_TYPE, Answer, Handler, Request
-from flashmesh.gateway.media import EVENT_STREAM, wanted_media
-from flashmesh.gateway.reading import ClientGone
 from flashmesh.queueing.logbook import LogBook, LogFilter
+from flashmesh.wire.media import EVENT_STREAM, wanted_media
+from flashmesh.worker.lb.reading import ClientGone
 
 log = logging.getLogger("flashmesh.server")
 TITLE: Final = "flash server"

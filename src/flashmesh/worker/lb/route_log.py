@@ -1,6 +1,6 @@
 """What the bodies of HTTP routes print, under their function's name, and one closing line per request of theirs.
 
-Bodies run in the server itself, beside each other, so its stdout says nothing of who wrote: a context variable does,
+Bodies run in one process, beside each other, so its stdout says nothing of who wrote: a context variable does,
 which tasks and the thread pool carry along. It names the request, which keeps its own unfinished lines: two requests
 of one route may run at the same time.
 """
@@ -8,19 +8,29 @@ of one route may run at the same time.
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
-from flashmesh.deploy.local.printer import LogPrinter
-from flashmesh.dev.server.route_book import HttpRoute
+from flashmesh.worker.lb.route import HttpRoute
 
 
-class Request:
-    """One request of a route, and what it has written of lines that are not whole yet."""
+class Printer(Protocol):
+    """Where lines go."""
 
-    def __init__(self, route: HttpRoute) -> None:
-        self.route = route
+    def output(self, *, function: str, endpoint: str, text: str, stream: str) -> None:
+        """Whole lines that a body wrote, without the last one's end."""
+        ...
+
+    def closing(self, fields: Mapping[str, Any]) -> None:
+        """A request has ended."""
+        ...
+
+
+class Unfinished:
+    """What a request has written of lines that are not whole yet."""
+
+    def __init__(self) -> None:
         self._begun: dict[str, str] = {}
         self._lock = threading.RLock()  # a body may have threads; re-entrant, since a finalizer may print
 
@@ -38,13 +48,21 @@ class Request:
             return self._begun.pop(stream, "")
 
 
+class Request(Unfinished):
+    """One request of a route."""
+
+    def __init__(self, route: HttpRoute) -> None:
+        super().__init__()
+        self.route = route
+
+
 _running: Final[contextvars.ContextVar[Request | None]] = contextvars.ContextVar("flash_request", default=None)
 
 
 class RouteLog:
     """Prints through `printer`. `stdout` and `stderr` are to stand in the place of sys's."""
 
-    def __init__(self, printer: LogPrinter, *, stdout: TextIO, stderr: TextIO) -> None:
+    def __init__(self, printer: Printer, *, stdout: TextIO, stderr: TextIO) -> None:
         self._printer = printer
         self.stdout = Labelled(stdout, "stdout", printer)
         self.stderr = Labelled(stderr, "stderr", printer)
@@ -73,7 +91,7 @@ class RouteLog:
 class Labelled:
     """A text stream whose lines are printed with the name of the function that wrote them; others pass as they are."""
 
-    def __init__(self, stream: TextIO, name: str, printer: LogPrinter) -> None:
+    def __init__(self, stream: TextIO, name: str, printer: Printer) -> None:
         self._stream = stream
         self._name = name
         self._printer = printer
@@ -84,17 +102,18 @@ class Labelled:
             return self._stream.write(text)
         whole = request.add(self._name, text)
         if whole is not None:
-            self._print(request.route, whole)
+            self._print(request, whole)
         return len(text)
 
     def end_line(self, request: Request) -> None:
         """Print what a body left without a line's end."""
         rest = request.take_rest(self._name)
         if rest:
-            self._print(request.route, rest)
+            self._print(request, rest)
 
-    def _print(self, route: HttpRoute, text: str) -> None:
-        self._printer.output(function=route.function, endpoint=route.resource, text=text, stream=self._name)
+    def _print(self, request: Request, text: str) -> None:
+        function, endpoint = request.route.function, request.route.resource
+        self._printer.output(function=function, endpoint=endpoint, text=text, stream=self._name)
 
     def writelines(self, lines: list[str]) -> None:
         for line in lines:
