@@ -79,10 +79,12 @@ def _declared_twice(project: Project) -> Iterator[Problem]:
 def _unresolved(project: Project) -> Iterator[Problem]:
     for resource in project.resources:
         if resource.unresolved:
-            what = "its settings" if "*" in resource.unresolved else ", ".join(resource.unresolved)
+            any_of_them = "*" in resource.unresolved
+            what = "its settings" if any_of_them else ", ".join(resource.unresolved)
+            remedy = "Write them out" if any_of_them else "Write the values themselves, put them into flash.toml"
             reason = (
                 f"{resource.name}: {what} can only be told by importing the file, and that needs packages which are "
-                "not installed here. Write the values themselves, put them into flash.toml, or install the packages"
+                f"not installed here. {remedy}, or install the packages"
             )
             yield Problem(file=resource.file, line=resource.line, reason=reason)
 
