@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from flashmesh.functions.caller import install
-from flashmesh.kit.ids import EndpointName
-from flashmesh.routing.registry import ServiceRegistry
 from flashmesh.wire.signature import Signer
 from flashmesh.worker.callables import Callables, outside_loop
-from flashmesh.worker.calls.caller import WorkerCaller
+from flashmesh.worker.calls.assemble import worker_caller
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.dialling import dialling
 from flashmesh.worker.face.face import About, Face, Limits
@@ -61,16 +59,17 @@ def prepare(spec: WorkerSpec, loaded: Loaded | None) -> Loaded:
     """What comes before the loop: log output, the user's modules where they are not here yet, the way calls leave."""
     configure_logging()
     loaded = loaded or load(spec)
-    registry = ServiceRegistry(Path(spec.manifest), own=EndpointName(spec.endpoint))
     install(
-        WorkerCaller(
+        worker_caller(
             endpoint=spec.endpoint,
+            resource_name="",
             config=spec.resource,
             declared=frozenset(loaded.declarations),
-            registry=registry,
+            manifest=Path(spec.manifest),
+            socket_path=Path(spec.socket_path),
+            link=spec.link,
             written_name=loaded.imports.written_name,
             signer=signer_of(spec),
-            link=spec.link,
             environ=os.environ,
         )
     )
