@@ -67,7 +67,15 @@ class FakeProgram:
         if spec.env.get("FAKE_START") == "fail":
             sys.stderr.write("the hook failed\n")
             sys.exit(1)
+        if wait := spec.env.get("FAKE_START_WAIT"):
+            sys.stdout.write(f"{spec.build} starts\n")
+            wait_for_file(Path(wait))
         FakeWorker(spec, context, context.loaded or self.load(spec)).run()
+
+
+def wait_for_file(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.002)
 
 
 class FakeWorker:
@@ -169,6 +177,12 @@ class FakeWorker:
     def sleep(self, argument: str) -> str:
         time.sleep(float(argument))
         return "slept"
+
+    def wait(self, argument: str) -> str:
+        """Until the file is there. Says that it has begun by one beside it, which needs nobody to read its output."""
+        Path(f"{argument}.begun").touch()
+        wait_for_file(Path(argument))
+        return "waited"
 
     def hold(self, argument: str) -> str:
         """Says that it has begun, then keeps the worker busy."""

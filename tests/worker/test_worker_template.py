@@ -5,6 +5,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from mini_session import MiniSession, children, run
@@ -466,6 +467,60 @@ def test_the_newest_of_two_quick_edits_wins():
             await session.until(lambda: "b3" in {session.builds[name] for name in session.workers})
             # The keeper, its template, one zygote with one worker and the next: nothing of the two builds before.
             await session.until(lambda: len(session.left_over()) == 5)
+
+    run(scenario)
+
+
+def test_a_call_in_the_first_worker_of_an_edit_outlives_the_next_edit():
+    """The template hears of the third build before it hears that the second one's worker is ready, and busy."""
+
+    async def scenario() -> None:
+        async with MiniSession() as session:
+            template = await session.start(session.spec(drain_limit_s=10))
+            start = session.folder / "start"
+            await session.update(
+                session.spec(build="b2", generation=2, env={"FAKE_START_WAIT": str(start)}, drain_limit_s=10)
+            )
+            await session.until(lambda: "b2 starts" in session.text())
+            os.kill(template, signal.SIGSTOP)
+            await session.update(session.spec(build="b3", generation=3))
+            start.touch()
+            name = await session.until(
+                lambda: next((name for name in session.ready() if session.builds[name] == "b2"), None)
+            )
+            finish = session.folder / "finish"
+            execution = session.send("wait", str(finish), worker=name)
+            await session.until(Path(f"{finish}.begun").exists)
+            os.kill(template, signal.SIGCONT)
+            await session.until(lambda: "b3" in {session.builds[name] for name in session.workers})
+            finish.touch()
+            assert await session.answer(execution) == "waited"
+            await session.until(lambda: {session.builds[name] for name in session.workers} == {"b3"})
+            await session.until(lambda: [gone.status for gone in session.gone] == [0, 0])
+
+    run(scenario)
+
+
+def test_an_edit_takes_over_though_its_first_job_was_done_before_that_was_noticed():
+    """In JOB mode the first worker leaves after one call, which may be over before the template looks."""
+
+    async def scenario() -> None:
+        async with MiniSession() as session:
+            template = await session.start(session.spec())
+            start = session.folder / "start"
+            await session.update(
+                session.spec(build="b2", generation=2, env={"FAKE_START_WAIT": str(start)}, mode="JOB")
+            )
+            await session.until(lambda: "b2 starts" in session.text())
+            os.kill(template, signal.SIGSTOP)
+            start.touch()
+            name = await session.until(
+                lambda: next((name for name in session.ready() if session.builds[name] == "b2"), None)
+            )
+            assert await session.call("echo", "once", worker=name) == "once"
+            await session.until(lambda: name not in session.workers)
+            os.kill(template, signal.SIGCONT)
+            await session.until(lambda: {session.builds[name] for name in session.workers} == {"b2"})
 
     run(scenario)
 

@@ -24,6 +24,8 @@ class EndpointAddress:
 
     endpoint_url: str | None = None
     peer_urls: tuple[str, ...] = ()
+    reentrant_url: str | None = None
+    """Where calls go that come back to it while it waits for them."""
     endpoint_id: str | None = None
     status: str = "deployed"
     error: str | None = None
