@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from flashmesh.functions.caller import install
+from flashmesh.functions.calls import process
 from flashmesh.wire.signature import Signer
 from flashmesh.worker.callables import Callables, outside_loop
 from flashmesh.worker.calls.assemble import worker_caller
+from flashmesh.worker.calls.caller import WorkerCaller
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.dialling import dialling
 from flashmesh.worker.face.access import Access
@@ -63,7 +65,7 @@ def prepare(spec: WorkerSpec, loaded: Loaded | None) -> Loaded:
     install(
         worker_caller(
             endpoint=spec.endpoint,
-            resource_name="",
+            resource_name=spec.resource_name,
             config=spec.resource,
             declared=frozenset(loaded.declarations),
             manifest=Path(spec.manifest),
@@ -71,6 +73,7 @@ def prepare(spec: WorkerSpec, loaded: Loaded | None) -> Loaded:
             link=spec.link,
             written_name=loaded.imports.written_name,
             signer=signer_of(spec),
+            token_file=spec.token_file,
             environ=os.environ,
         )
     )
@@ -110,7 +113,9 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
         )
         runner.on_peer_end = uplink.peer_ended
         runner.next_in = uplink.next_in
-    about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
+    caller = process.caller
+    queries = (lambda: caller.queries) if isinstance(caller, WorkerCaller) else lambda: 0
+    about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id, manifest_queries=queries)
     limits = Limits(max_body=max_body_bytes(os.environ))
     sockets: list[tuple[int, bool, Access | None]] = [(context.listen_fd, False, None)]
     if context.tcp_fd is not None:
