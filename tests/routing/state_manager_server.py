@@ -20,6 +20,7 @@ class StateManager:
         self.fails_first = 0
         self.requests: list[dict[str, str]] = []
         self.queries = 0
+        self.variables: Mapping[str, str] = {}
         self.holding: threading.Event | None = None
         """Answers wait for it."""
         self.arrived = threading.Semaphore(0)
@@ -77,13 +78,13 @@ class StateManager:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/graphql"
 
     def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        variables = body["variables"]
+        variables = self.variables = body["variables"]
         if "flashEnvironment(" in body["query"]:
             if variables != {"flashEnvironmentId": "env-1"}:
                 return {"flashEnvironment": None}
             environment = {"id": "env-1", "name": "production", "activeBuildId": "b1", "endpoints": self.endpoints}
             return {"flashEnvironment": environment}
-        assert variables == {"flashBuildId": "b1"}
+        assert variables in ({"flashBuildId": "b1"}, {"flashBuildId": "b1", "flashEnvironmentId": "env-1"})
         self.queries += 1
         return {"flashBuild": {"id": "b1", "manifest": self.manifest}}
 

@@ -41,6 +41,16 @@ def test_environment_then_build_then_manifest() -> None:
         assert {request["x-flash-endpoint"] for request in state.requests} == {"cpu-1"}
 
 
+def test_runpods_is_not_asked_for_what_it_does_not_know() -> None:
+    """A build is in one environment there; ours may have it in several and is told which one is meant."""
+    with state_manager(MANIFEST) as state:
+        client(state).manifest()
+        assert state.variables == {"flashBuildId": "b1", "flashEnvironmentId": "env-1"}
+        client(state, keys=Keys({"RUNPOD_API_BASE_URL": state.url, "RUNPOD_API_KEY": "k"})).manifest()
+        assert state.variables == {"flashBuildId": "b1"}
+        assert state.requests[-1]["authorization"] == "Bearer k"
+
+
 def test_a_manifest_as_text_and_the_environments_endpoint_ids() -> None:
     """RunPod's State Manager knows which endpoints an environment has; ours says it in the manifest."""
     with state_manager() as state:
@@ -167,6 +177,14 @@ def test_a_configured_server_gets_its_own_key() -> None:
     assert keys.for_configured(address("https://box.lan:7471/graphql")) == ""
     runpods = Keys({"FLASH_STATE_MANAGER_URL": "https://api.runpod.io/graphql", "FLASH_TOKEN": "flash"})
     assert runpods.for_configured(address("https://api.runpod.io/graphql")) == ""
+
+
+def test_a_token_that_was_given_for_calls_wins_over_the_users_own(tmp_path: Any) -> None:
+    (tmp_path / "token").write_text("peer\n")
+    keys = Keys(ENVIRON, token_file=str(tmp_path / "token"))
+    assert keys.for_configured(address("https://box.lan:7470")) == "peer"
+    (tmp_path / "token").write_text("peer\r\nX-Other: 1")
+    assert keys.for_configured(address("https://box.lan:7470")) == ""
 
 
 def test_a_token_in_a_file_is_read_when_it_is_needed(tmp_path: Any) -> None:

@@ -21,10 +21,16 @@ STATE_MANAGER: Final = "FLASH_STATE_MANAGER_URL"
 
 
 class Keys:
-    """The keys of one process's environment. Making it raises SettingsError for FLASH_PLAIN_NETWORKS."""
+    """The keys of one process's environment. Making it raises SettingsError for FLASH_PLAIN_NETWORKS.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    Args:
+        token_file: holds the token that this process was given for its calls; it wins over the environment's, which may
+            be the user's own for something else. Empty: there is none.
+    """
+
+    def __init__(self, environ: Mapping[str, str], *, token_file: str = "") -> None:
         self._environ = environ
+        self._file = token_file
         self._rules = rules_of(environ.get(PLAIN_NETWORKS, ""))
 
     def for_endpoint(self, address: Address, *, source: str) -> str:
@@ -34,30 +40,31 @@ class Keys:
             source: the origin of the State Manager that the manifest came from; empty: a file that this machine's own
                 server or session wrote.
         """
-        if self._is_runpods(address):
+        if self.is_runpods(address):
             return self._environ.get("RUNPOD_API_KEY", "").strip()
         return self._token() if not source or source in self._servers() else ""
 
     def for_configured(self, address: Address) -> str:
         """What a server is shown that local configuration names, and no manifest; empty: nothing."""
-        if self._is_runpods(address):
+        if self.is_runpods(address):
             return self._environ.get("RUNPOD_API_KEY", "").strip()
         return self._token() if address.origin in self._servers() else ""
 
     def _token(self) -> str:
-        given = self._environ.get(TOKEN, "").strip()
-        file = self._environ.get(TOKEN_FILE, "").strip()
+        given = "" if self._file else self._environ.get(TOKEN, "").strip()
+        file = self._file or self._environ.get(TOKEN_FILE, "").strip()
         if not given and file:
             with suppress(OSError, UnicodeDecodeError):
-                return Path(file).read_text("ascii").strip()
-        return given
+                given = Path(file).read_text("ascii").strip()
+        return given if given.isprintable() else ""  # a line's end in it would begin another header
 
     def _servers(self) -> set[str]:
         """FLASH_SERVER; a State Manager stands for it where only that is named."""
         named = self._environ.get(SERVER, "").strip() or self._environ.get(STATE_MANAGER, "").strip()
         return {self._origin(named)} - {""}
 
-    def _is_runpods(self, address: Address) -> bool:
+    def is_runpods(self, address: Address) -> bool:
+        """Whether it is RunPod's, or stands for RunPod's by local configuration."""
         if is_runpod(address.host):
             return True
         named = (

@@ -44,6 +44,11 @@ _BUILD: Final = """\
 query getFlashBuild($flashBuildId: String!) {
   flashBuild(flashBuildId: $flashBuildId) { id manifest }
 }"""
+_BUILD_HERE: Final = """\
+query getFlashBuild($flashBuildId: String!, $flashEnvironmentId: String!) {
+  flashBuild(flashBuildId: $flashBuildId, flashEnvironmentId: $flashEnvironmentId) { id manifest }
+}"""
+"""Of a server of ours, where one build may be deployed in several environments, each with addresses of its own."""
 _REPEATED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -94,7 +99,9 @@ class StateManagerClient:
         self._jitter = jitter
 
     @classmethod
-    def of(cls, environ: Mapping[str, str], *, endpoint: str = "") -> "StateManagerClient | None":
+    def of(
+        cls, environ: Mapping[str, str], *, endpoint: str = "", keys: Keys | None = None
+    ) -> "StateManagerClient | None":
         """The one that the environment names; None where there is none to ask.
 
         FLASH_STATE_MANAGER_URL, else FLASH_SERVER's; else, where FLASH_ENVIRONMENT_ID came with a RunPod key, RunPod's.
@@ -108,7 +115,7 @@ class StateManagerClient:
         return cls(
             url,
             environment_id=environment_id,
-            keys=Keys(environ),
+            keys=keys or Keys(environ),
             rules=rules,
             ca_file=ca_file_of(environ.get(CA_FILE)),
             endpoint=endpoint,
@@ -149,7 +156,10 @@ class StateManagerClient:
             raise StateManagerUnavailable(
                 f"Nothing is deployed in environment {self._environment_id}. Deploy it: `flash deploy`."
             )
-        found = self._one("flashBuild", _BUILD, {"flashBuildId": str(build)})
+        if self._keys.is_runpods(self._address):
+            found = self._one("flashBuild", _BUILD, {"flashBuildId": str(build)})
+        else:
+            found = self._one("flashBuild", _BUILD_HERE, {"flashBuildId": str(build), **variables})
         return with_endpoints(manifest_of(found.get("manifest")), environment)
 
     def _one(self, name: str, query: str, variables: Mapping[str, str]) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from flashmesh.functions.config import ResourceConfig
 from flashmesh.kit.ids import EndpointName
 from flashmesh.routing.addresses import PLAIN_NETWORKS, rules_of
 from flashmesh.routing.connecting import CA_FILE, ca_file_of
+from flashmesh.routing.keys import Keys
 from flashmesh.routing.registry import TTL, ServiceRegistry, ttl_of
 from flashmesh.routing.route import Own
 from flashmesh.routing.state_manager import StateManagerClient
@@ -31,6 +32,7 @@ def worker_caller(
     link: str,
     written_name: Callable[[str], str],
     signer: Signer | None,
+    token_file: str | None,
     environ: Mapping[str, str],
 ) -> WorkerCaller:
     """The Caller of a worker.
@@ -41,6 +43,7 @@ def worker_caller(
         manifest: the file that the session or this machine's server writes.
         socket_path: the endpoint's own; its neighbours are the peers of this machine, and what a State Manager told is
             kept beside it.
+        token_file: holds what calls are shown with; None: FLASH_TOKEN, if that is set.
     Raises:
         SettingsError, AddressRefused: an environment variable has a value that cannot be used.
     """
@@ -50,11 +53,12 @@ def worker_caller(
         environ.get(PLATFORM_ID, "").strip(),
     )
     rules = rules_of(environ.get(PLAIN_NETWORKS, ""), sockets=os.fspath(socket_path.parent))
+    keys = Keys(environ, token_file=token_file or "")
     registry = ServiceRegistry(
         manifest,
         own=own,
         rules=rules,
-        state=StateManagerClient.of(environ, endpoint=endpoint),
+        state=StateManagerClient.of(environ, endpoint=endpoint, keys=keys),
         kept=socket_path.with_suffix(".manifest.json"),
         served=declared,
         ttl_s=ttl_of(environ.get(TTL)),
@@ -64,6 +68,7 @@ def worker_caller(
         config=config,
         declared=declared,
         registry=registry,
+        keys=keys,
         network=Network(rules, ca_file=ca_file_of(environ.get(CA_FILE))),
         written_name=written_name,
         signer=signer,

@@ -62,6 +62,7 @@ class WorkerCaller:
         config: ResourceConfig,
         declared: frozenset[str],
         registry: ServiceRegistry,
+        keys: Keys,
         network: Network,
         written_name: Callable[[str], str],
         signer: Signer | None,
@@ -73,7 +74,7 @@ class WorkerCaller:
         self._declared = declared
         self._registry = registry
         self._network = network
-        self._keys = Keys(environ)
+        self._keys = keys
         self._written_name = written_name
         self._signer = signer
         self._environ = environ
