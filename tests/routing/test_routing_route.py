@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flashmesh.kit.ids import EndpointName, FunctionId
 from flashmesh.routing.addresses import rules_of
@@ -128,3 +130,111 @@ def test_an_unknown_function_has_no_endpoint(tmp_path: Path) -> None:
     """The lookup by name raises with the reason."""
     with pytest.raises(KeyError, match="no manifest"):
         ServiceRegistry(tmp_path / "absent.json", own=OWN, rules=RULES).get_endpoint_for_function("f")
+
+
+# --- whose manifest it is, and in which form ---
+
+FLASH: dict[str, Any] = {
+    "function_registry": {"train": "gpu", "prepare": "cpu", "page": "web"},
+    "resources": {
+        "gpu": {"functions": ["train"], "is_load_balanced": False},
+        "cpu": {"functions": ["prepare"], "is_load_balanced": False},
+        "web": {"functions": [{"name": "page", "http_method": "GET", "http_path": "/p"}], "is_load_balanced": True},
+    },
+    "resources_endpoints": {"gpu": "https://api.runpod.ai/v2/abc", "web": "https://xyz.api.runpod.ai"},
+}
+
+
+def test_flashs_manifest_names_functions_without_their_modules() -> None:
+    """RunPod's own endpoints are called as its queue API is, whatever else the manifest says."""
+    route = decide(FunctionId("workers.gpu.train"), OWN, FLASH)
+    assert isinstance(route, Remote)
+    assert (route.url, route.queue, route.alone) == ("https://api.runpod.ai/v2/abc/runsync", True, True)
+    web = decide(FunctionId("api.page"), OWN, FLASH)
+    assert isinstance(web, Remote)
+    assert (web.url, web.http_method) == ("https://xyz.api.runpod.ai/p", "GET")
+    assert decide(FunctionId("cpu.prepare"), OWN, FLASH) == Local(OWN.endpoint)
+
+
+def test_a_function_of_another_module_is_not_taken_for_one_of_the_same_name() -> None:
+    """Where the manifest knows modules, `other.train` is not `gpu.train`."""
+    assert isinstance(decide(FunctionId("other.train"), OWN, MANIFEST, RULES), Unresolved)
+
+
+@pytest.mark.parametrize(
+    ("own", "is_local"),
+    [
+        (Own(EndpointName("shop-1a2b3c4d"), "anything"), True),
+        (Own(EndpointName("other"), "cpu"), False),
+        (Own(EndpointName("other"), "cpu", "shop-1a2b3c4d"), True),
+        (Own(EndpointName("cpu")), False),
+    ],
+)
+def test_an_id_decides_which_resource_is_this_endpoint_though_its_name_changed(own: Own, is_local: bool) -> None:
+    renamed = {
+        "function_registry": {"cpu.prepare": "cpu"},
+        "resources": {
+            "cpu": {
+                "functions": [{"name": "prepare", "module": "cpu"}],
+                "endpoint_id": "shop-1a2b3c4d",
+                "endpoint_url": "https://x.example",
+            }
+        },
+    }
+    assert isinstance(decide(FunctionId("cpu.prepare"), own, renamed), Local) is is_local
+
+
+def test_a_load_balanced_endpoint_on_this_machine_is_reached_by_its_socket() -> None:
+    entry = {
+        "is_load_balanced": True,
+        "endpoint_id": "web-1",
+        "endpoint_url": "http://127.0.0.1:9000",
+        "peer_urls": ["unix:/tmp/s/web.sock"],
+        "reentrant_url": "unix:/tmp/s/web.again.sock",
+        "functions": [{"name": "page", "module": "web", "http_method": "GET", "http_path": "/page/{n}"}],
+    }
+    route = decide(FunctionId("web.page"), OWN, {"resources": {"web": entry}}, RULES)
+    assert isinstance(route, Remote)
+    assert (route.endpoint, route.socket, route.reentrant) == ("web-1", "/tmp/s/web.sock", "/tmp/s/web.again.sock")
+    assert (route.url, route.http_path) == ("http://127.0.0.1:9000/page/{n}", "/page/{n}")
+
+
+def test_an_address_that_may_not_be_called_is_a_reason() -> None:
+    entry = {"functions": ["f"], "endpoint_url": "http://example.com", "peer_urls": []}
+    route = decide(FunctionId("f"), OWN, {"function_registry": {"f": "far"}, "resources": {"far": entry}})
+    assert isinstance(route, Unresolved)
+    assert "may not be called" in route.reason
+
+
+words = st.sampled_from(["f", "m.f", "cpu", "gpu", "https://x.example", "http://x.example", "unix:/tmp/s/a.sock", ""])
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), words),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=3)),
+    max_leaves=8,
+)
+fields = (
+    "functions",
+    "endpoint_url",
+    "peer_urls",
+    "endpoint_id",
+    "reentrant_url",
+    "is_load_balanced",
+    "name",
+    "module",
+)
+entries = st.dictionaries(st.sampled_from(fields), json_values, max_size=5)
+manifests = st.fixed_dictionaries(
+    {},
+    optional={
+        "function_registry": st.one_of(json_values, st.dictionaries(words, words)),
+        "resources": st.one_of(json_values, st.dictionaries(words, st.one_of(entries, json_values), max_size=3)),
+        "resources_endpoints": st.one_of(json_values, st.dictionaries(words, words)),
+    },
+)
+
+
+@given(manifests)
+def test_whatever_a_manifest_holds_there_is_a_route_or_a_reason(manifest: dict[str, Any]) -> None:
+    for name in ("f", "m.f"):
+        route = decide(FunctionId(name), OWN, manifest, RULES)
+        assert isinstance(route, Local | Unresolved) or route.socket.startswith("/tmp/s/") or route.address is not None

@@ -109,18 +109,16 @@ def decide(function: FunctionId, own: Own, manifest: Manifest | None, rules: Rul
 
 def function_entry(function: str, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The manifest's entry of a function, given its id or bare name, within one resource."""
-    for candidate in entry.get("functions") or ():
-        described = {"name": candidate} if isinstance(candidate, str) else candidate
+    for described in _functions(entry):
         if function in (entry_id(described), described["name"]):
-            found: Mapping[str, Any] = described
-            return found
+            return described
     return None
 
 
 def entry_id(entry: Mapping[str, Any]) -> FunctionId:
     """The id of a function's manifest entry: its own `id` when given, else `module.name`; the name of one without."""
     module = entry.get("module")
-    return FunctionId(entry.get("id") or (f"{module}.{entry['name']}" if module else entry["name"]))
+    return FunctionId(str(entry.get("id") or (f"{module}.{entry['name']}" if module else entry["name"])))
 
 
 def _resource_of(function: str, manifest: Manifest) -> str | None:
@@ -128,7 +126,9 @@ def _resource_of(function: str, manifest: Manifest) -> str | None:
     found = registry.get(function)
     if found is not None:
         return str(found)
-    owners = [name for name, entry in resources.items() if function_entry(function, entry)]
+    owners = [
+        name for name, entry in resources.items() if isinstance(entry, Mapping) and function_entry(function, entry)
+    ]
     if owners:
         return owners[0] if len(owners) == 1 else None
     return _by_bare_name(function.rpartition(".")[2], registry, resources)
@@ -142,7 +142,8 @@ def _by_bare_name(name: str, registry: Mapping[str, Any], resources: Mapping[str
     resource = registry.get(name)
     if resource is None:
         return None
-    described = function_entry(name, resources.get(resource) or {}) or {}
+    entry = resources.get(str(resource))
+    described = (function_entry(name, entry) if isinstance(entry, Mapping) else None) or {}
     return None if described.get("id") or described.get("module") else str(resource)
 
 
@@ -179,7 +180,7 @@ def is_runpod(host: str) -> bool:
 
 
 def _is_alone(entry: Mapping[str, Any]) -> bool:
-    return len(entry.get("functions") or ()) == 1
+    return len(_functions(entry)) == 1
 
 
 def _socket(urls: object, rules: Rules) -> str:
@@ -191,6 +192,13 @@ def _socket(urls: object, rules: Rules) -> str:
             except AddressRefused:
                 continue
     return ""
+
+
+def _functions(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The functions of a resource that have a name; some manifests have nothing but names."""
+    listed = entry.get("functions")
+    described = [{"name": one} if isinstance(one, str) else one for one in listed] if isinstance(listed, list) else []
+    return [one for one in described if isinstance(one, Mapping) and isinstance(one.get("name"), str)]
 
 
 def _table(manifest: Manifest, name: str) -> Mapping[str, Any]:

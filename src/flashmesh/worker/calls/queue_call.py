@@ -197,7 +197,7 @@ def _bind(target: Any, call: Call) -> inspect.BoundArguments:
 
 def failure_of(document: dict[str, Any]) -> BaseException:
     """The exception that a failed job's answer stands for: ours, RunPod's, or one a RunPod worker packed as text."""
-    error = document.get("error")
+    error = document.get("error", document)  # the last event of a worker's own stream is the error itself
     told = error if isinstance(error, dict) else _packed(error)
     message = told.get("message") or told.get("error_message") or (error if isinstance(error, str) else None)
     kind = str(told.get("type") or document.get("error_type") or told.get("error_type") or "")
