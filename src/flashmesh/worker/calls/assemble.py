@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.kit.ids import EndpointName
 from flashmesh.routing.addresses import PLAIN_NETWORKS, rules_of
-from flashmesh.routing.connecting import CA_FILE, ca_file_of
+from flashmesh.routing.connecting import CA_FILE, ca_file_of, client_context
 from flashmesh.routing.keys import Keys
 from flashmesh.routing.registry import TTL, ServiceRegistry, ttl_of
 from flashmesh.routing.route import Own
@@ -52,6 +53,7 @@ def worker_caller(
         resource_name or environ.get(RESOURCE_NAME, "").strip() or endpoint,
         environ.get(PLATFORM_ID, "").strip(),
     )
+    tls = partial(client_context, ca_file_of(environ.get(CA_FILE)))
     rules = rules_of(environ.get(PLAIN_NETWORKS, ""), sockets=os.fspath(socket_path.parent))
     keys = Keys(environ, token_file=token_file or "")
     registry = ServiceRegistry(
@@ -69,7 +71,7 @@ def worker_caller(
         declared=declared,
         registry=registry,
         keys=keys,
-        network=Network(rules, ca_file=ca_file_of(environ.get(CA_FILE))),
+        network=Network(rules, make_context=tls),
         written_name=written_name,
         signer=signer,
         link=link,

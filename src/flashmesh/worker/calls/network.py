@@ -11,8 +11,9 @@ import socket
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -73,12 +74,13 @@ class Network:
     """What one process knows of other machines. Safe to use from several threads and loops.
 
     Args:
-        ca_file: authorities that are trusted beside the system's; empty: none.
+        make_context: TLS towards endpoints, made when it is first needed: reading authorities takes 10 ms. Default: the
+            system's.
     """
 
-    def __init__(self, rules: Rules | None = None, *, ca_file: str = "") -> None:
+    def __init__(self, rules: Rules | None = None, *, make_context: Callable[[], ssl.SSLContext] | None = None) -> None:
         self._rules = rules or Rules()
-        self._ca_file = ca_file
+        self._make_context = make_context or partial(client_context, "")
         self._context: ssl.SSLContext | None = None
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = weakref.WeakKeyDictionary()
         self._sockets: dict[str, list[tuple[float, socket.socket]]] = {}
@@ -174,9 +176,9 @@ class Network:
             raise
 
     def context(self) -> ssl.SSLContext:
-        """TLS towards endpoints; made once, which reads the system's authorities (10 ms)."""
+        """TLS towards endpoints. Raises what `make_context` raises."""
         if self._context is None:
-            self._context = client_context(self._ca_file)
+            self._context = self._make_context()
         return self._context
 
 

@@ -120,41 +120,6 @@ class QueueCall:
         raise failure_of(document)
 
 
-class EventItems:
-    """Turns an answer's events into items; an answer that is none is a list of them, or one."""
-
-    def __init__(self, binder: Binder, value: Callable[[Response, bytes], Any]) -> None:
-        self._binder = binder
-        self._value = value
-        self._events = EventReader()
-        self._rest: list[bytes] = []
-        self._ended = False
-
-    def feed(self, response: Response, data: bytes) -> Iterator[Any]:
-        """The items that are complete now. Raises the function's exception where it stands in the stream."""
-        if response.content_type != EVENTS:
-            self._rest.append(data)
-            if response.complete:
-                self._ended = True
-                whole = self._value(response, b"".join(self._rest))
-                if isinstance(whole, Pending):
-                    raise EndpointUnreachable("The endpoint does not stream, and the job takes long. Call it whole.")
-                yield from map(self._binder.convert_item, whole if isinstance(whole, list) else (whole,))
-            return
-        for name, text in self._events.feed(data):
-            if name == "error":
-                raise failure_of(msgspec.json.decode(text))
-            if name == "end":
-                self._ended = True
-            elif not name:
-                yield self._binder.convert_item(values.decode(text, JSON))
-
-    def end(self) -> None:
-        """Raises WorkerLost when the connection ended before the stream did."""
-        if not self._ended:
-            raise WorkerLost()
-
-
 def input_of(call: Call, function: str = "") -> dict[str, Any]:
     """A call's arguments by name, with `method` for a class; `function` is named where the endpoint has several.
 
@@ -195,8 +160,11 @@ def _bind(target: Any, call: Call) -> inspect.BoundArguments:
     return signature.bind(*call.args, **call.kwargs)
 
 
-def failure_of(document: dict[str, Any]) -> BaseException:
-    """The exception that a failed job's answer stands for: ours, RunPod's, or one a RunPod worker packed as text."""
+def failure_of(document: dict[str, Any], *, main_module: str | None = None) -> BaseException:
+    """The exception that a failed job's answer stands for: ours, RunPod's, or one a RunPod worker packed as text.
+
+    `main_module`: what the program that runs here as `__main__` is called where the function ran.
+    """
     error = document.get("error", document)  # the last event of a worker's own stream is the error itself
     told = error if isinstance(error, dict) else _packed(error)
     message = told.get("message") or told.get("error_message") or (error if isinstance(error, str) else None)
@@ -211,7 +179,7 @@ def failure_of(document: dict[str, Any]) -> BaseException:
     )
     info.module, _, info.qualname = info.type.rpartition(".")
     info.module = info.module or "builtins"
-    return failures.restore(info)
+    return failures.restore(info, main_module=main_module)
 
 
 def _packed(error: object) -> dict[str, Any]:
@@ -220,3 +188,44 @@ def _packed(error: object) -> dict[str, Any]:
     except msgspec.DecodeError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+class EventItems:
+    """Turns an answer's events into items; an answer that is none is a list of them, or one."""
+
+    def __init__(
+        self,
+        binder: Binder,
+        value: Callable[[Response, bytes], Any],
+        failure: Callable[[dict[str, Any]], BaseException] = failure_of,
+    ) -> None:
+        self._binder = binder
+        self._value = value
+        self._failure = failure
+        self._events = EventReader()
+        self._rest: list[bytes] = []
+        self._ended = False
+
+    def feed(self, response: Response, data: bytes) -> Iterator[Any]:
+        """The items that are complete now. Raises the function's exception where it stands in the stream."""
+        if response.content_type != EVENTS:
+            self._rest.append(data)
+            if response.complete:
+                self._ended = True
+                whole = self._value(response, b"".join(self._rest))
+                if isinstance(whole, Pending):
+                    raise EndpointUnreachable("The endpoint does not stream, and the job takes long. Call it whole.")
+                yield from map(self._binder.convert_item, whole if isinstance(whole, list) else (whole,))
+            return
+        for name, text in self._events.feed(data):
+            if name == "error":
+                raise self._failure(msgspec.json.decode(text))
+            if name == "end":
+                self._ended = True
+            elif not name:
+                yield self._binder.convert_item(values.decode(text, JSON))
+
+    def end(self) -> None:
+        """Raises WorkerLost when the connection ended before the stream did."""
+        if not self._ended:
+            raise WorkerLost()
