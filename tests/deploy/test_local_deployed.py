@@ -103,6 +103,26 @@ def test_a_call_that_runs_during_an_update_ends_on_its_build(tmp_path: Path) -> 
     play(story)
 
 
+def test_a_gpu_resource_is_not_served_where_its_gpu_is_not_unless_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Deploying says what is missing and how to allow it; nothing is started meanwhile."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    async def story(house: House) -> None:
+        house.write(1)
+        wanted = house.wanted()
+        config = dataclasses.replace(wanted.resource.config, gpus=("ADA_24",), gpu_count=1)
+        wanted = dataclasses.replace(wanted, resource=dataclasses.replace(wanted.resource, config=config))
+        with pytest.raises(DeployFailed, match=r"ADA_24.*this machine has none.*--allow-cpu"):
+            await house.deployments.deploy(wanted)
+        assert house.deployments.sockets() == {}
+        await house.deployments.deploy(dataclasses.replace(wanted, allow_cpu=True))
+        assert (await house.value())["version"] == 1
+
+    play(story)
+
+
 def test_a_start_up_hook_that_fails_leaves_the_build_before_serving() -> None:
     """Where workers ran, or are always wanted, deploying waits for the first one to be ready."""
     hook = "\nfrom flashmesh import worker_start\n\n\n@worker_start\ndef connect():\n    raise OSError('no database')\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashmesh.deploy.local.gpus import Devices, Gpu, NoGpu, choose, detect, fits, parse_smi
+from flashmesh.deploy.local.gpus import Devices, Gpu, NoGpu, choose, detect, fits, lacking, parse_smi
 from flashmesh.functions.config import ResourceConfig
 
 SMI = """0, GPU-aaaa, NVIDIA GeForce RTX 4090, 24564
@@ -162,3 +162,22 @@ def test_no_gpu_gets_another_worker_while_a_freer_one_fits(in_use: dict[str, int
     assert len(set(uuids)) == count
     others = [in_use.get(gpu.uuid, 0) for gpu in gpus if gpu.uuid not in uuids]
     assert all(in_use.get(uuid, 0) <= other for uuid in uuids for other in others)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (config(), None),
+        (config("ANY"), None),
+        (config("ADA_24"), None),
+        (config("HOPPER_141", "NVIDIA_L4"), None),
+        (config("HOPPER_141"), ["HOPPER_141", "NVIDIA H100 80GB HBM3 (86 GB)", "NVIDIA L4 (24 GB)"]),
+        (config("ANY", count=4), ["4 x ANY"]),
+    ],
+)
+def test_what_a_machine_lacks_is_told_with_what_it_has(wanted: ResourceConfig, words: list[str] | None) -> None:
+    """Whoever deploys sees which cards nearly fit."""
+    found = lacking(wanted, (RTX, H100, L4))
+    assert (found is None) == (words is None)
+    assert all(word in (found or "") for word in words or ())
+    assert (lacking(wanted, ()) is None) == (not wanted.gpus)

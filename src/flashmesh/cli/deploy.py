@@ -64,6 +64,9 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @DIRECTORY
 @build_options
 @click.option("--target", type=click.Choice(["local"]), default="local", show_default=True, help="Where they run.")
+@click.option(
+    "--allow-cpu", is_flag=True, envvar="FLASH_ALLOW_CPU", help="Serve GPU resources also where their GPU is not."
+)
 @click.option("--replace", is_flag=True, help="Also remove what was deployed from another directory.")
 @click.option("--wait", is_flag=True, help="Wait while another deployment of this environment runs.")
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing.")
@@ -77,6 +80,7 @@ def deploy(
     env_file: Path | None,
     exclude: tuple[str, ...],
     target: str,
+    allow_cpu: bool,
     replace: bool,
     wait: bool,
     yes: bool,
@@ -101,6 +105,7 @@ def deploy(
         "env": values_of(built),
         "source": source_of(directory),
         "replace": replace,
+        "allowCpu": allow_cpu,
     }
     begun = _begin(client, place, built, body, wait=wait, yes=yes)
     click.echo(f"Deploying build {built.artifact.build_id} to {place}", err=True)

@@ -35,6 +35,8 @@ class Deployable:
     """The environment's manifest on this machine, which its workers route calls by."""
     address: str | None = None
     """The URL it had before, which it keeps; None the first time."""
+    allow_cpu: bool = False
+    """Serve it also where the GPU it declares is not: on another one, or without."""
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Variables its workers get below the resource's own: FLASH_SERVER, FLASH_ENV, …"""
 

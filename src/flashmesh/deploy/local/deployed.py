@@ -15,6 +15,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
+from flashmesh.deploy.local.gpus import lacking
 from flashmesh.deploy.local.place import SessionPlace, kept_directory
 from flashmesh.deploy.local.placed import Placed, address_of, url_of
 from flashmesh.deploy.local.target import LocalTarget
@@ -66,6 +67,7 @@ class LocalDeployments:
     async def deploy(self, wanted: Deployable) -> EndpointAddress:
         self._check_host()
         target = self._target()
+        await _check_hardware(wanted, target)
         placed = self._placed(wanted)
         resource = _named(wanted)
         first = target.hosted(wanted.endpoint) is None
@@ -202,6 +204,18 @@ class LocalDeployments:
             endpoint_url=None if sockets.tcp is None else url_of(sockets.tcp),
             peer_urls=(f"unix:{sockets.socket_path}",),
             reentrant_url=f"unix:{sockets.reentrant_path}",
+        )
+
+
+async def _check_hardware(wanted: Deployable, target: LocalTarget) -> None:
+    """Raises DeployFailed where the GPU it declares is missing and nobody said that it may do without."""
+    if wanted.allow_cpu or not wanted.resource.config.gpus:
+        return
+    missing = lacking(wanted.resource.config, await target.gpus())
+    if missing is not None:
+        raise DeployFailed(
+            f"{wanted.resource.name} cannot be served here: {missing}. `flash deploy --allow-cpu` serves it on what "
+            "is here."
         )
 
 

@@ -88,6 +88,18 @@ def choose(
     return Devices(tuple(chosen), note)
 
 
+def lacking(config: ResourceConfig, gpus: Sequence[Gpu]) -> str | None:
+    """What a machine with these GPUs lacks of what the resource declares, in words; None: nothing."""
+    if not config.gpus:
+        return None
+    wanted = f"{config.gpu_count} x {' or '.join(config.gpus)}" if config.gpu_count > 1 else " or ".join(config.gpus)
+    fitting = [gpu for gpu in gpus if any(fits(gpu, name) for name in config.gpus)]
+    if len(fitting) >= config.gpu_count:
+        return None
+    here = ", ".join(f"{gpu.name} ({gpu.memory_bytes / 10**9:.0f} GB)" for gpu in gpus) or "none"
+    return f"it declares a GPU ({wanted}), and this machine has {here}"
+
+
 def fits(gpu: Gpu, wanted: str) -> bool:
     """Whether a GPU is what a GpuGroup's or GpuType's name asks for.
 

@@ -219,6 +219,10 @@ class LocalTarget:
             self._log("endpoint_ended", {"endpoint": kept.endpoint, "reason": "it is not declared any more"})
             self._run(self._end_inherited(kept))
 
+    async def gpus(self) -> tuple[Gpu, ...]:
+        """This machine's GPUs."""
+        return await self._desk.gpus()
+
     def prestart(self, name: EndpointName) -> bool:
         """Start its template ahead of the first call. False: it is unknown, or its packages must be installed first,
         which only a call may ask for."""

@@ -46,12 +46,14 @@ class Deployables:
         values: Mapping[str, str],
         values_hash: str,
         address: str | None,
+        allow_cpu: bool = False,
     ) -> Deployable:
         """One resource of one build in one environment.
 
         Args:
             entry: of a manifest; its settings count, whatever the build's own manifest says of worker counts.
             address: the URL it had before.
+            allow_cpu: serve it also where the GPU it declares is not.
         Raises:
             BuildNotFound, ArtifactDamaged, DiskFull, ManifestInvalid, and what unpacking raises.
         """
@@ -67,6 +69,7 @@ class Deployables:
             build=worker_build(str(entry["config_hash"]), values_hash),
             manifest=self._manifests.path(environment.app, environment.name),
             address=address,
+            allow_cpu=allow_cpu,
             environ=self._environ(environment),
         )
 

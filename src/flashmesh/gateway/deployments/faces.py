@@ -136,6 +136,7 @@ class DeploymentHandlers:
                 given=asked.env,
                 source=asked.source,
                 replace=asked.replace,
+                allow_cpu=asked.allow_cpu,
                 by=request.principal,
             )
         return self._begun(begun, found)

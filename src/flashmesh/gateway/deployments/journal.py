@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from flashmesh.deploy.reconcile import DOING, DONE, Step, entry_when_failed, entry_when_served, serves
 from flashmesh.deploy.target import Deployable
@@ -14,6 +14,8 @@ from flashmesh.kit.ids import EndpointName
 from flashmesh.project.identity import endpoint_id, identity_of
 from flashmesh.project.manifest import EndpointAddress
 
+ALLOW_CPU: Final = "allow_cpu"
+"""A field of a deployment's wanted manifest, and of the entries of resources that were served under it."""
 Told = Callable[[Step, str, str | None], None]
 """Told of a step, in which state it is now, and what went wrong."""
 
@@ -52,6 +54,7 @@ class DeploymentJournal:
         self._changed = changed
         self._key = key
         self._given = given
+        self._allow_cpu = bool(wanted.get(ALLOW_CPU))
         self._wanted: dict[str, Mapping[str, Any]] = {
             identity_of(entry): entry for entry in wanted["resources"].values()
         }
@@ -80,6 +83,7 @@ class DeploymentJournal:
             values=values,
             values_hash=self._key.hash(values),
             address=None if before is None else before.get("endpoint_url"),
+            allow_cpu=self._allow_cpu or bool(before and before.get(ALLOW_CPU)),
         )
 
     def endpoint(self, step: Step) -> EndpointName:
@@ -101,6 +105,8 @@ class DeploymentJournal:
             gateway_url=f"{self._server_url}/{face}/{wanted.endpoint}",
             at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
+        if wanted.allow_cpu and wanted.resource.config.gpus:
+            entry[ALLOW_CPU] = True
         schemas = self._schemas(wanted.endpoint)
         if schemas:
             entry["schemas"] = dict(schemas)

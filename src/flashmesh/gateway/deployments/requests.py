@@ -21,6 +21,8 @@ class DeployRequest(msgspec.Struct, forbid_unknown_fields=True):
     source: str = ""
     replace: bool = False
     rollback: bool = False
+    allow_cpu: bool = msgspec.field(default=False, name="allowCpu")
+    """Serve resources also where the GPU they declare is not."""
 
 
 class PlanRequest(msgspec.Struct, forbid_unknown_fields=True):

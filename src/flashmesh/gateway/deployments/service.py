@@ -18,7 +18,7 @@ from flashmesh.gateway.deployments.deployables import Deployables
 from flashmesh.gateway.deployments.documents import deployment_document, event_document
 from flashmesh.gateway.deployments.feed import Feed
 from flashmesh.gateway.deployments.history import rollback_target
-from flashmesh.gateway.deployments.journal import DeploymentJournal
+from flashmesh.gateway.deployments.journal import ALLOW_CPU, DeploymentJournal
 from flashmesh.gateway.deployments.manifest_files import ManifestFiles
 from flashmesh.gateway.deployments.values import ValuesKey
 from flashmesh.gateway.functions.project_functions import Deployed
@@ -158,12 +158,15 @@ class Deployments:
         given: Env,
         source: str = "",
         replace: bool = False,
+        allow_cpu: bool = False,
         by: str = "",
     ) -> tuple[Deployment, Plan]:
         """Bring an environment to a build; app and environment are made when they are not there.
 
         Returns when it is written down and begun.
 
+        Args:
+            allow_cpu: serve resources also where the GPU they declare is not. Holds for a resource from then on.
         Raises:
             ReplaceNeeded, DeploymentRunning, BuildNotFound, ManifestInvalid, ArtifactDamaged, what unpacking raises,
             BadName, StoreUnavailable. Nothing was begun then.
@@ -177,6 +180,8 @@ class Deployments:
         found = self._plan(place, wanted, given)
         if not replace:
             self._check_source(place, found, source)
+        if allow_cpu:
+            wanted = {**wanted, ALLOW_CPU: True}
         begun = await self._state.begin(
             app, environment, build, kind="deploy", wanted=wanted, env=given, source=source, by=by
         )
