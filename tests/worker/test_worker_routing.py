@@ -19,6 +19,7 @@ from flashmesh.functions.errors import (
     EndpointUnresolved,
     WaitTimedOut,
 )
+from flashmesh.gateway.access.certificates import AUTHORITY_FILE
 from flashmesh.wire.frames import Cancel
 
 GPU = """
@@ -193,7 +194,7 @@ class World:
         return self.here.worker(source, endpoint="cpu", env=self.env, **more)
 
     def trust(self, folder: Path) -> None:
-        self.env["FLASH_CA_FILE"] = str(next(folder.glob("*ca*.pem"), folder / "tls-ca.pem"))
+        self.env["FLASH_CA_FILE"] = str(folder / AUTHORITY_FILE)
 
 
 @contextlib.contextmanager
