@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,30 +61,34 @@ def test_a_build_that_does_not_import_leaves_the_one_before_serving() -> None:
     play(story)
 
 
-@pytest.mark.parametrize("road", [post, post_unix])
-def test_no_call_fails_while_builds_follow_each_other(road: Any) -> None:
-    """Clients call all the time, by socket or TCP, and through the queue; every call is answered by some build."""
+def test_32_clients_lose_no_call_through_ten_deploys() -> None:
+    """By TCP, by socket and through the queue, all the time; every call is answered by some build, the last by the
+    last."""
 
     async def story(house: House) -> None:
         address = await house.deploy(0)
         done = asyncio.Event()
         answers: list[tuple[int, Any]] = []
 
-        async def call_on() -> None:
+        async def call_on(road: Any) -> None:
+            loop = asyncio.get_running_loop()
             while not done.is_set():
-                answers.append(await asyncio.to_thread(road, address))
+                answers.append(await loop.run_in_executor(threads, road, address))
 
         async def queue_on() -> None:
             while not done.is_set():
                 answers.append((200, {"output": await house.value()}))
 
-        clients = [asyncio.create_task(call_on()) for _ in range(3)] + [asyncio.create_task(queue_on())]
-        for version in range(1, 6):
-            await house.deploy(version)
-        done.set()
-        await asyncio.gather(*clients)
-        assert {status for status, _ in answers} == {200}, [answer for answer in answers if answer[0] != 200]
-        assert (await asyncio.to_thread(road, address))[1]["output"]["version"] == 5
+        with ThreadPoolExecutor(16) as threads:
+            roads = [call_on(road) for road in (post, post_unix) for _ in range(8)]
+            clients = [asyncio.create_task(client) for client in [*roads, *(queue_on() for _ in range(16))]]
+            for version in range(1, 11):
+                await house.deploy(version)
+            done.set()
+            await asyncio.gather(*clients)
+        assert {status for status, _ in answers} == {200}, [answer for answer in answers if answer[0] != 200][:3]
+        assert len(answers) > 100
+        assert (await asyncio.to_thread(post, address))[1]["output"]["version"] == 10
 
     play(story)
 
