@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployed_fixtures import ENDPOINT, House, play, post, post_unix, short_folder
+from local_deployed_fixtures import ENDPOINT, House, play, post, post_unix, short_folder
 
 from flashmesh.deploy.target import DeployFailed
 from flashmesh.gateway.data import start_time
@@ -337,7 +337,7 @@ SERVER = f"""
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from deployed_fixtures import House
+from local_deployed_fixtures import House
 async def main():
     house = House(Path(sys.argv[1]))
     await house.start()
