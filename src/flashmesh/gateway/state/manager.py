@@ -79,7 +79,7 @@ class StateManager:
         """Raises AppNotFound."""
         for row in self._read(f"{rows.APPS} WHERE name = ?", name):
             return rows.app(row)
-        raise not_found(AppNotFound, "app", name, [app.name for app in self.apps()])
+        raise not_found(AppNotFound, "There is no app", name, [app.name for app in self.apps()])
 
     def app_of_id(self, id: str) -> App:
         """Raises AppNotFound."""
@@ -119,7 +119,7 @@ class StateManager:
         for row in self._read(f"{rows.ENVIRONMENTS} WHERE a.name = ? AND e.name = ?", app, name):
             return rows.environment(row)
         known = [one.name for one in self.environments(app)]
-        raise not_found(EnvironmentNotFound, f"environment of the app {app!r}", name, known)
+        raise not_found(EnvironmentNotFound, f"The app {app!r} has no environment", name, known)
 
     def environment_of_id(self, id: str) -> Environment:
         """Raises EnvironmentNotFound."""
@@ -192,7 +192,7 @@ class StateManager:
         for row in self._read(f"{rows.BUILDS} WHERE a.name = ? AND b.id = ?", app, id):
             return rows.build(row)
         known = [one.id for one in self.builds(app)]
-        raise not_found(BuildNotFound, f"build of the app {app!r}", id, known)
+        raise not_found(BuildNotFound, f"The app {app!r} has no build", id, known)
 
     def builds_of_id(self, id: str) -> list[Build]:
         """The build, for each app that has it: equal sources are one build."""
