@@ -316,7 +316,7 @@ def test_whatever_an_archive_holds_nothing_appears_outside_its_folder(
     except HostileArtifact:
         pass
     else:
-        found = [one for one in (place / "build").rglob("*")]
+        found = list((place / "build").rglob("*"))
         assert all(one.is_file() or one.is_dir() for one in found)
         assert not any(one.is_symlink() for one in found)
         remove(place / "build")

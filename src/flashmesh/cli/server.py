@@ -134,10 +134,32 @@ def _detach(settings: Any, arguments: list[str]) -> int:
     from flashmesh.gateway.data import server_directory
 
     folder = settings.data or server_directory(settings.home)
+    message, log = _launch(folder, without_detach(arguments))
+    if isinstance(message, str):
+        click.echo(f"Error: {message}", err=True)
+        return EXIT_FAILED
+    click.echo(message["url"])
+    click.echo(f"flash server runs as pid {message['pid']}; its log is {log}. `flash server stop` ends it.", err=True)
+    return 0
+
+
+def start_detached() -> str:
+    """Start this machine's server behind the terminal, as its variables say; its address. Raises FlashmeshError."""
+    settings = _load({}, None)
+    from flashmesh.gateway.data import server_directory
+
+    message, _ = _launch(settings.data or server_directory(settings.home), ["server"])
+    if isinstance(message, str):
+        raise FlashmeshError(message)
+    return str(message["url"])
+
+
+def _launch(folder: Path, arguments: list[str]) -> tuple[dict[str, Any] | str, Path]:
+    """A server in a session of its own: what it says once it answers, or why it does not; and its log."""
     (folder / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
     log = folder / "logs" / "server.log"
     read, write = os.pipe()
-    command = [sys.executable, "-P", "-m", "flashmesh.cli", *without_detach(arguments), "--ready-fd", str(write)]
+    command = [sys.executable, "-P", "-m", "flashmesh.cli", *arguments, "--ready-fd", str(write)]
     with log.open("ab") as output:
         begins = output.tell()
         process = subprocess.Popen(
@@ -149,19 +171,15 @@ def _detach(settings: Any, arguments: list[str]) -> int:
         if process.poll() is None:
             process.terminate()
         process.wait()
-        click.echo(f"Error: the server did not start. It wrote, in {log}:", err=True)
         with log.open("rb") as file:
             file.seek(begins)
-            click.echo(file.read()[-4000:].decode(errors="replace").rstrip(), err=True)
-        return EXIT_FAILED
+            written = file.read()[-4000:].decode(errors="replace").rstrip()
+        return f"the server did not start. It wrote, in {log}:\n{written}", log
     if not message["ready"]:
         process.wait()
-        click.echo(f"Error: {message['reason']}", err=True)
-        return EXIT_FAILED
-    click.echo(message["url"])
-    click.echo(f"flash server runs as pid {message['pid']}; its log is {log}. `flash server stop` ends it.", err=True)
+        return str(message["reason"]), log
     process.returncode = 0  # it goes on without us
-    return 0
+    return message, log
 
 
 def without_detach(arguments: list[str]) -> list[str]:

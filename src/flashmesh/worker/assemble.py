@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flashmesh.functions.caller import install
 from flashmesh.kit.ids import EndpointName
@@ -27,6 +27,9 @@ from flashmesh.worker.runner import Runner
 from flashmesh.worker.spec import WorkerSpec
 from flashmesh.worker.uplink import Uplink
 
+if TYPE_CHECKING:
+    from flashmesh.worker.lb.face import HttpFace
+
 _LEVEL: Final = "LOG_LEVEL"
 
 
@@ -36,6 +39,7 @@ class Life(Protocol):
     def on_free(self, free: int, by_link: bool) -> None: ...
     def on_idle(self) -> None: ...
     def on_call(self) -> bool: ...
+    def on_accepted_call(self) -> bool: ...
     def drain(self, reason: str = ...) -> None: ...
 
 
@@ -45,7 +49,7 @@ class Parts:
 
     runner: Runner
     callables: Callables
-    faces: tuple[Face, ...]
+    faces: "tuple[Face | HttpFace, ...]"
     uplink: Uplink | None
     hooks: tuple[Callable[[], Any], ...]
 
@@ -84,7 +88,8 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
     resource = spec.resource
     callables = loaded.callables
     # Synchronous bodies run one after the other whatever was declared: a second one is better off in another worker.
-    limit = max(1, resource.max_concurrency) if callables.any_async and not context.one_shot else 1
+    many = (callables.any_async or loaded.http is not None) and not context.one_shot
+    limit = max(1, resource.max_concurrency) if many else 1
     runner = Runner(
         context=context,
         limit=limit,
@@ -110,14 +115,20 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
             prefetch=not context.one_shot,
         )
         runner.on_peer_end = uplink.peer_ended
-        runner.next_in = uplink.next_in
+        runner.next_in = uplink.line.next_in
     about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
-    limits = Limits(max_body=max_body_bytes(os.environ))
+    access = Access.of(spec, public=resource.public and loaded.http is not None)
     sockets: list[tuple[int, bool, Access | None]] = [(context.listen_fd, False, None)]
     if context.tcp_fd is not None:
-        sockets.append((context.tcp_fd, False, Access.of(spec)))
+        sockets.append((context.tcp_fd, False, access))
     if context.reentrant_fd is not None:
         sockets.append((context.reentrant_fd, True, None))
+    if loaded.http is not None:
+        from flashmesh.worker.lb.face import http_faces  # uvicorn: only where HTTP is served
+
+        served = http_faces(sockets, loaded.http, runner=runner, context=context, about=about, taken=life.on_call)
+        return Parts(runner=runner, callables=callables, faces=served, uplink=uplink, hooks=loaded.hooks)
+    limits = Limits(max_body=max_body_bytes(os.environ))
     faces = tuple(
         Face(
             socket.socket(fileno=descriptor),
@@ -128,7 +139,7 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
             access=access,
             over_limit=over_limit,
             settle=uplink.take_unsaid if uplink is not None else _nothing_unsaid,
-            taken=life.on_call,
+            taken=life.on_accepted_call,
         )
         for descriptor, over_limit, access in sockets
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from flashmesh.gateway.state.records import Deployment, Progress
+from flashmesh.gateway.state.records import Deployment, Environment, Progress
 from flashmesh.project.plan import Plan, lines
 
 
@@ -29,6 +29,9 @@ def deployment_document(
         "by": deployment.by,
         "startedAt": moment(deployment.started_at),
         "finishedAt": moment(deployment.finished_at),
+        "tookMs": None
+        if deployment.finished_at is None
+        else round((deployment.finished_at - deployment.started_at) * 1000),
         "resources": [_resource(one, (resources or {}).get(one.resource)) for one in progress],
     }
 
@@ -40,6 +43,19 @@ def _resource(one: Progress, entry: Mapping[str, Any] | None) -> dict[str, Any]:
         "error": one.error,
         "endpoint": None if entry is None else entry.get("endpoint_id"),
         "url": None if entry is None else entry.get("endpoint_url"),
+    }
+
+
+def environment_document(environment: Environment) -> dict[str, Any]:
+    """One environment, without what serves in it."""
+    return {
+        "id": environment.id,
+        "app": environment.app,
+        "environment": environment.name,
+        "build": environment.build,
+        "resources": environment.resources,
+        "running": environment.running,
+        "createdAt": moment(environment.created_at),
     }
 
 
