@@ -41,7 +41,7 @@ from flashmesh.gateway.state.records import (
     StillDeployed,
 )
 from flashmesh.gateway.state.scope import Holder, Scope, find_scope
-from flashmesh.gateway.state.view import deployed_manifest
+from flashmesh.gateway.state.view import PER_RESOURCE, deployed_manifest
 from flashmesh.project.appname import check_name
 
 KEPT_DEPLOYMENTS: Final = 50
@@ -398,16 +398,15 @@ class StateManager:
         """The manifest of what serves. Raises AppNotFound, EnvironmentNotFound, StateDamaged."""
         place = self.environment(app, environment)
         sql = """
-            SELECT id FROM state_deployments WHERE environment = ? AND build IS NOT NULL
+            SELECT id, wanted FROM state_deployments WHERE environment = ? AND build IS NOT NULL
             ORDER BY (status = 'succeeded') DESC, number DESC LIMIT 1
         """
-        last = self._read(sql, place.id)
+        common: dict[str, Any] = {}
+        for id, wanted in self._read(sql, place.id):
+            if wanted is not None:
+                common = rows.partly(wanted, "state_deployments", id, PER_RESOURCE)
         return deployed_manifest(
-            app=app,
-            environment=environment,
-            build=place.build,
-            wanted=self.wanted(last[0][0]) if last else None,
-            served=self.served(place.id),
+            app=app, environment=environment, build=place.build, common=common, served=self.served(place.id)
         )
 
     def scope(self, app: str | None, environment: str | None, holder: Holder | None = None) -> Scope:
