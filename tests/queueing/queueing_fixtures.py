@@ -171,9 +171,10 @@ class FakeWorker:
         endpoint: str = "m",
         running: Iterable[Invoke] = (),
         held: Iterable[Invoke] = (),
+        begun: Iterable[Invoke] = (),
         remote: bool = False,
     ) -> None:
-        """`running`, `held`: what an earlier connection gave it, and of which it has the outcome."""
+        """`running`, `held`: what an earlier connection gave it, and of which it has the outcome; `begun`: the last."""
         running, held = list(running), list(held)
         self.bench = bench
         self.slots = slots
@@ -193,6 +194,7 @@ class FakeWorker:
             free=self.free,
             running=[attempt_ref(frame.execution, frame.attempt) for frame in running],
             held=[attempt_ref(frame.execution, frame.attempt) for frame in held],
+            begun=[frame.execution for frame in begun],
         )
         worker = bench.dispatcher.worker_ready(hello, self.free, self, remote=remote)
         assert worker is not None
@@ -228,6 +230,13 @@ class FakeWorker:
         assert self.free > 0
         self.running[frame.execution] = frame
         self.say(Started(frame.execution, frame.attempt, self.id, cold))
+        return frame
+
+    def begin_quietly(self) -> Invoke:
+        """Begin the oldest call it was sent, without a word."""
+        frame = self.inbox.pop(0)
+        assert self.free > 0
+        self.running[frame.execution] = frame
         return frame
 
     def succeed(self, frame: Invoke, payload: bytes = b"1", *, run_ms: float = 1.0, items: int = -1) -> None:
@@ -268,10 +277,12 @@ class FakeWorker:
             count += 1
         return count
 
-    def die(self, status: int | None = -9, reason: str = "") -> None:
+    def die(self, status: int | None = -9, reason: str = "", *, begun: Iterable[Invoke] = ()) -> None:
+        """`begun`: what it had begun last, as its template says, beside what it announced itself."""
         self.bench.dispatcher.worker_lost(self.worker)
         if status is not None:
-            self.bench.dispatcher.worker_gone(EndpointName("m"), self.worker.id, status, reason)
+            last = [frame.execution for frame in begun]
+            self.bench.dispatcher.worker_gone(EndpointName("m"), self.worker.id, status, reason, last)
 
     def credits(self, execution: str) -> int:
         return sum(frame.items for frame in self.sent if isinstance(frame, Credit) and frame.execution == execution)

@@ -1,5 +1,7 @@
 """What happens to calls when workers die, bodies raise and limits run out."""
 
+from collections import Counter
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -8,7 +10,7 @@ from queueing_fixtures import Bench, FakeWorker
 from flashmesh.functions.errors import QueueFull
 from flashmesh.kit.ids import ExecutionId, FunctionId
 from flashmesh.queueing.plan import OwnLimits
-from flashmesh.wire.frames import Chunk, Credit, Invoke
+from flashmesh.wire.frames import Chunk, Credit, Discard, Invoke
 
 
 def test_a_worker_killed_mid_call_fails_that_call_only_and_says_how_it_died() -> None:
@@ -36,6 +38,70 @@ def test_calls_a_dead_worker_had_not_begun_keep_place_and_attempt() -> None:
     worker.die()
     fresh = bench.worker("w2", slots=5)
     assert [(frame.execution, frame.attempt) for frame in fresh.inbox] == [(f"e{n}", 1) for n in range(1, 5)]
+
+
+def test_calls_that_began_without_a_word_are_known_by_the_one_that_began_last() -> None:
+    """It had run, those after it had not: they stand first in line again, as attempt 1."""
+    bench = Bench(workers_max=1)
+    worker = bench.worker("w1")
+    worker.ahead = 5
+    worker.say(Credit(free=worker.said))
+    for number in range(5):
+        bench.call(f"e{number}")
+    worker.succeed(worker.begin_quietly())
+    last = worker.begin_quietly()
+    worker.die(begun=[last])
+    assert bench.client.error("e1")[0] == "WORKER_LOST"
+    fresh = bench.worker("w2")
+    fresh.ahead = 5
+    fresh.say(Credit(free=fresh.said))
+    assert [(frame.execution, frame.attempt) for frame in fresh.inbox] == [("e2", 1), ("e3", 1), ("e4", 1)]
+
+
+def test_calls_that_may_have_begun_count_as_begun_when_nobody_knows() -> None:
+    """The template is gone as well: after a moment they fail rather than run twice. What is kept was announced."""
+    bench = Bench(workers_max=1)
+    worker = bench.worker("w1")
+    worker.ahead = 5
+    worker.say(Credit(free=worker.said))
+    bench.call("e1")
+    bench.call("e2", idempotency_key="k")
+    worker.die(None)
+    assert bench.status("e1") == "QUEUED"
+    bench.clock.advance(1)
+    assert bench.client.error("e1")[0] == "WORKER_LOST"
+    fresh = bench.worker("w2")
+    assert [(frame.execution, frame.attempt) for frame in fresh.inbox] == [("e2", 1)]
+
+
+def test_a_worker_that_comes_back_says_what_it_had_begun() -> None:
+    """Its connection broke, not the worker: what it had not begun and has forgotten is sent again."""
+    bench = Bench(workers_max=1)
+    worker = bench.worker("w1")
+    worker.ahead = 5
+    worker.say(Credit(free=worker.said))
+    for number in range(3):
+        bench.call(f"e{number}")
+    first = worker.begin_quietly()
+    worker.die(None)
+    back = bench.worker("w1", held=[first], begun=[first])
+    back.answer(first)
+    assert bench.client.result("e0") == b"1"
+    back.run_all()
+    assert bench.client.result("e1") == bench.client.result("e2") == b"1"
+    bench.clock.advance(0)
+    assert back.acked == ["e0"]
+
+
+def test_a_call_that_began_without_a_word_waited_until_it_ran() -> None:
+    """Its end tells both: when it ended and how long it ran."""
+    bench = Bench(workers_max=1)
+    worker = bench.worker("w1")
+    bench.call("e1")
+    bench.clock.advance(0.5)
+    worker.succeed(worker.begin_quietly(), run_ms=200)
+    execution = bench.store.get(ExecutionId("e1"))
+    assert (round(execution.queue_us, -3), execution.run_us) == (300_000, 200_000)
 
 
 def test_an_async_call_of_a_lost_worker_is_run_again_three_times() -> None:
@@ -367,5 +433,83 @@ class DispatcherMachine(RuleBasedStateMachine):
             assert self.bench.client.final(name) is not None, name
 
 
+class QuietMachine(RuleBasedStateMachine):
+    """Workers that begin calls without a word, take any time for them, and die."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench(workers_max=2, queue_size=50)
+        self.ran: Counter[str] = Counter()
+        self.workers: list[FakeWorker] = []
+        self.last: dict[str, Invoke] = {}
+        self.count = 0
+
+    @rule()
+    def submit(self) -> None:
+        self.count += 1
+        self.bench.call(f"e{self.count}")
+        self.ran[f"e{self.count}"] += 0
+
+    @precondition(lambda self: len(self.workers) < 2)
+    @rule()
+    def worker_arrives(self) -> None:
+        self.count += 1
+        worker = self.bench.worker(f"w{self.count}")
+        self.workers.append(worker)
+        worker.ahead = 4
+        worker.say(Credit(free=worker.said))
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def run(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.workers))
+        if worker.inbox and worker.free:
+            self.last[worker.id] = frame = worker.begin_quietly()
+            self.ran[frame.execution] += 1
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.workers))
+        for frame in list(worker.running.values()):
+            worker.succeed(frame)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), reported=st.booleans())
+    def die(self, data: st.DataObject, reported: bool) -> None:
+        worker = data.draw(st.sampled_from(self.workers))
+        self.workers.remove(worker)
+        last = self.last.get(worker.id)
+        worker.die(-9 if reported else None, begun=[last] if last else [])
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 1.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.bench.clock.advance(seconds)
+        for worker in self.workers:  # what was taken back is not there any more
+            taken = {(frame.execution, frame.attempt) for frame in worker.told(Discard)}
+            worker.inbox = [frame for frame in worker.inbox if (frame.execution, frame.attempt) not in taken]
+
+    @invariant()
+    def no_call_runs_twice(self) -> None:
+        assert all(count <= 1 for count in self.ran.values()), self.ran
+
+    def teardown(self) -> None:
+        """Each call has an answer in the end, and none ran twice."""
+        for worker in self.workers:
+            worker.die(begun=[self.last[worker.id]] if worker.id in self.last else [])
+        self.workers = []
+        self.bench.clock.advance(1)
+        last = self.bench.worker("last")
+        while last.inbox:
+            frame = last.begin()
+            self.ran[frame.execution] += 1
+            last.succeed(frame)
+        self.no_call_runs_twice()
+        for name in self.ran:
+            assert self.bench.client.final(name) is not None, name
+
+
+TestQuietMachine = QuietMachine.TestCase
+TestQuietMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestDispatcherMachine = DispatcherMachine.TestCase
 TestDispatcherMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -34,15 +34,16 @@ def test_output_of_user_code_arrives_with_its_function():
 
 
 def test_a_worker_killed_mid_call_is_reported_and_replaced():
-    """WORKER_GONE says how it ended; the next call has a fresh worker."""
+    """WORKER_GONE says how it ended and what it had begun last; the next call has a fresh worker."""
 
     async def scenario() -> None:
         async with MiniSession() as session:
             await session.start(session.spec())
             (first,) = session.workers
-            session.send("words_then_die", "bye")
+            execution = session.send("words_then_die", "bye")
             gone = await session.until(lambda: session.gone)
             assert (gone[0].worker, gone[0].status) == (first, -signal.SIGKILL)
+            assert gone[0].begun == [execution]
             await session.until(lambda: set(session.ready()) - {first})
             assert await session.call("echo", "alive") == "alive"
 

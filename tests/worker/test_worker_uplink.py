@@ -430,3 +430,71 @@ def test_the_payload_of_a_call_that_waits_is_the_clients_own(here: Session, tmp_
     started(worker, "slow")
     go.touch()
     assert receive(worker, Result, execution="e1").payload == b"[1,2]"
+
+
+# What begins without a word
+
+
+def in_a_moment(worker: Worker) -> None:
+    """Let it find out that every call is over in a moment: until one is answered that was not announced."""
+    for number in range(5000):
+        invoke(worker, "own.echo", number, execution=f"moment{number}")
+        frame = link_of(worker).receive(10)
+        if isinstance(frame, Result):
+            return
+        receive(worker, Result)
+    raise AssertionError("every call was announced")
+
+
+def test_calls_that_are_over_in_a_moment_are_answered_and_not_announced(here: Session) -> None:
+    """In their order, whether they come alone or together."""
+    worker = here.worker(SOURCE)
+    in_a_moment(worker)
+    for number in range(20):
+        invoke(worker, "own.echo", number, execution=f"c{number}")
+    frames = [link_of(worker).receive(10) for _ in range(20)]
+    assert [frame.execution for frame in frames if isinstance(frame, Result)] == [f"c{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize("meta", [LATER, {"idempotency_key": "k"}, {"stream": True}])
+def test_a_call_whose_record_needs_it_is_announced_however_fast_it_is(here: Session, meta: dict[str, object]) -> None:
+    """What is accepted for later is known to run; so is what is repeated after a crash, or streams."""
+    worker = here.worker(SOURCE)
+    in_a_moment(worker)
+    invoke(worker, "own.echo", 1, execution="e1", meta=meta)
+    assert receive(worker, Started).execution == "e1"
+    assert receive(worker, Result).execution == "e1"
+
+
+def test_a_call_with_a_limit_is_announced_however_fast_it_is(here: Session) -> None:
+    """Its time counts from its beginning, which the session must know."""
+    worker = here.worker(SOURCE)
+    in_a_moment(worker)
+    invoke(worker, "own.echo", 1, execution="e1", deadline_ms=5000)
+    assert receive(worker, Started).execution == "e1"
+
+
+def test_a_call_that_lasts_after_all_is_announced_while_it_runs(here: Session) -> None:
+    """The ones before it were over in a moment, so it began without a word."""
+    worker = here.worker(SOURCE)
+    go = here.folder / "go"
+    in_a_moment(worker)
+    invoke(worker, "own.until_file_async", str(go), execution="e1")
+    assert receive(worker, Started).execution == "e1"
+    go.touch()
+    assert outcome(worker) == "finished"
+    invoke(worker, "own.echo", 1, execution="e2")
+    assert receive(worker, Started).execution == "e2"
+
+
+def test_a_new_session_is_told_what_began_last(here: Session) -> None:
+    """So that it knows what of the calls it never heard of again had run."""
+    worker = here.worker(SOURCE)
+    in_a_moment(worker)
+    for number in range(3):
+        invoke(worker, "own.echo", number, execution=f"c{number}")
+    for _ in range(3):
+        receive(worker, Result)
+    link_of(worker).close()
+    worker.link, hello, _ = here.accept()
+    assert hello.begun == ["c2"]

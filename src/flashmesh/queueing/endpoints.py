@@ -2,7 +2,7 @@
 the end."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from flashmesh.functions.errors import EndpointUnavailable, FlashmeshError, ImportFailed
@@ -213,13 +213,16 @@ class Endpoints:
         """A worker's link has ended."""
         self._outcomes.lose(worker)
 
-    def worker_gone(self, endpoint: EndpointName, worker: WorkerId, status: int, reason: str) -> None:
-        """The template has seen a worker's process end. `status` as from waitpid (negative: signal)."""
+    def worker_gone(
+        self, endpoint: EndpointName, worker: WorkerId, status: int, reason: str, begun: Collection[str] = ()
+    ) -> None:
+        """The template has seen a worker's process end. `status` as from waitpid (negative: signal); `begun`: the last
+        executions that it began."""
         lane = self.lanes.get(endpoint)
         if lane is None:
             return
         if worker in lane.seen:
-            self._outcomes.gone(lane, worker, status, reason)
+            self._outcomes.gone(lane, worker, status, reason, begun)
             lane.seen.discard(worker)  # not before: a worker that was seen dies with a reason
             if status == 0 and len(lane.queue):
                 lane.asked = len(

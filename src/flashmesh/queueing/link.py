@@ -260,7 +260,7 @@ class _TemplateEnd:
             if server.on_template is not None:
                 server.on_template(endpoint, frame.info)
         elif isinstance(frame, WorkerGone):
-            server.dispatcher.worker_gone(endpoint, WorkerId(frame.worker), frame.status, frame.reason)
+            server.dispatcher.worker_gone(endpoint, WorkerId(frame.worker), frame.status, frame.reason, frame.begun)
 
     def lost(self, link: Link) -> None:
         self._server.dispatcher.source.template_unlinked(self._endpoint, link)

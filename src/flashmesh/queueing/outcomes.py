@@ -1,11 +1,10 @@
 """What workers say about calls, and what follows: an answer, an item, another attempt, another place in the queue."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from flashmesh.executions.items import ItemBuffer, too_long
 from flashmesh.executions.record import Execution
-from flashmesh.executions.states import Status
 from flashmesh.executions.store import Store
 from flashmesh.functions.errors import Cancelled, PayloadTooLarge, TimedOut, WorkerLost
 from flashmesh.kit.ids import ExecutionId, WorkerId
@@ -121,6 +120,12 @@ class Outcomes:
         if call.limit_ms:
             self.limit(lane, call, 0.0)
 
+    def _begun_unannounced(self, lane: Lane, call: Call, worker: Worker, then: float) -> None:
+        """A fast call's end is the first that is heard of it."""
+        self.begin(lane, call, worker, max(call.submitted_at, then))
+        if not call.unheard:
+            call.answer(Started(call.frame.execution, call.execution.attempt, worker.id, call.execution.cold_us > 0))
+
     def limit(self, lane: Lane, call: Call, run_s: float) -> None:
         """End a call that has run for `run_s` seconds already if it outlives its limit by far."""
         if call.limit_ms and not call.cancel:
@@ -161,7 +166,7 @@ class Outcomes:
         if call is not None:
             now = worker.moved_at = self._clock.now()
             if call.started_at is None:
-                self.begin(lane, call, worker, now)
+                self._begun_unannounced(lane, call, worker, now - frame.run_us / 1e6)
             lane.ran(frame.run_us)
             self._settlement.succeed(call, frame)
             if call.kept:
@@ -181,7 +186,7 @@ class Outcomes:
                 self._not_run(lane, call, frame)
             else:
                 if call.started_at is None:
-                    self.begin(lane, call, worker, now)
+                    self._begun_unannounced(lane, call, worker, now - frame.run_us / 1e6)
                 lane.ran(frame.run_us)
                 self._failed(lane, call, frame)
             if call.kept and frame.code != BUSY:
@@ -304,7 +309,7 @@ class Outcomes:
         self._pump(lane)
 
     def lose(self, worker: Worker) -> None:
-        """A worker's link has ended: calls it had not begun keep their place, the others wait for its last words."""
+        """A worker's link has ended: calls it cannot have begun keep their place, others wait for its last words."""
         lane = self._lanes.pop(worker, None)
         if lane is None:
             return
@@ -313,44 +318,60 @@ class Outcomes:
             lane.asked = max(len(lane.slots.serving()), lane.asked - 1)
         calls = [call for call in worker.calls.values() if call.worker is worker and not call.execution.ended]
         worker.calls.clear()
-        for call in reversed(calls):
-            if call.started_at is None:
-                call.worker = None
-                if call.cancel:
-                    self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
-                else:
-                    lane.queue.push_front(call)
-        begun = [call for call in calls if call.started_at is not None]
+        self._not_begun(lane, [call for call in calls if certainly_waits(call, worker)])
+        begun = [call for call in calls if call.worker is worker]
         if begun and worker.id in lane.seen:
             patience = REMOTE_RESUME_S if worker.remote else LAST_WORDS_S
-            timer = self._clock.call_later(patience, lambda: self._bury(lane, worker.id, "its connection ended"))
+            timer = self._clock.call_later(patience, lambda: self._give_up(lane, worker.id))
             lane.lost[worker.id] = Lost(worker, begun, timer)
         elif begun:
-            self.attempted(lane, worker, begun, "its process ended")
+            self._attempted(lane, worker, begun, "its process ended")
         self._pump(lane)
 
-    def gone(self, lane: Lane, worker: WorkerId, status: int, reason: str) -> None:
-        """The template says how a worker ended."""
+    def _not_begun(self, lane: Lane, calls: list[Call]) -> None:
+        """Their worker is gone, and they never ran there: they stand first in line again, in their order."""
+        for call in reversed(calls):
+            call.worker = None
+            if call.cancel:
+                self._settlement.raise_into(call, Cancelled("the call was cancelled before it ran"), ran=False)
+            else:
+                lane.queue.push_front(call)
+
+    def gone(self, lane: Lane, worker: WorkerId, status: int, reason: str, begun: Collection[str]) -> None:
+        """The template says how a worker ended, and what it had begun last."""
         present = lane.slots.workers.get(worker)
         if present is not None:
             self.lose(present)
             present.port.close()
-        self._bury(lane, worker, end_of(status, reason))
-
-    def _bury(self, lane: Lane, worker: WorkerId, how: str) -> None:
         lost = lane.lost.pop(worker, None)
         if lost is not None:
-            lost.timer.cancel()
-            self.attempted(lane, lost.worker, lost.calls, how)
-            self._pump(lane)
+            self.bury(lane, lost, end_of(status, reason), begun)
 
-    def attempted(self, lane: Lane, worker: Worker, calls: list[Call], how: str) -> None:
-        """Calls that had begun on a worker that is gone: this attempt is over."""
+    def _give_up(self, lane: Lane, worker: WorkerId) -> None:
+        lost = lane.lost.pop(worker, None)
+        if lost is not None:
+            self.bury(lane, lost, "its connection ended", None)
+
+    def bury(self, lane: Lane, lost: Lost, how: str, begun: Collection[str] | None) -> None:
+        """See to a lost worker's calls. `begun`: what its slots had begun last; None: nobody knows, and they count as
+        begun."""
+        lost.timer.cancel()
+        calls = [call for call in lost.calls if call.worker is lost.worker and not call.execution.ended]
+        if begun is not None:
+            ran = count_begun(calls, begun)
+            self._not_begun(lane, [call for call in calls[ran:] if call.started_at is None])
+        self._attempted(lane, lost.worker, calls, how)
+        self._pump(lane)
+
+    def _attempted(self, lane: Lane, worker: Worker, calls: list[Call], how: str) -> None:
+        """Calls that had begun on a worker that is gone, as far as is known: this attempt is over."""
         now = self._clock.now()
         for call in calls:
             execution = call.execution
-            if execution.ended or execution.status is not Status.RUNNING or call.worker is not worker:
+            if execution.ended or call.worker is not worker:
                 continue
+            if call.started_at is None:
+                self.begin(lane, call, worker, now)
             call.worker = None
             if call.cancel == "list":
                 self._settlement.raise_into(call, too_long(), ran=True)
@@ -373,6 +394,21 @@ class Outcomes:
                     "The next call gets a fresh one; add `retries=` to have this call repeated"
                 )
                 self._settlement.raise_into(call, WorkerLost(message), ran=True)
+
+
+def certainly_waits(call: Call, worker: Worker) -> bool:
+    """Whether a worker that has said nothing about the call cannot have begun it.
+
+    Workers of this machine begin some without a word (worker/line.py); never one whose record or limit needs it.
+    """
+    announced = call.kept or call.limit_ms or worker.remote or worker.external
+    return call.started_at is None and bool(announced)
+
+
+def count_begun(calls: Sequence[Call], last: Collection[str]) -> int:
+    """How many of a worker's calls, in the order they were sent, it had begun: it begins them in that order, and `last`
+    holds the last ones."""
+    return max((number for number, call in enumerate(calls, 1) if call.execution.id in last), default=0)
 
 
 def end_of(status: int, reason: str) -> str:

@@ -121,10 +121,11 @@ class Resumption:
             if not self._claim(lane, worker, execution, attempt):
                 worker.port.send(Cancel(execution, attempt=attempt))
         for ref in hello.held:
-            self._claim(lane, worker, *read_attempt_ref(ref))
+            execution, attempt = read_attempt_ref(ref)
+            if self._claim(lane, worker, execution, attempt):
+                self._calls[ExecutionId(execution)].kept = True  # whatever kind of call it is: it is kept there now
         if lost is not None:
-            lost.timer.cancel()
-            self._outcomes.attempted(lane, lost.worker, lost.calls, "came back without it")
+            self._outcomes.bury(lane, lost, "came back without it", hello.begun)
 
     def _claim(self, lane: Lane, worker: Worker, id: str, attempt: int) -> bool:
         call = self._calls.get(ExecutionId(id))

@@ -55,6 +55,8 @@ class Link(asyncio.Protocol):
         keepalive: how a TCP connection is watched; Unix links need no watching.
     Attributes:
         peer_pid, peer_uid: of the process at the other end; -1 before the connection or where unknown.
+        local: whether the other end is a process of this machine that the kernel vouches for: a Unix socket.
+        paused: the other end does not read, and what is sent stays here.
         state: free for the owner.
         gathering: entered around several frames that came at once, so that what follows from them can leave together.
     """
@@ -72,6 +74,7 @@ class Link(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.peer_pid = -1
         self.peer_uid = -1
+        self.local = self.paused = False
         self.state: Any = None
         self.gathering: AbstractContextManager[None] | None = None
         self._on_frame = on_frame
@@ -86,7 +89,6 @@ class Link(asyncio.Protocol):
         self._passage: Passage | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
-        self._paused = False
         self._closing = False
         self._failure: Exception | None = None
 
@@ -94,11 +96,6 @@ class Link(asyncio.Protocol):
     def is_open(self) -> bool:
         """Connected, and neither end has begun to close."""
         return self.transport is not None and not self._closing
-
-    @property
-    def local(self) -> bool:
-        """Whether the other end is a process of this machine that the kernel vouches for: a Unix socket."""
-        return self.transport is not None and is_unix(self.transport)
 
     def hear(self, on_frame: OnFrame) -> None:
         """Give every frame from the next one on to `on_frame`."""
@@ -139,7 +136,8 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's has the methods and not the class
         self._loop = asyncio.get_running_loop()
-        if is_unix(transport):
+        self.local = is_unix(transport)
+        if self.local:
             self.peer_pid, self.peer_uid = peer_of(transport.get_extra_info("socket"))
         else:
             self._writer.passing = Passing.NO
@@ -169,10 +167,10 @@ class Link(asyncio.Protocol):
             self._on_frame(self, frame)
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self.paused = True
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self.paused = False
         if self._passage is not None and self._passage.busy:
             self._passage.drained()
         else:
@@ -196,14 +194,14 @@ class Link(asyncio.Protocol):
         return bool(self._writer) or (self._passage is not None and self._passage.busy)
 
     def _schedule(self) -> None:
-        if not self._scheduled and not self._paused and self._loop is not None:
+        if not self._scheduled and not self.paused and self._loop is not None:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
         transport = self.transport
-        if transport is None or self._paused or (self._passage is not None and self._passage.busy):
+        if transport is None or self.paused or (self._passage is not None and self._passage.busy):
             return
         if self._writer:
             piece = self._writer.take()
@@ -226,7 +224,7 @@ class Link(asyncio.Protocol):
             self._schedule()
 
     def _stalled(self) -> bool:
-        return self._paused
+        return self.paused
 
     # What the two ends say to each other about the link itself
 

@@ -45,6 +45,8 @@ class Hello(Frame, frozen=True, tag=1):
     """What the session gave this worker before and it still runs. Each as `id@attempt`, see `attempt_ref`."""
     held: list[str] = []
     """Of what it has the outcome, not acknowledged yet; written as in `running`. They follow READY."""
+    begun: list[str] = []
+    """The last execution that each of its slots has begun: of what it was given in one row, all before it ran too."""
     token: str = ""
     """Proves, where the kernel does not say who dials, that this end may serve this endpoint and build."""
 
@@ -224,12 +226,16 @@ class Update(Frame, frozen=True, tag=17):
 
 
 class WorkerGone(Frame, frozen=True, tag=18):
-    """Template to session: a worker's process ended. `status` as from waitpid, negative = signal."""
+    """Template to session: a worker's process ended. `status` as from waitpid, negative = signal.
+
+    `begun`: the last execution that each of its slots had begun, by which the session knows of the unannounced ones.
+    """
 
     worker: str
     pid: int
     status: int
     reason: str = ""
+    begun: list[str] = []
 
 
 class Query(Frame, frozen=True, tag=20):

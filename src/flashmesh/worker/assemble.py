@@ -114,7 +114,7 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
             prefetch=not context.one_shot,
         )
         runner.on_peer_end = uplink.peer_ended
-        runner.next_in = uplink.next_in
+        runner.next_in = uplink.line.next_in
     about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
     access = Access.of(spec, public=resource.public and loaded.http is not None)
     sockets: list[tuple[int, bool, Access | None]] = [(context.listen_fd, False, None)]

@@ -22,9 +22,11 @@ from flashmesh.wire.failures import USER_ERROR
 from flashmesh.wire.frames import BINARY, JSON, MSGPACK
 from flashmesh.wire.lending import Borrowed
 from flashmesh.wire.signature import Purpose, Signer
+from flashmesh.worker.callables import BoundCallable
 from flashmesh.worker.cancellation import Canceller, enter
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.invocation import CURRENT, Invocation
+from flashmesh.worker.records import Running
 from flashmesh.worker.streams import ItemList, Window
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ class Runner:
         os.register_at_fork(after_in_child=self._note_copy)
         self._context = context
         self._record = context.record
-        self._limit = limit
+        self.limit = limit
         self._default_run_ms = default_run_ms
         self._signer = signer
         self._on_free = on_free
@@ -84,15 +86,19 @@ class Runner:
     @property
     def free(self) -> int:
         """Slots that may be taken within the limit."""
-        return max(0, self._limit - self._taken)
+        return max(0, self.limit - self._taken)
 
     @property
     def taken(self) -> int:
         return self._taken
 
+    def limit_ms(self, target: BoundCallable) -> int:
+        """How long a call of it may run, 0 = no limit."""
+        return self._default_run_ms if target.limit_ms is None else target.limit_ms
+
     def take(self, *, by_link: bool, over_limit: bool = False) -> int | None:
         """Reserve a slot; None when there is none. `over_limit`: use a spare one when the limit is reached."""
-        if not self._slots or (self._taken >= self._limit and not over_limit):
+        if not self._slots or (self._taken >= self.limit and not over_limit):
             return None
         self._taken += 1
         self._on_free(self.free, by_link)
@@ -111,7 +117,7 @@ class Runner:
         invocation.slot = slot
         invocation.by_link = by_link
         target = invocation.target
-        invocation.tighten(self._default_run_ms if target.limit_ms is None else target.limit_ms)
+        invocation.tighten(self.limit_ms(target))
         try:
             bound = target.bind(
                 invocation.payload,
@@ -144,6 +150,10 @@ class Runner:
 
     def _note_copy(self) -> None:
         self._copied = True
+
+    def begun(self) -> list[Running]:
+        """What each slot began last."""
+        return self._record.calls()
 
     def stop_all(self) -> None:
         """Cancel what runs."""

@@ -108,7 +108,7 @@ class Worker:
                 if not by_link:
                     parts.uplink.say_free()
                 if free:
-                    parts.uplink.slot_freed()
+                    parts.uplink.line.slot_freed()
         for face in parts.faces:
             face.update()
 

@@ -4,20 +4,17 @@ What the session gave goes on while it is away: HELLO says what runs and which o
 that comes back takes both over. Outcomes of calls whose record outlives the session (async, or with an idempotency
 key), and all that end while it is away, are kept until it acknowledges them (held.py).
 
-Fast functions get calls ahead (ahead.py). They wait here in order. A fast call that ends hands its slot to the next one
-that waits, in the same turn of the loop; after a slow one, and after silence, a call begins one turn later, so that
-what the session said meanwhile, a DISCARD above all, is heard first. Now and then the slot is given back, for peers
-that wait at the door. An INVOKE that finds neither slot nor place (a peer took it meanwhile) is answered BUSY,
-certainly not run; the session puts it back at the head of its queue.
+What comes waits in line (line.py) until it has a slot. A call that was not announced and lasts after all is announced
+then, if the loop has a turn to do so.
 """
 
 import asyncio
 import logging
 import os
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import monotonic_ns
 from typing import Final
 
 import msgspec
@@ -26,7 +23,6 @@ from flashmesh.functions.errors import Cancelled, FunctionNotFound, PayloadTooLa
 from flashmesh.wire import failures
 from flashmesh.wire.connection import Keepalive, Link
 from flashmesh.wire.frames import (
-    INLINE_PAYLOAD_BYTES,
     PROTOCOL_VERSION,
     Ack,
     AnyFrame,
@@ -44,18 +40,19 @@ from flashmesh.wire.frames import (
     Summary,
     attempt_ref,
 )
-from flashmesh.worker.ahead import WORK_US, RunTimes
+from flashmesh.worker.ahead import RunTimes
 from flashmesh.worker.callables import Callables
 from flashmesh.worker.held import Held
-from flashmesh.worker.invocation import Invocation
+from flashmesh.worker.invocation import Invocation, Reply
+from flashmesh.worker.line import Line
 from flashmesh.worker.runner import Runner
 from flashmesh.worker.summaries import Summaries
 
 log = logging.getLogger(__name__)
 
 BUSY: Final = "BUSY"
-IN_A_ROW: Final = 32
-"""Calls of the session's that may follow each other in one slot before peers have a chance to take it."""
+LASTS_NS: Final = 10_000_000
+"""A call that was not announced and runs for so long is."""
 
 Connect = Callable[[Link], Awaitable[None]]
 """Connects a Link to the session. Raises OSError when nobody answers."""
@@ -64,27 +61,35 @@ Connect = Callable[[Link], Awaitable[None]]
 class LinkReply:
     """Sends the outcome of one call over whatever connection there is by then."""
 
-    __slots__ = ("_announced", "_uplink", "abandoned", "kept", "link")
+    __slots__ = ("_said", "_uplink", "abandoned", "kept", "link", "quiet")
 
-    def __init__(self, uplink: "Uplink", link: Link, kept: bool, announced: bool) -> None:
+    def __init__(self, uplink: "Uplink", link: Link, *, kept: bool, quiet: bool, said: bool) -> None:
         self._uplink = uplink
-        self._announced = announced
+        self._said = said
         """The session knows already that it begins."""
         self.link = link
         """It came by this connection, and its items can go by no other: a later session lacks those before."""
         self.kept = kept
         """Its outcome is kept until it is acknowledged."""
+        self.quiet = quiet
+        """The session need not know that it begins."""
         self.abandoned = False
         """Items of it were lost. It was cancelled, and nobody is told how it ends: the session repeats it."""
 
     def started(self, invocation: Invocation, *, sync: bool) -> bool:
-        if not self._announced:
+        if not (self.quiet or self._said):
             uplink = self._uplink
             uplink.send(Started(invocation.execution, invocation.attempt, uplink.worker, uplink.runner.calls == 0))
         return True
 
     def waiting(self, invocation: Invocation) -> None:
-        pass
+        if self.quiet:
+            self._uplink.watch()
+
+    def lasts(self, invocation: Invocation) -> None:
+        """It was not announced, and is not over in a moment."""
+        self.quiet = False
+        self._uplink.send(Started(invocation.execution, invocation.attempt, self._uplink.worker))
 
     def item(self, invocation: Invocation, data: bytes) -> None:
         if self.link.is_open:
@@ -111,7 +116,7 @@ class LinkReply:
             invocation.items,
             len(payload),
             payload,
-            *uplink.announce(self, len(payload)),
+            *uplink.line.announce(self.link, len(payload), lasting=self.kept or self.abandoned),
         )
         if not self.abandoned:
             uplink.deliver(frame, kept=self.kept)
@@ -167,26 +172,18 @@ class Uplink:
         self.times = RunTimes(enabled=prefetch)
         self._callables = callables
         self._on_drain = on_drain
-        self._taken = taken
         self._redial_s = redial_s
-        self._link: Link | None = None
+        self.link: Link | None = None
         self._loop = asyncio.get_running_loop()
         self._lost = asyncio.Event()
         self._closed = asyncio.Event()
         self._closing = False
-        self._leaving = ""
+        self.leaving = ""
         self._unsaid = False
         self._held = Held()
         self._released: asyncio.Event | None = None
-        self._waiting: deque[Invoke] = deque()
-        self._beginning: asyncio.Handle | None = None
-        self._postponed = False
-        """The beginning was put off once because a slot was freed before it: what ran may have held the thread."""
-        self._kept = 0
-        """Slots that wait for the answer before to be on its way."""
-        self._in_a_row = 0
-        self._announced = ""
-        """The execution that begins next, as the last RESULT said."""
+        self.line = Line(self, runner=runner, callables=callables, times=self.times, taken=taken)
+        self._watch: asyncio.TimerHandle | None = None
         self._summaries = Summaries(self._send_summary)
 
     # Connecting
@@ -221,14 +218,15 @@ class Uplink:
             for invocation in self.runner.running.values()
             if isinstance(invocation.reply, LinkReply) and not invocation.reply.abandoned
         ]
-        free = 0 if self._leaving else self.runner.free
-        link.send(self._hello(token=token, free=free, running=runs, held=self._held.refs()))
+        free = 0 if self.leaving else self.runner.free
+        begun = [call.execution for call in self.runner.begun()]
+        link.send(self._hello(token=token, free=free, running=runs, held=self._held.refs(), begun=begun))
         link.send(Ready(self.free))
-        self._link = link
+        self.link = link
         for frame in self._held:
             self._send_outcome(link, frame)
-        if self._leaving:
-            link.send(Drain(self._leaving))
+        if self.leaving:
+            link.send(Drain(self.leaving))
         self._summaries.flush()
 
     async def _pause(self, seconds: float) -> None:
@@ -243,9 +241,9 @@ class Uplink:
 
     def _on_lost(self, link: Link, error: Exception | None) -> None:
         """Calls that have not begun are the session's to give again; of those that run, streams end."""
-        if link is self._link:
-            self._link = None
-        self._waiting.clear()
+        if link is self.link:
+            self.link = None
+        self.line.clear()
         for invocation in list(self.runner.running.values()):
             reply = invocation.reply
             if isinstance(reply, LinkReply) and invocation.stream and invocation.items > 0:
@@ -257,15 +255,15 @@ class Uplink:
     @property
     def free(self) -> int:
         """Calls that the session may send now, besides those it sent that have not begun."""
-        if self._leaving or self._held.full:
+        if self.leaving or self._held.full:
             return 0
-        return self.runner.free + self._kept + self.times.allowed
+        return self.runner.free + self.line.kept + self.times.allowed
 
     def send(self, frame: AnyFrame) -> bool:
         """Send it if the session is there."""
-        if self._link is None or not self._link.is_open:
+        if self.link is None or not self.link.is_open:
             return False
-        self._link.send(frame)
+        self.link.send(frame)
         return True
 
     def peer_ended(self, invocation: Invocation, code: str, run_us: int) -> None:
@@ -278,7 +276,7 @@ class Uplink:
 
     def deliver(self, frame: Result | Error, *, kept: bool) -> None:
         """Send an outcome; keep it until it is acknowledged, if it must outlive this session or has none to go to."""
-        link = self._link
+        link = self.link
         if link is None or not link.is_open:
             self._held.add(frame)
             return
@@ -291,16 +289,33 @@ class Uplink:
         if frame.free != free:
             frame = msgspec.structs.replace(frame, free=free)
         try:
-            if self._waiting:
+            if self.line:
                 link.send(frame)  # with what the next one says
             else:
                 link.send_now(frame)
         except PayloadTooLarge as error:
-            self._announced = ""
+            self.line.announced = ""
             too_large = failure(frame.execution, frame.attempt, error, ran=True, run_us=frame.run_us)
             if frame.execution in self._held:
                 self._held.add(too_large)
             self._send_outcome(link, too_large)
+
+    def watch(self) -> None:
+        """A call that was not announced runs from the loop: see whether it lasts."""
+        if self._watch is None:
+            self._watch = self._loop.call_later(LASTS_NS / 1e9, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        now = monotonic_ns()
+        for invocation in self.runner.running.values():
+            reply = invocation.reply
+            if not isinstance(reply, LinkReply) or not reply.quiet:
+                continue
+            if now - invocation.received_ns >= LASTS_NS:
+                reply.lasts(invocation)
+            else:
+                self.watch()
 
     def say_free(self) -> None:
         """The number of free slots changed without the session's doing."""
@@ -316,9 +331,9 @@ class Uplink:
 
     def want_to_leave(self, reason: str) -> None:
         """Tell the session; it stops sending and closes the connection once nothing is in flight on it."""
-        self._leaving = reason or "leaving"
-        while self._waiting:
-            self._refuse(self._waiting.popleft())
+        self.leaving = reason or "leaving"
+        for frame in self.line.clear():
+            self.refuse(frame)
         self._summaries.flush()
         self.send(Drain(reason))
 
@@ -342,7 +357,7 @@ class Uplink:
         """Wait for the session to close the connection, `patience_s` at most; then close it here."""
         self._closing = True
         self._closed.set()
-        if self._link is None:
+        if self.link is None:
             return
         self._summaries.flush()
         try:
@@ -352,8 +367,8 @@ class Uplink:
             self._hang_up()
 
     def _hang_up(self) -> None:
-        if self._link is not None:
-            self._link.close()
+        if self.link is not None:
+            self.link.close()
 
     # Hearing
 
@@ -367,10 +382,10 @@ class Uplink:
                 invocation = self.runner.by_execution.get(execution)
                 if invocation is not None and attempt in (0, invocation.attempt):
                     self.runner.canceller.stop(invocation, reason)
-                elif (waiting := self._take_back(execution, attempt)) is not None:
+                elif (waiting := self.line.take_back(execution, attempt)) is not None:
                     self.deliver(failure(execution, waiting.attempt, Cancelled(), ran=False), kept=False)
             case Discard(execution=execution, attempt=attempt):
-                if self._take_back(execution, attempt) is None:
+                if self.line.take_back(execution, attempt) is None:
                     self._keep_from_running(execution, attempt)
             case Credit(execution=execution, items=items):
                 invocation = self.runner.by_execution.get(execution)
@@ -389,14 +404,6 @@ class Uplink:
         if not self._held and self._released is not None:
             self._released.set()
 
-    def _take_back(self, execution: str, attempt: int) -> Invoke | None:
-        """A call that waits here and shall not begin; `attempt` 0: whichever."""
-        for frame in self._waiting:
-            if frame.execution == execution and attempt in (0, frame.attempt):
-                self._waiting.remove(frame)
-                return frame
-        return None
-
     def _keep_from_running(self, execution: str, attempt: int) -> None:
         """The session was told that it begins; its body has not."""
         invocation = self.runner.by_execution.get(execution)
@@ -407,120 +414,15 @@ class Uplink:
         if frame.function not in self._callables:
             error = FunctionNotFound(f"{frame.function!r} is not served here.")
             self.deliver(failure(frame.execution, frame.attempt, error, ran=False), kept=False)
-        elif frame.execution in self.runner.by_execution or self._leaving or self._held.full:
-            self._refuse(frame)
-        elif not self._waiting and self._beginning is None and self.runner.free:
-            self._begin(link, frame)  # its body has a turn to wait yet
-        elif len(self._waiting) < self.runner.free + self.times.allowed:
-            self._waiting.append(frame)
-            self._begin_soon()
+        elif frame.execution in self.runner.by_execution or self.leaving or self._held.full:
+            self.refuse(frame)
         else:
-            self._refuse(frame)
+            self.line.add(link, frame)
 
-    def _refuse(self, frame: Invoke) -> None:
+    def reply_to(self, link: Link, frame: Invoke, *, kept: bool, quiet: bool) -> Reply:
+        """Where the answer of a call goes that came by `link`."""
+        return LinkReply(self, link, kept=kept, quiet=quiet, said=self.line.announced == frame.execution)
+
+    def refuse(self, frame: Invoke) -> None:
         """It was not run and will not be here."""
         self.send(Error(frame.execution, BUSY, frame.attempt, self.free, ran=False))
-
-    # Beginning
-
-    def slot_freed(self) -> None:
-        """The next call that waits here may have a slot: a turn from now, even where its turn was due in this one."""
-        if not self._waiting:
-            return
-        if self._in_a_row >= IN_A_ROW:
-            self._in_a_row = 0
-            self._loop.call_soon(self._begin_soon)  # whoever waits at the door is seen before that
-            return
-        if self._beginning is not None and not self._postponed:
-            self._beginning.cancel()
-            self._beginning = None
-            self._postponed = True
-        self._begin_soon()
-
-    def _begin_soon(self) -> None:
-        """Not at once: what the session has said until now, a DISCARD above all, is heard before a call begins."""
-        if self._beginning is None:
-            self._beginning = self._loop.call_soon(self._begin_waiting)
-
-    def _begin_waiting(self) -> None:
-        self._beginning = None
-        self._postponed = False
-        link = self._link
-        for _ in range(self.runner.free):
-            # A synchronous call has ended when `_begin` returns, and has asked for the next one's turn.
-            if not self._waiting or link is None or not self.runner.free:
-                break
-            self._begin(link, self._waiting.popleft())
-        while len(self._waiting) > self.times.allowed:  # peers took the slots meanwhile
-            self._refuse(self._waiting.pop())
-
-    def announce(self, before: LinkReply, size: int) -> tuple[str, int]:
-        """What `begins` in the slot of a call that is being answered, for its RESULT (of `size` bytes) to say.
-
-        One that is kept may be sent again, and a large one arrives late: neither can speak for another call.
-        """
-        lasting = before.kept or before.abandoned or before.link is not self._link
-        if not self._kept or lasting or size > INLINE_PAYLOAD_BYTES or not self._waiting:
-            return "", 0
-        following = self._waiting[0]
-        self._announced = following.execution
-        return following.execution, following.attempt
-
-    def next_in(self, run_us: int) -> Callable[[int], None] | None:
-        """Who takes the slot of a call that ran for `run_us`, once its answer is said; None: it is free.
-
-        While a slow call ran the session may have thought better of what waits here: that is heard first.
-        """
-        if not self._waiting or self._leaving or run_us > WORK_US:
-            self._in_a_row = 0
-            return None
-        if self._in_a_row >= IN_A_ROW:
-            return None
-        self._in_a_row += 1
-        self._kept += 1
-        return self._begin_kept
-
-    def _begin_kept(self, slot: int) -> None:
-        self._kept -= 1
-        link = self._link
-        if link is None or not self._waiting:
-            self.runner.give(slot, by_link=True)
-            return
-        frame = self._waiting.popleft()
-        if self._taken():
-            self._begin_in(slot, link, frame)
-        else:
-            self.runner.give(slot, by_link=True)
-            self._refuse(frame)
-
-    def _begin(self, link: Link, frame: Invoke) -> None:
-        slot = self.runner.take(by_link=True) if self._taken() else None
-        if slot is None:
-            self._refuse(frame)
-        else:
-            self._begin_in(slot, link, frame)
-
-    def _begin_in(self, slot: int, link: Link, frame: Invoke) -> None:
-        meta = frame.meta
-        later = meta.get("mode") == "async"
-        invocation = Invocation(
-            execution=frame.execution,
-            target=self._callables[frame.function],
-            reply=LinkReply(
-                self,
-                link,
-                later or meta.get("idempotency_key") is not None,
-                self._announced == frame.execution,
-            ),
-            payload=frame.payload,
-            content_type=frame.content_type,
-            accept=frame.accept,
-            attempt=frame.attempt,
-            deadline_ms=frame.deadline_ms,
-            chain=tuple(meta.get("chain") or ()),
-            trace=meta.get("trace") or "",
-            metadata=meta.get("metadata"),
-            # A call accepted for later keeps its items apart too: whoever asks for them may be early or late.
-            stream=bool(meta.get("stream")) or later,
-        )
-        self.runner.begin(invocation, slot, by_link=True)

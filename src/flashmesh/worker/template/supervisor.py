@@ -382,7 +382,8 @@ class Template:
         self._staff()
 
     def on_worker_exit(self, generation: Generation, worker: Worker, status: int, *, called: bool) -> None:
-        self._link.send(WorkerGone(generation.worker_id(worker), worker.pid, status, worker.reason))
+        begun = [call.execution for call in worker.record.calls()]
+        self._link.send(WorkerGone(generation.worker_id(worker), worker.pid, status, worker.reason, begun))
         if generation.phase is not Phase.READY:
             return
         if not worker.was_ready and not worker.leaving:
