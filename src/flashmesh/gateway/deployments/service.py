@@ -372,14 +372,20 @@ class Deployments:
     async def restore(self) -> None:
         """Go on with everything that is recorded: before calls are taken up and taken.
 
-        What cannot be served now is told and recorded; the next start, or the next deploy, tries again.
+        What cannot be served now is told and recorded; the next start, or the next deploy, tries again. What is stored
+        counts: a manifest on disk that says something else is told and replaced.
         """
-        for place in self._state.environments():
+        places = self._state.environments()
+        self._manifests.keep_only((place.app, place.name) for place in places)
+        for place in places:
             served = [one for one in self._state.served(place.id) if serves(one.entry)]
             if served:
-                self._manifests.write(
-                    place.app, place.name, self._state.manifest(place.app, place.name), at=self._clock()
-                )
+                manifest = self._state.manifest(place.app, place.name)
+                other = self._manifests.differences(place.app, place.name, manifest)
+                if other:
+                    said = f"The manifest of {place.place} on disk was another than the one stored"
+                    self._notice(f"{said} ({', '.join(other)}); it was replaced.", "warning")
+                self._manifests.write(place.app, place.name, manifest, at=self._clock())
                 await asyncio.gather(*(self._adopt(place, one) for one in served))
             self._refresh(place.app, place.name)
 
