@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flashmesh.deploy.reconcile import AT_ONCE, DONE, Failure, Step, entry_when_back, reconcile, serves, steps
-from flashmesh.deploy.target import Target
+from flashmesh.deploy.target import Deployable, Target
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.gateway.deployments.deployables import Deployables
 from flashmesh.gateway.deployments.documents import deployment_document, event_document
@@ -27,6 +27,7 @@ from flashmesh.gateway.state.manager import StateManager
 from flashmesh.gateway.state.records import (
     AppNotFound,
     Deployment,
+    DeploymentRunning,
     DeploymentStatus,
     Env,
     Environment,
@@ -91,6 +92,7 @@ class Deployments:
         """By deployment: those that this process carries out."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._due: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
         self._schemas: dict[EndpointName, dict[str, Any]] = {}
         """By endpoint and callable: the schema of its arguments, as its template last said."""
         self._known: dict[str, dict[str, tuple[float, Deployed | None]]] = {}
@@ -234,6 +236,29 @@ class Deployments:
         self._carry_out(begun)
         return begun, found
 
+    async def amend(self, endpoint: EndpointName, counts: Mapping[str, Any]) -> None:
+        """Give a resource other worker counts (ResourceConfig's names) until the next deploy.
+
+        Raises NothingDeployed, DeploymentRunning, DeployFailed, StoreUnavailable.
+        """
+        deployed = self._registry.deployed(endpoint)
+        if deployed is None:
+            raise NothingDeployed(" ".join(str(NothingDeployed.__doc__).split()))
+        place = self._state.environment(deployed.app, deployed.environment)
+        turn = self._turn(place.app, place.name)
+        if place.running is not None and turn.locked():
+            raise DeploymentRunning(self._state.deployment(place.running))
+        async with turn:
+            one = next(one for one in self._state.served(place.id) if one.entry.get("endpoint_id") == endpoint)
+            entry = {**one.entry, "config": {**one.entry["config"], **counts}}
+            await self._target.resize(await self._recorded(place, one, entry))
+            await self._state.record(place.id, one.identity, entry, name=one.name)
+        self._refresh(place.app, place.name)
+
+    def _turn(self, app: str, environment: str) -> asyncio.Lock:
+        """Held by whoever acts on an environment's endpoints."""
+        return self._turns.setdefault((app, environment), asyncio.Lock())
+
     def _named(self, place: Environment, served: Sequence[Served], name: str) -> Served:
         for one in served:
             declared = one.entry.get("config", {}).get("name")
@@ -271,7 +296,8 @@ class Deployments:
     async def _run(self, deployment: Deployment, feed: Feed) -> None:
         """Until its end is written down. Cancelled, it stays unfinished: the next start takes it up."""
         try:
-            failures = await self._reconcile(deployment, feed)
+            async with self._turn(deployment.app, deployment.environment):
+                failures = await self._reconcile(deployment, feed)
             status, error = _outcome(failures)
         except asyncio.CancelledError:
             raise
@@ -392,24 +418,26 @@ class Deployments:
     async def _adopt(self, place: Environment, one: Served) -> None:
         address, error = None, ""
         try:
-            values = self._state.served_env(place.id, one.identity)
-            wanted = await self._deployables.of(
-                place,
-                one.identity,
-                one.name,
-                one.entry,
-                build=str(one.entry["build"]),
-                values=values,
-                values_hash=str(one.entry.get("env_hash") or ""),
-                address=one.entry.get("endpoint_url"),
-            )
-            address = await self._target.adopt(wanted)
+            address = await self._target.adopt(await self._recorded(place, one, one.entry))
         except FlashmeshError as fault:
             error = str(fault)
             self._notice(f"{place.place}: {one.name} is not served: {error}", "error")
         entry = entry_when_back(one.entry, address, error)
         if entry != one.entry:
             await self._state.record(place.id, one.identity, entry, name=one.name)
+
+    async def _recorded(self, place: Environment, one: Served, entry: Mapping[str, Any]) -> Deployable:
+        """A recorded resource as it serves, with the settings of `entry`."""
+        return await self._deployables.of(
+            place,
+            one.identity,
+            one.name,
+            entry,
+            build=str(entry["build"]),
+            values=self._state.served_env(place.id, one.identity),
+            values_hash=str(entry.get("env_hash") or ""),
+            address=entry.get("endpoint_url"),
+        )
 
     def resume(self) -> None:
         """Take up deployments that a crash cut short, and what else was to go on."""
