@@ -205,7 +205,7 @@ def test_a_connection_that_the_other_side_closed_is_not_used() -> None:
                 assert response.status == 200
                 (pool,) = network._loops.values()
                 (resting,) = pool._resting[address.origin]
-                while resting.is_usable:
+                while resting.is_usable:  # noqa: ASYNC110 - a transport tells nobody that it has noticed
                     await asyncio.sleep(0)
 
         asyncio.run(main())
