@@ -4,7 +4,9 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -67,13 +69,13 @@ def until(condition: Callable[[], Any], what: str = "it") -> Any:
 
 
 class Machine:
-    """`flash` as its user runs it. Its server's port is any free one; endpoints and server are gone after `close`."""
+    """`flash` as its user runs it. Its server always has the same port; endpoints and server are gone after `close`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLASH_", "RUNPOD_"))}
-        self.env = {**kept, "FLASH_HOME": str(self.home), "FLASH_SERVER_PORT": "0"}
+        self.env = {**kept, "FLASH_HOME": str(self.home), "FLASH_SERVER_PORT": str(free_port())}
         self.started: list[subprocess.Popen[str]] = []
 
     def project(self, name: str = "shop", **files: str) -> Path:
@@ -198,11 +200,12 @@ def call(endpoint: dict[str, Any], function: str, **arguments: Any) -> Any:
 
 
 class Load:
-    """Threads that call one function over the server, over and over, from `with` to its end."""
+    """Threads that call one function over and over, from `with` to its end: over the server, or at `url`."""
 
-    def __init__(self, machine: Machine, function: str, clients: int = 4) -> None:
-        self._machine = machine
-        self._path = f"/v1/functions/{function}:invoke"
+    def __init__(self, machine: Machine, function: str, clients: int = 4, *, url: str = "") -> None:
+        facts = machine.facts
+        assert facts is not None
+        self._url = url or f"{facts['url']}/v1/functions/{function}:invoke"
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._call) for _ in range(clients)]
         self._lock = threading.Lock()
@@ -212,7 +215,7 @@ class Load:
     def _call(self) -> None:
         while not self._over.is_set():
             try:
-                status, body = self._machine.api("POST", self._path, {"input": {}})
+                status, body = request("POST", self._url, {"input": {}})
             except OSError as error:
                 status, body = 0, repr(error)
             with self._lock:
@@ -235,6 +238,14 @@ class Load:
         """Until that was answered so many times more."""
         before = self.answers[answer]
         until(lambda: self.answers[answer] >= before + more or self.failures, f"{more} answers {answer}")
+
+
+def free_port() -> int:
+    """One that nobody listens on, below those that outgoing connections get."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def is_gone(pid: int) -> bool:

@@ -53,7 +53,7 @@ def test_a_deploy_that_was_cut_by_the_servers_death_ends_when_it_is_back(here: M
 
 def test_endpoints_serve_and_call_each_other_while_the_server_is_dead(here: Machine) -> None:
     """And when it is back it goes on with the same processes at the same addresses."""
-    root = here.project(cpu=cpu("1"), asks=ASKS)
+    root = here.project(cpu=cpu("1").replace("workersMax=2", "workersMax=1"), asks=ASKS)
     endpoints = {one["resource"]: one for one in here.deploy(root)["endpoints"]}
     worker = call(endpoints["cpu"], "pid")
     here.kill_server()

@@ -19,7 +19,7 @@ from project_fixtures import WORKER, write
 from flashmesh.project.contents import MANIFEST_NAME
 from flashmesh.project.unpack import HostileArtifact, read_manifest, remove, unpack
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_whatever_an_archive_holds_nothing_appears_outside_its_folder(
     except HostileArtifact:
         pass
     else:
-        found = [one for one in (place / "build").rglob("*")]
+        found = list((place / "build").rglob("*"))
         assert all(one.is_file() or one.is_dir() for one in found)
         assert not any(one.is_symlink() for one in found)
         remove(place / "build")

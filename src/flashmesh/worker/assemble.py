@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flashmesh.functions.caller import install
-from flashmesh.kit.ids import EndpointName
-from flashmesh.routing.registry import ServiceRegistry
+from flashmesh.functions.calls import process
 from flashmesh.wire.signature import Signer
 from flashmesh.worker.callables import Callables, outside_loop
+from flashmesh.worker.calls.assemble import worker_caller
 from flashmesh.worker.calls.caller import WorkerCaller
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.dialling import dialling
@@ -39,6 +39,7 @@ class Life(Protocol):
     def on_free(self, free: int, by_link: bool) -> None: ...
     def on_idle(self) -> None: ...
     def on_call(self) -> bool: ...
+    def on_accepted_call(self) -> bool: ...
     def drain(self, reason: str = ...) -> None: ...
 
 
@@ -65,16 +66,19 @@ def prepare(spec: WorkerSpec, loaded: Loaded | None) -> Loaded:
     """What comes before the loop: log output, the user's modules where they are not here yet, the way calls leave."""
     configure_logging()
     loaded = loaded or load(spec)
-    registry = ServiceRegistry(Path(spec.manifest), own=EndpointName(spec.endpoint))
     install(
-        WorkerCaller(
+        worker_caller(
             endpoint=spec.endpoint,
+            resource_name=spec.resource_name,
             config=spec.resource,
             declared=frozenset(loaded.declarations),
-            registry=registry,
+            manifest=Path(spec.manifest),
+            socket_path=Path(spec.socket_path),
+            link=spec.link,
             written_name=loaded.imports.written_name,
             signer=signer_of(spec),
-            link=spec.link,
+            token_file=spec.token_file,
+            deployed=bool(spec.app or spec.tcp),
             environ=os.environ,
         )
     )
@@ -115,7 +119,14 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
         )
         runner.on_peer_end = uplink.peer_ended
         runner.next_in = uplink.line.next_in
-    about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
+    caller = process.caller
+    calls = caller if isinstance(caller, WorkerCaller) else None
+    about = About(
+        endpoint=spec.endpoint,
+        build=spec.build,
+        worker=context.worker_id,
+        manifest_queries=(lambda: calls.queries) if calls is not None else lambda: 0,
+    )
     access = Access.of(spec, public=resource.public and loaded.http is not None)
     sockets: list[tuple[int, bool, Access | None]] = [(context.listen_fd, False, None)]
     if context.tcp_fd is not None:
@@ -136,9 +147,10 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
             about=about,
             limits=limits,
             access=access,
+            passed_on=calls.passing_on.callable if calls is not None else None,
             over_limit=over_limit,
             settle=uplink.take_unsaid if uplink is not None else _nothing_unsaid,
-            taken=life.on_call,
+            taken=life.on_accepted_call,
         )
         for descriptor, over_limit, access in sockets
     )

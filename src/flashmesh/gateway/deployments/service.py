@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flashmesh.deploy.reconcile import AT_ONCE, DONE, Failure, Step, entry_when_back, reconcile, serves, steps
-from flashmesh.deploy.target import Target
+from flashmesh.deploy.target import Deployable, Target
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.gateway.deployments.deployables import Deployables
 from flashmesh.gateway.deployments.documents import deployment_document, event_document
@@ -27,6 +27,7 @@ from flashmesh.gateway.state.manager import StateManager
 from flashmesh.gateway.state.records import (
     AppNotFound,
     Deployment,
+    DeploymentRunning,
     DeploymentStatus,
     Env,
     Environment,
@@ -41,6 +42,9 @@ from flashmesh.project.restored import ManifestInvalid, project_of
 
 RETRY_S: Final = 1.0
 """How long after the store refused to note a deployment's end it is asked again."""
+REFRESH_S: Final = 0.05
+"""How far names and manifests may be behind what is recorded while a deployment runs. Less: a deploy of hundreds of
+resources takes more of the time in which calls are served."""
 Notice = Callable[[str, str], None]
 """Told, text and level, what people should know."""
 
@@ -87,6 +91,8 @@ class Deployments:
         self._running: dict[str, Feed] = {}
         """By deployment: those that this process carries out."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._due: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
         self._schemas: dict[EndpointName, dict[str, Any]] = {}
         """By endpoint and callable: the schema of its arguments, as its template last said."""
         self._known: dict[str, dict[str, tuple[float, Deployed | None]]] = {}
@@ -230,6 +236,29 @@ class Deployments:
         self._carry_out(begun)
         return begun, found
 
+    async def amend(self, endpoint: EndpointName, counts: Mapping[str, Any]) -> None:
+        """Give a resource other worker counts (ResourceConfig's names) until the next deploy.
+
+        Raises NothingDeployed, DeploymentRunning, DeployFailed, StoreUnavailable.
+        """
+        deployed = self._registry.deployed(endpoint)
+        if deployed is None:
+            raise NothingDeployed(" ".join(str(NothingDeployed.__doc__).split()))
+        place = self._state.environment(deployed.app, deployed.environment)
+        turn = self._turn(place.app, place.name)
+        if place.running is not None and turn.locked():
+            raise DeploymentRunning(self._state.deployment(place.running))
+        async with turn:
+            one = next(one for one in self._state.served(place.id) if one.entry.get("endpoint_id") == endpoint)
+            entry = {**one.entry, "config": {**one.entry["config"], **counts}}
+            await self._target.resize(await self._recorded(place, one, entry))
+            await self._state.record(place.id, one.identity, entry, name=one.name)
+        self._refresh(place.app, place.name)
+
+    def _turn(self, app: str, environment: str) -> asyncio.Lock:
+        """Held by whoever acts on an environment's endpoints."""
+        return self._turns.setdefault((app, environment), asyncio.Lock())
+
     def _named(self, place: Environment, served: Sequence[Served], name: str) -> Served:
         for one in served:
             declared = one.entry.get("config", {}).get("name")
@@ -267,7 +296,8 @@ class Deployments:
     async def _run(self, deployment: Deployment, feed: Feed) -> None:
         """Until its end is written down. Cancelled, it stays unfinished: the next start takes it up."""
         try:
-            failures = await self._reconcile(deployment, feed)
+            async with self._turn(deployment.app, deployment.environment):
+                failures = await self._reconcile(deployment, feed)
             status, error = _outcome(failures)
         except asyncio.CancelledError:
             raise
@@ -299,7 +329,7 @@ class Deployments:
             server_url=self._server_url,
             schemas=lambda endpoint: self._schemas.get(endpoint, {}),
             told=told,
-            changed=lambda: self._refresh(deployment.app, deployment.environment),
+            changed=lambda: self._refresh_soon(deployment.app, deployment.environment),
         )
         undeploys = deployment.kind == "undeploy"
         found = plan(self._deployed(place), wanted, {} if undeploys else journal.values_hashes())
@@ -321,8 +351,17 @@ class Deployments:
                     self._notice(f"The end of deployment {deployment.id} cannot be stored yet: {refusal}", "error")
             await asyncio.sleep(RETRY_S)
 
+    def _refresh_soon(self, app: str, environment: str) -> None:
+        """Once for all results that come close together: each takes as long as the environment is large."""
+        if (app, environment) not in self._due:
+            loop = asyncio.get_running_loop()
+            self._due[(app, environment)] = loop.call_later(REFRESH_S, self._refresh, app, environment)
+
     def _refresh(self, app: str, environment: str) -> None:
         """Bring names and the manifest's file up to what is recorded."""
+        due = self._due.pop((app, environment), None)
+        if due is not None:
+            due.cancel()
         try:
             manifest = self._state.manifest(app, environment)
         except (AppNotFound, EnvironmentNotFound):
@@ -359,38 +398,46 @@ class Deployments:
     async def restore(self) -> None:
         """Go on with everything that is recorded: before calls are taken up and taken.
 
-        What cannot be served now is told and recorded; the next start, or the next deploy, tries again.
+        What cannot be served now is told and recorded; the next start, or the next deploy, tries again. What is stored
+        counts: a manifest on disk that says something else is told and replaced.
         """
-        for place in self._state.environments():
+        places = self._state.environments()
+        self._manifests.keep_only((place.app, place.name) for place in places)
+        for place in places:
             served = [one for one in self._state.served(place.id) if serves(one.entry)]
             if served:
-                self._manifests.write(
-                    place.app, place.name, self._state.manifest(place.app, place.name), at=self._clock()
-                )
+                manifest = self._state.manifest(place.app, place.name)
+                other = self._manifests.differences(place.app, place.name, manifest)
+                if other:
+                    said = f"The manifest of {place.place} on disk was another than the one stored"
+                    self._notice(f"{said} ({', '.join(other)}); it was replaced.", "warning")
+                self._manifests.write(place.app, place.name, manifest, at=self._clock())
                 await asyncio.gather(*(self._adopt(place, one) for one in served))
             self._refresh(place.app, place.name)
 
     async def _adopt(self, place: Environment, one: Served) -> None:
         address, error = None, ""
         try:
-            values = self._state.served_env(place.id, one.identity)
-            wanted = await self._deployables.of(
-                place,
-                one.identity,
-                one.name,
-                one.entry,
-                build=str(one.entry["build"]),
-                values=values,
-                values_hash=str(one.entry.get("env_hash") or ""),
-                address=one.entry.get("endpoint_url"),
-            )
-            address = await self._target.adopt(wanted)
+            address = await self._target.adopt(await self._recorded(place, one, one.entry))
         except FlashmeshError as fault:
             error = str(fault)
             self._notice(f"{place.place}: {one.name} is not served: {error}", "error")
         entry = entry_when_back(one.entry, address, error)
         if entry != one.entry:
             await self._state.record(place.id, one.identity, entry, name=one.name)
+
+    async def _recorded(self, place: Environment, one: Served, entry: Mapping[str, Any]) -> Deployable:
+        """A recorded resource as it serves, with the settings of `entry`."""
+        return await self._deployables.of(
+            place,
+            one.identity,
+            one.name,
+            entry,
+            build=str(entry["build"]),
+            values=self._state.served_env(place.id, one.identity),
+            values_hash=str(entry.get("env_hash") or ""),
+            address=entry.get("endpoint_url"),
+        )
 
     def resume(self) -> None:
         """Take up deployments that a crash cut short, and what else was to go on."""
@@ -405,6 +452,9 @@ class Deployments:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for due in self._due.values():
+            due.cancel()
+        self._due.clear()
         for feed in self._running.values():
             feed.end()
 

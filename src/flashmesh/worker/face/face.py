@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from flashmesh.functions.errors import CallCycle, EndpointUnavailable, FlashmeshError
 from flashmesh.kit.ids import new_execution_id
 from flashmesh.wire.frames import JSON
-from flashmesh.worker.callables import Callables
+from flashmesh.worker.callables import BoundCallable, Callables
 from flashmesh.worker.cancellation import has_hung_up
 from flashmesh.worker.face.access import Access
 from flashmesh.worker.face.answers import CallReply
@@ -53,6 +53,8 @@ class About:
     endpoint: str
     build: str
     worker: str
+    manifest_queries: Callable[[], int] = lambda: 0
+    """How often the endpoint's workers asked the State Manager."""
 
 
 class Face:
@@ -60,9 +62,10 @@ class Face:
 
     Args:
         access: asked of every request; None: who can connect may call.
+        passed_on: what takes requests that name a function of another endpoint; None: they are errors.
         over_limit: calls are taken even when no slot is free (re-entrant calls).
         settle: called after a peer took a slot; True when the session has yet to be told before a synchronous body.
-        taken: called when a call (not a `/ping`) is about to begin; False = the worker is leaving, do not run it.
+        taken: called when a call (not a `/ping`) is about to begin; False = the worker takes no more, do not run it.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Face:
         about: About,
         limits: Limits | None = None,
         access: Access | None = None,
+        passed_on: Callable[[], BoundCallable] | None = None,
         over_limit: bool = False,
         settle: Callable[[], bool] = lambda: False,
         taken: Callable[[], bool] = lambda: True,
@@ -84,6 +88,7 @@ class Face:
         self.about = about
         self.limits = limits or Limits()
         self.access = access
+        self.passed_on = passed_on
         self.over_limit = over_limit
         self.settle = settle
         self.taken = taken
@@ -267,7 +272,7 @@ class Connection:
         try:
             if len(chain) > CHAIN_LIMIT or self._slot is None:
                 raise CallCycle(f"The call went through {' → '.join(chain)} and cannot go on. Break the cycle.")
-            target, payload = select(self.face.callables, name, payload, content_type)
+            target, payload = select(self.face.callables, name, payload, content_type, passed_on=self.face.passed_on)
             deadline_ms = _milliseconds(headers.get("x-flash-deadline-ms"), "X-Flash-Deadline-Ms")
         except (FlashmeshError, RequestRefused) as error:
             reply.refuse(error)
@@ -316,6 +321,7 @@ class Connection:
                 f"flash_worker_calls_total{labels} {runner.calls}",
                 f"flash_worker_failures_total{labels} {runner.failures}",
                 f"flash_worker_running{labels} {len(runner.running)}",
+                f'flash_manifest_queries_total{{endpoint="{face.about.endpoint}"}} {face.about.manifest_queries()}',
             )
             self.finish(answer(200, ("\n".join(lines) + "\n").encode(), _PLAIN))
 
