@@ -23,7 +23,7 @@ from flashmesh.functions.errors import (
     FunctionRemoved,
     ValidationError,
 )
-from flashmesh.gateway.access.place import where_of
+from flashmesh.gateway.access.place import names_place, where_of
 from flashmesh.gateway.access.tokens import Grant
 from flashmesh.gateway.database import Database
 from flashmesh.gateway.directory import ANYWHERE, Callee, Where
@@ -227,6 +227,9 @@ class FunctionRegistry:
         if not self.scoped:
             return ANYWHERE
         grant = self._grant(request.principal) if request.principal else None
+        limited = bool(request.principal) and (grant is None or grant.limited)
+        if not limited and not names_place(request.query, request.headers):
+            return ANYWHERE  # nearly all
         found = where_of(request.query, request.headers, grant)
         return found if grant is not None or not request.principal else found._replace(only_app=_NO_APP)
 
