@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import enum
 import json
 import tempfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from declared_settings import (
     given_settings,
     untried_settings,
 )
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import flashmesh
@@ -32,7 +33,7 @@ from flashmesh.project.restored import project_of, with_env
 from flashmesh.project.unpack import remove, unpack
 from flashmesh.worker.spec import WorkerSpec
 
-MANY = settings(max_examples=60, deadline=None)
+MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 def as_served(source: str) -> tuple[ResourceConfig, dict[str, str], bytes]:
@@ -66,10 +67,14 @@ def as_served(source: str) -> tuple[ResourceConfig, dict[str, str], bytes]:
 
 def plain(config: ResourceConfig) -> dict[str, Any]:
     """Its settings as JSON has them, without variables, which travel apart."""
-    values = json.loads(json.dumps({**config.to_dict(), "env": None}))
+    values = json.loads(json.dumps({**config.to_dict(), "env": None}, default=_in_json))
     if values["template"] is not None:
         values["template"]["env"] = None
     return dict(values)
+
+
+def _in_json(value: Any) -> Any:
+    return value.value if isinstance(value, enum.Enum) else sorted(value)
 
 
 def check(source: str, declared: ResourceConfig) -> None:

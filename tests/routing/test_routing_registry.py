@@ -124,14 +124,20 @@ def test_many_first_calls_at_once_wait_for_one_query(tmp_path: Path) -> None:
     with endpoint(tmp_path) as here:
         here.state.holding = threading.Event()
         workers = [here.worker() for _ in range(4)]
-        threads = [threading.Thread(target=worker.load) for worker in workers for _ in range(2)]
+        found: list[str] = []
+
+        def call_first(worker: ServiceRegistry) -> None:
+            worker.load()
+            found.append(host(worker))
+
+        threads = [threading.Thread(target=call_first, args=(worker,)) for worker in workers for _ in range(2)]
         for thread in threads:
             thread.start()
         assert here.state.arrived.acquire(timeout=20)
         here.state.holding.set()
         for thread in threads:
             thread.join(20)
-        assert [host(worker) for worker in workers] == ["one.example"] * 4
+        assert found == ["one.example"] * 8
         assert here.state.queries == 1
 
 
@@ -264,6 +270,30 @@ def test_an_unusable_folder_costs_the_sharing_and_no_call(tmp_path: Path, caplog
         registry.load()
         assert host(registry) == "one.example"
         assert "cannot be kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "address", "called"),
+    [
+        ("https://box.lan:7470", "http://127.0.0.1:9000", False),
+        ("https://box.lan:7470", "http://localhost:9000", False),
+        ("http://10.1.2.3:7470", "https://127.0.0.1:9000", False),
+        ("https://box.lan:7470", "https://gpu.lan:9000", True),
+        ("http://127.0.0.1:7470", "http://127.0.0.1:9000", True),
+        ("", "http://127.0.0.1:9000", True),
+    ],
+)
+def test_another_machines_loopback_address_is_not_called(
+    tmp_path: Path, source: str, address: str, called: bool
+) -> None:
+    """Here something else listens there, which would be shown the token."""
+    with endpoint(tmp_path) as here:
+        kept = {"fetched_at": NOON, "fetched_from": source, "manifest": manifest(address)}
+        write(tmp_path / "cpu.manifest.json", kept, NOON)
+        route = here.worker().route(TRAIN)
+        assert isinstance(route, Remote) is called
+        if isinstance(route, Unresolved):
+            assert f"is on the machine of {source}" in route.reason
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])

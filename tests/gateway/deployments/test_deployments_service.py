@@ -212,6 +212,70 @@ def test_what_cannot_be_taken_up_after_a_start_is_told_and_tried_at_the_next(tmp
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("spoil", ["half a fil", '{"resources": {"cpu": {"endpoint_url": "http://127.0.0.1:1"}}}'])
+def test_a_manifest_on_disk_that_says_something_else_is_replaced_at_the_next_start(tmp_path: Path, spoil: str) -> None:
+    """What is stored counts; the difference is told. An environment that is gone leaves no file."""
+
+    async def scenario(bench: Bench) -> Bench:
+        await bench.deploy(await bench.build(A, resource("cpu")))
+        path = bench.manifests.path("shop", "production")
+        good = json.loads(path.read_text())["resources"]
+        path.write_text(spoil)
+        stale = bench.manifests.path("shop", "gone")
+        stale.write_text("{}")
+        after = await bench.killed()
+        assert json.loads(path.read_text())["resources"] == good
+        assert any("it was replaced" in notice for notice in after.notices)
+        assert not stale.exists()
+        again = await after.killed()
+        assert again.notices == []
+        return again
+
+    play(tmp_path, scenario)
+
+
+def test_worker_counts_can_be_changed_until_the_next_deploy(tmp_path: Path) -> None:
+    """In place, and over a restart; the plan shows them, and the next deploy brings the declared ones back."""
+
+    async def scenario(bench: Bench) -> Bench:
+        build = await bench.build(A, resource("cpu", workers_max=2))
+        await bench.deploy(build)
+        bench.registry.amend_deployed = bench.deployments.amend
+        described = await bench.registry.patch("cpu.run", b'{"workersMin": 1, "workersMax": 5}')
+        assert (described["workersMin"], described["workersMax"]) == (1, 5)
+        after = await bench.killed()
+        (serving,) = after.target.serving.values()
+        assert (serving.resource.config.workers_min, serving.resource.config.workers_max) == (1, 5)
+        found = after.deployments.plan("shop", "production", after.state.build_manifest("shop", build), {})
+        assert [(one.in_place, sorted(one.fields)) for one in found.changed] == [
+            (True, ["config.workers_max", "config.workers_min"])
+        ]
+        assert (await after.deploy(build)).status == "succeeded"
+        assert after.entries()["cpu"]["config"]["workers_max"] == 2
+        return after
+
+    play(tmp_path, scenario)
+
+
+def test_worker_counts_are_not_changed_while_a_deployment_runs(tmp_path: Path) -> None:
+    """Whoever asks is told which one."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.deploy(await bench.build(A, resource("cpu")))
+        endpoint = bench.registry.function("cpu.run").endpoint
+        bench.target.hold.clear()
+        begun, _ = await bench.deployments.deploy(
+            "shop", "production", await bench.build(B, resource("cpu", source="2")), given={}
+        )
+        await bench.target.until_busy(1)
+        with pytest.raises(DeploymentRunning, match=begun.id):
+            await bench.deployments.amend(endpoint, {"workers_max": 9})
+        bench.target.hold.set()
+        assert (await bench.ended(begun)).status == "succeeded"
+
+    play(tmp_path, scenario)
+
+
 def test_rolling_back_brings_builds_and_values_of_an_earlier_deployment_back(tmp_path: Path) -> None:
     """As a new deployment, which leaves the address as it is."""
 
@@ -308,6 +372,8 @@ def test_what_cannot_be_deployed_at_all_is_refused_before_anything_begins(tmp_pa
     async def scenario(bench: Bench) -> None:
         with pytest.raises(BuildNotFound):
             await bench.deployments.deploy("shop", "production", A, given={})
+        assert bench.state.apps() == []
+        await bench.state.ensure_app("shop")
         await bench.state.add_build("shop", B, {"version": "1.0", "resources": {"x": {}}})
         with pytest.raises(ManifestInvalid):
             await bench.deployments.deploy("shop", "production", B, given={})
@@ -315,7 +381,7 @@ def test_what_cannot_be_deployed_at_all_is_refused_before_anything_begins(tmp_pa
         bench.folders.refuse = BuildNotFound("its artifact is gone")
         with pytest.raises(BuildNotFound):
             await bench.deployments.deploy("shop", "production", build, given={})
-        assert bench.state.deployments("shop", "production") == []
+        assert bench.state.environments() == []
 
     play(tmp_path, scenario)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flashmesh.deploy.local.gpus import lacking
-from flashmesh.deploy.local.place import SessionPlace, kept_directory
+from flashmesh.deploy.local.place import SessionPlace, keeper_directory, kept_directory
 from flashmesh.deploy.local.placed import Placed, address_of, url_of
 from flashmesh.deploy.local.target import LocalTarget
 from flashmesh.deploy.target import Deployable, DeployFailed
@@ -28,6 +28,7 @@ from flashmesh.project.manifest import EndpointAddress
 from flashmesh.project.model import ResourceSpec
 from flashmesh.wire.tokens import TokenRefused, key_id, read_claims
 from flashmesh.worker.keeper.client import EndpointSockets
+from flashmesh.worker.keeper.detached import KeeperPlace
 
 HOST: Final = "127.0.0.1"
 """Where endpoints listen unless they are told otherwise."""
@@ -74,13 +75,15 @@ class LocalDeployments:
         try:
             if first:
                 await target.declare(resource, wanted.project, wanted.build, placed=placed)
+            else:
+                await target.open(wanted.endpoint)  # its port may be free again
             self._check_port(wanted.endpoint)
             await target.roll_out(resource, wanted.project, wanted.build, placed)
         except BaseException as error:
             if first:
                 await asyncio.shield(self.remove(wanted.endpoint))
             if isinstance(error, FlashmeshError) and not isinstance(error, DeployFailed):
-                raise DeployFailed(f"{wanted.resource.name} could not be started: {error}") from error
+                raise DeployFailed(str(error)) from error
             raise
         return self._address(wanted.endpoint)
 
@@ -88,14 +91,14 @@ class LocalDeployments:
         target = self._target()
         if target.hosted(wanted.endpoint) is None:
             return await self.adopt(wanted)
-        with _as_deploy_failed(wanted):
+        with _as_deploy_failed():
             await target.resize(_named(wanted))
         return self._address(wanted.endpoint)
 
     async def adopt(self, wanted: Deployable) -> EndpointAddress:
         self._check_host()
         target = self._target()
-        with _as_deploy_failed(wanted):
+        with _as_deploy_failed():
             await target.declare(_named(wanted), wanted.project, wanted.build, placed=self._placed(wanted))
             await target.settle(wanted.endpoint)
         self._check_port(wanted.endpoint)
@@ -111,7 +114,9 @@ class LocalDeployments:
 
     async def settle(self) -> None:
         """Once everything that is recorded was adopted: end what an earlier server left and nobody knows any more."""
-        if self._local is not None or kept_directory(self._standing.pointer) is not None:
+        directory = kept_directory(self._standing.pointer)
+        served = directory is not None and KeeperPlace(keeper_directory(directory)).running() is not None
+        if self._local is not None or served:
             await self._target().end_undeclared()
 
     def target_of(self, endpoint: EndpointName) -> LocalTarget | None:
@@ -225,13 +230,13 @@ def _named(wanted: Deployable) -> ResourceSpec:
 
 
 @contextlib.contextmanager
-def _as_deploy_failed(wanted: Deployable) -> Any:
+def _as_deploy_failed() -> Any:
     try:
         yield
     except DeployFailed:
         raise
     except FlashmeshError as error:
-        raise DeployFailed(f"{wanted.resource.name} cannot be served: {error}") from error
+        raise DeployFailed(str(error)) from error
 
 
 def _point(link: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flashmesh.deploy.reconcile import AT_ONCE, DONE, Failure, Step, entry_when_back, reconcile, serves, steps
-from flashmesh.deploy.target import Target
+from flashmesh.deploy.target import Deployable, Target
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.gateway.deployments.deployables import Deployables
 from flashmesh.gateway.deployments.documents import deployment_document, event_document
@@ -20,13 +20,15 @@ from flashmesh.gateway.deployments.feed import Feed
 from flashmesh.gateway.deployments.history import rollback_target
 from flashmesh.gateway.deployments.journal import ALLOW_CPU, DeploymentJournal
 from flashmesh.gateway.deployments.manifest_files import ManifestFiles
+from flashmesh.gateway.deployments.publication import Publication
 from flashmesh.gateway.deployments.values import ValuesKey
-from flashmesh.gateway.functions.project_functions import Deployed
 from flashmesh.gateway.functions.registry import FunctionRegistry
 from flashmesh.gateway.state.manager import StateManager
 from flashmesh.gateway.state.records import (
     AppNotFound,
+    BuildNotFound,
     Deployment,
+    DeploymentRunning,
     DeploymentStatus,
     Env,
     Environment,
@@ -35,9 +37,8 @@ from flashmesh.gateway.state.records import (
     Served,
 )
 from flashmesh.kit.ids import EndpointName
-from flashmesh.project.identity import endpoint_id
 from flashmesh.project.plan import Plan, plan
-from flashmesh.project.restored import ManifestInvalid, project_of
+from flashmesh.project.restored import project_of
 
 RETRY_S: Final = 1.0
 """How long after the store refused to note a deployment's end it is asked again."""
@@ -80,6 +81,7 @@ class Deployments:
         self._target = target
         self._registry = registry
         self._manifests = manifests
+        self._publication = Publication(state=state, registry=registry, manifests=manifests, clock=clock)
         self._key = key
         self._server_url = server_url
         self._notice = notice
@@ -87,10 +89,9 @@ class Deployments:
         self._running: dict[str, Feed] = {}
         """By deployment: those that this process carries out."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
         self._schemas: dict[EndpointName, dict[str, Any]] = {}
         """By endpoint and callable: the schema of its arguments, as its template last said."""
-        self._known: dict[str, dict[str, tuple[float, Deployed | None]]] = {}
-        """By environment and identity: endpoints as they were recorded at that time."""
 
     def template_said(self, endpoint: EndpointName, info: Mapping[str, Any]) -> None:
         """What a template said of its functions when it had imported them."""
@@ -171,12 +172,12 @@ class Deployments:
             ReplaceNeeded, DeploymentRunning, BuildNotFound, ManifestInvalid, ArtifactDamaged, what unpacking raises,
             BadName, StoreUnavailable. Nothing was begun then.
         """
-        await self._state.ensure(app, environment)
-        self._state.build(app, build)
-        root = await self._deployables.folder(build)
-        wanted = self._state.build_manifest(app, build)
-        project_of(wanted, root)
-        place = self._state.environment(app, environment)
+        try:
+            wanted = self._state.build_manifest(app, build)
+        except AppNotFound as error:
+            raise BuildNotFound(f"The app {app!r} has no build {build!r} here. `flash deploy` brings it.") from error
+        project_of(wanted, await self._deployables.folder(build))
+        place = await self._state.ensure(app, environment)
         found = self._plan(place, wanted, given)
         if not replace:
             self._check_source(place, found, source)
@@ -235,6 +236,29 @@ class Deployments:
         self._carry_out(begun)
         return begun, found
 
+    async def amend(self, endpoint: EndpointName, counts: Mapping[str, Any]) -> None:
+        """Give a resource other worker counts (ResourceConfig's names) until the next deploy.
+
+        Raises NothingDeployed, DeploymentRunning, DeployFailed, StoreUnavailable.
+        """
+        deployed = self._registry.deployed(endpoint)
+        if deployed is None:
+            raise NothingDeployed(" ".join(str(NothingDeployed.__doc__).split()))
+        place = self._state.environment(deployed.app, deployed.environment)
+        turn = self._turn(place.app, place.name)
+        if place.running is not None and turn.locked():
+            raise DeploymentRunning(self._state.deployment(place.running))
+        async with turn:
+            one = next(one for one in self._state.served(place.id) if one.entry.get("endpoint_id") == endpoint)
+            entry = {**one.entry, "config": {**one.entry["config"], **counts}}
+            await self._target.resize(await self._recorded(place, one, entry))
+            await self._state.record(place.id, one.identity, entry, name=one.name)
+        self._publication.now(place.app, place.name)
+
+    def _turn(self, app: str, environment: str) -> asyncio.Lock:
+        """Held by whoever acts on an environment's endpoints."""
+        return self._turns.setdefault((app, environment), asyncio.Lock())
+
     def _named(self, place: Environment, served: Sequence[Served], name: str) -> Served:
         for one in served:
             declared = one.entry.get("config", {}).get("name")
@@ -272,7 +296,8 @@ class Deployments:
     async def _run(self, deployment: Deployment, feed: Feed) -> None:
         """Until its end is written down. Cancelled, it stays unfinished: the next start takes it up."""
         try:
-            failures = await self._reconcile(deployment, feed)
+            async with self._turn(deployment.app, deployment.environment):
+                failures = await self._reconcile(deployment, feed)
             status, error = _outcome(failures)
         except asyncio.CancelledError:
             raise
@@ -281,7 +306,7 @@ class Deployments:
         except Exception as fault:
             status, error = "failed", str(fault) if isinstance(fault, FlashmeshError) else repr(fault)
         await self._finish(deployment, status, error)
-        self._refresh(deployment.app, deployment.environment)
+        self._publication.now(deployment.app, deployment.environment)
         self._running.pop(deployment.id, None)
         feed.end()
 
@@ -304,7 +329,7 @@ class Deployments:
             server_url=self._server_url,
             schemas=lambda endpoint: self._schemas.get(endpoint, {}),
             told=told,
-            changed=lambda: self._refresh(deployment.app, deployment.environment),
+            changed=lambda: self._publication.soon(deployment.app, deployment.environment),
         )
         undeploys = deployment.kind == "undeploy"
         found = plan(self._deployed(place), wanted, {} if undeploys else journal.values_hashes())
@@ -326,76 +351,51 @@ class Deployments:
                     self._notice(f"The end of deployment {deployment.id} cannot be stored yet: {refusal}", "error")
             await asyncio.sleep(RETRY_S)
 
-    def _refresh(self, app: str, environment: str) -> None:
-        """Bring names and the manifest's file up to what is recorded."""
-        try:
-            manifest = self._state.manifest(app, environment)
-        except (AppNotFound, EnvironmentNotFound):
-            self.forget(app, environment)
-            return
-        place = self._state.environment(app, environment)
-        served = self._state.served(place.id)
-        self._registry.serve_environment(app, environment, self._endpoints(place, served))
-        if served:
-            self._manifests.write(app, environment, manifest, at=self._clock())
-        else:
-            self._manifests.drop(app, environment)
-
-    def _endpoints(self, place: Environment, served: Sequence[Served]) -> list[Deployed]:
-        """What of an environment is found by name: everything of which some build serves."""
-        before = self._known.get(place.id, {})
-        known = {
-            one.identity: before[one.identity]
-            if one.identity in before and before[one.identity][0] == one.recorded_at
-            else (one.recorded_at, deployed_endpoint(place, one))
-            for one in served
-            if serves(one.entry)
-        }
-        self._known[place.id] = known
-        return [endpoint for _, endpoint in known.values() if endpoint is not None]
-
-    def forget(self, app: str, environment: str) -> None:
-        """The environment was removed."""
-        self._registry.serve_environment(app, environment, [])
-        self._manifests.drop(app, environment)
-
     # From one start to the next
 
     async def restore(self) -> None:
         """Go on with everything that is recorded: before calls are taken up and taken.
 
-        What cannot be served now is told and recorded; the next start, or the next deploy, tries again.
+        What cannot be served now is told and recorded; the next start, or the next deploy, tries again. What is stored
+        counts: a manifest on disk that says something else is told and replaced.
         """
-        for place in self._state.environments():
+        places = self._state.environments()
+        self._manifests.keep_only((place.app, place.name) for place in places)
+        for place in places:
             served = [one for one in self._state.served(place.id) if serves(one.entry)]
             if served:
-                self._manifests.write(
-                    place.app, place.name, self._state.manifest(place.app, place.name), at=self._clock()
-                )
+                manifest = self._state.manifest(place.app, place.name)
+                other = self._manifests.differences(place.app, place.name, manifest)
+                if other:
+                    said = f"The manifest of {place.place} on disk was another than the one stored"
+                    self._notice(f"{said} ({', '.join(other)}); it was replaced.", "warning")
+                self._manifests.write(place.app, place.name, manifest, at=self._clock())
                 await asyncio.gather(*(self._adopt(place, one) for one in served))
-            self._refresh(place.app, place.name)
+            self._publication.now(place.app, place.name)
 
     async def _adopt(self, place: Environment, one: Served) -> None:
         address, error = None, ""
         try:
-            values = self._state.served_env(place.id, one.identity)
-            wanted = await self._deployables.of(
-                place,
-                one.identity,
-                one.name,
-                one.entry,
-                build=str(one.entry["build"]),
-                values=values,
-                values_hash=str(one.entry.get("env_hash") or ""),
-                address=one.entry.get("endpoint_url"),
-            )
-            address = await self._target.adopt(wanted)
+            address = await self._target.adopt(await self._recorded(place, one, one.entry))
         except FlashmeshError as fault:
             error = str(fault)
             self._notice(f"{place.place}: {one.name} is not served: {error}", "error")
         entry = entry_when_back(one.entry, address, error)
         if entry != one.entry:
             await self._state.record(place.id, one.identity, entry, name=one.name)
+
+    async def _recorded(self, place: Environment, one: Served, entry: Mapping[str, Any]) -> Deployable:
+        """A recorded resource as it serves, with the settings of `entry`."""
+        return await self._deployables.of(
+            place,
+            one.identity,
+            one.name,
+            entry,
+            build=str(entry["build"]),
+            values=self._state.served_env(place.id, one.identity),
+            values_hash=str(entry.get("env_hash") or ""),
+            address=entry.get("endpoint_url"),
+        )
 
     def resume(self) -> None:
         """Take up deployments that a crash cut short, and what else was to go on."""
@@ -410,24 +410,9 @@ class Deployments:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._publication.close()
         for feed in self._running.values():
             feed.end()
-
-
-def deployed_endpoint(place: Environment, one: Served) -> Deployed | None:
-    """A recorded resource as names and faces see it; None for one whose entry this version cannot read."""
-    manifest = {"version": "1.0", "project_name": place.app, "resources": {one.name: one.entry}}
-    try:
-        (resource,) = project_of(manifest, Path("/")).resources
-    except ManifestInvalid:
-        return None
-    return Deployed(
-        endpoint=endpoint_id(place.app, place.name, one.identity),
-        app=place.app,
-        environment=place.name,
-        resource=resource,
-        url=one.entry.get("endpoint_url"),
-    )
 
 
 def _outcome(failures: Sequence[Failure]) -> tuple[DeploymentStatus, str | None]:

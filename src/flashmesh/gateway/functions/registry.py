@@ -23,7 +23,7 @@ from flashmesh.functions.errors import (
     FunctionRemoved,
     ValidationError,
 )
-from flashmesh.gateway.access.place import where_of
+from flashmesh.gateway.access.place import names_place, where_of
 from flashmesh.gateway.access.tokens import Grant
 from flashmesh.gateway.database import Database
 from flashmesh.gateway.directory import ANYWHERE, Callee, Where
@@ -35,9 +35,9 @@ from flashmesh.gateway.functions.external.far_end import FarEnd
 from flashmesh.gateway.functions.external.http import HttpFunction
 from flashmesh.gateway.functions.external.processes import Processes
 from flashmesh.gateway.functions.external.surroundings import Surroundings
-from flashmesh.gateway.functions.names import Names, Served
+from flashmesh.gateway.functions.names import Names
+from flashmesh.gateway.functions.posted import Adapter, Posted
 from flashmesh.gateway.functions.project_functions import (
-    MAX_WAIT_MS,
     Deployed,
     changed,
     changes_of,
@@ -46,7 +46,6 @@ from flashmesh.gateway.functions.project_functions import (
 )
 from flashmesh.gateway.functions.sources import Sources
 from flashmesh.gateway.functions.spec import (
-    TIMEOUT_MS,
     External,
     FunctionSpec,
     Patch,
@@ -64,7 +63,6 @@ from flashmesh.gateway.http import Request
 from flashmesh.kit.ids import EndpointName, ExecutionId
 from flashmesh.project.model import ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
-from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import Clock, EventLog
 from flashmesh.wire.frames import Log
 
@@ -85,31 +83,8 @@ class Settings(Protocol):
     def max_body_bytes(self) -> int: ...
 
 
-class Adapter(Protocol):
-    """What stands for a function that is not Python of ours: HttpFunction, CommandFunction, PerCallFunction."""
-
-    def start(self) -> None: ...
-
-    def scale(self, workers: int) -> None: ...
-
-    def amend(self, external: External) -> None: ...
-
-    def far_ends(self) -> tuple[FarEnd, ...]: ...
-
-    def retire(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-class _Posted:
-    """One function made by POST. `closing`: it is being removed."""
-
-    def __init__(self, external: External, plan: EndpointPlan, created_at: float, adapter: Adapter) -> None:
-        self.external = external
-        self.plan = plan
-        self.created_at = created_at
-        self.adapter = adapter
-        self.closing = False
+async def _nobody(endpoint: EndpointName, counts: Mapping[str, Any]) -> None:
+    raise FunctionNotFound(f"{endpoint} is not deployed here")
 
 
 class FunctionRegistry:
@@ -169,12 +144,14 @@ class FunctionRegistry:
         self.scoped = False
         self.on_scoped: Callable[[], None] = lambda: None
         """Called when `scoped` may have changed."""
+        self.amend_deployed: Callable[[EndpointName, Mapping[str, Any]], Awaitable[None]] = _nobody
+        """Gives a deployed endpoint other worker counts."""
         self._app = app
         self._grant = grant
         self._resources: dict[EndpointName, ResourceSpec] = {}
         self._deployed: dict[tuple[str, str], tuple[Deployed, ...]] = {}
         self._endpoints: dict[EndpointName, Deployed] = {}
-        self._posted: dict[EndpointName, _Posted] = {}
+        self._posted: dict[EndpointName, Posted] = {}
         self._reserved: set[str] = set()
         self._adapters: dict[EndpointName, Adapter] = {}
         """Also of functions that were removed and still finish calls."""
@@ -250,6 +227,9 @@ class FunctionRegistry:
         if not self.scoped:
             return ANYWHERE
         grant = self._grant(request.principal) if request.principal else None
+        limited = bool(request.principal) and (grant is None or grant.limited)
+        if not limited and not names_place(request.query, request.headers):
+            return ANYWHERE  # nearly all
         found = where_of(request.query, request.headers, grant)
         return found if grant is not None or not request.principal else found._replace(only_app=_NO_APP)
 
@@ -378,7 +358,7 @@ class FunctionRegistry:
             await self._set_processes(posted, replicas)
         return {"function": callee.function, "replicas": replicas}
 
-    async def _set_processes(self, posted: _Posted, replicas: int) -> None:
+    async def _set_processes(self, posted: Posted, replicas: int) -> None:
         external = posted.external
         if external.target is not None or external.per_call:
             what = "answers at an address of its own" if external.target else "has a process for each call"
@@ -481,12 +461,12 @@ class FunctionRegistry:
         self._leaving = [left for left in self._leaving if any(end.flights for end in left.far_ends())]
         if name in self._adapters:
             self._leaving.append(self._adapters[name])
-        self._posted[name] = _Posted(external, plan, created_at, adapter)
+        self._posted[name] = Posted(external, plan, created_at, adapter)
         self._adapters[name] = adapter
         self._dispatcher.declare(plan)
         adapter.start()
 
-    def _withdraw(self, posted: _Posted) -> None:
+    def _withdraw(self, posted: Posted) -> None:
         name = EndpointName(posted.external.name)
         del self._posted[name]
         # A call that finishes now has no other attempt: there will be nobody to run it.
@@ -494,7 +474,7 @@ class FunctionRegistry:
         self._dispatcher.withdraw(name, FunctionRemoved(f"{name} was removed before the call ran"))
         posted.adapter.retire()
 
-    async def _respecify(self, posted: _Posted, spec: FunctionSpec) -> None:
+    async def _respecify(self, posted: Posted, spec: FunctionSpec) -> None:
         external = self._checked(spec)
         await self._catalog.keep(spec, posted.created_at)
         if posted.closing:
@@ -508,9 +488,8 @@ class FunctionRegistry:
 
     async def _patch_project(self, callee: Callee, changes: dict[str, Any]) -> Mapping[str, Any]:
         if callee.named:
-            raise ValidationError(
-                f"{callee.function} is deployed; change its declaration and run `flash deploy`", field="name"
-            )
+            await self._patch_deployed(callee, changes)
+            return self.describe(callee)
         resource = self._resources[callee.endpoint]
         new = changed(resource, changes)
         if new != resource:
@@ -522,22 +501,20 @@ class FunctionRegistry:
             self._changed()
         return response(new, callee)
 
+    async def _patch_deployed(self, callee: Callee, changes: dict[str, Any]) -> None:
+        """Worker counts until the next deploy, whose plan shows what they are declared as."""
+        if "mode" in changes:
+            raise ValidationError(
+                f"executionMode: {callee.function} is deployed, and its mode is part of its version. Change it in the "
+                "code or in flash.toml and run `flash deploy`",
+                field="executionMode",
+            )
+        changed(self._resource_of(callee), changes)
+        await self.amend_deployed(callee.endpoint, changes)
+
     def _changed(self) -> None:
         served = [served_of(resource)._replace(app=self._app) for resource in self._resources.values()]
         served += [one.served() for one in self._endpoints.values()]
-        served += [_served(posted.external) for posted in self._posted.values()]
+        served += [posted.served() for posted in self._posted.values()]
         self._names = Names(served)
         self.version += 1
-
-
-def _served(external: External) -> Served:
-    name = EndpointName(external.name)
-    limit = external.spec.timeout_ms
-    callee = Callee(
-        function=external.name,
-        endpoint=name,
-        external=True,
-        wait_ms=limit if limit > TIMEOUT_MS else None,
-        max_wait_ms=max(MAX_WAIT_MS, limit),
-    )
-    return Served(name, None, (callee,))

@@ -41,10 +41,14 @@ class Visible:
     def apps(self) -> list[App]:
         return [app for app in self.manager.apps() if self.shows_app(app.name)]
 
-    def may_touch(self, app: str) -> None:
-        """Raises OutOfScope when the token counts for another app."""
-        if not self.shows_app(app) and self.holder is not None:
-            raise OutOfScope(f"The token {self.holder.name!r} counts for the app {self.holder.app!r} and not {app!r}.")
+    def may_touch(self, app: str, environment: str = "") -> None:
+        """Raises OutOfScope when the token counts for another app or environment."""
+        holder = self.holder
+        if holder is None:
+            return
+        for noun, only, meant in (("app", holder.app, app), ("environment", holder.environment, environment)):
+            if only and meant and only != meant:
+                raise OutOfScope(f"The token {holder.name!r} counts for the {noun} {only!r} and not for {meant!r}.")
 
     def app(self, name: str) -> App:
         """Raises AppNotFound."""
@@ -65,18 +69,17 @@ class Visible:
     def environment(self, app: str, name: str) -> Environment:
         """Raises AppNotFound, EnvironmentNotFound."""
         self.app(app)
-        return self._seen(self.manager.environment(app, name))
+        found = self.manager.environment(app, name)
+        if not self.shows(found):
+            raise EnvironmentNotFound(f"The app {app!r} has no environment {name!r} that this token counts for.")
+        return found
 
     def environment_of_id(self, id: str) -> Environment:
         """Raises EnvironmentNotFound."""
-        return self._seen(self.manager.environment_of_id(id))
-
-    def _seen(self, environment: Environment) -> Environment:
-        if not self.shows(environment):
-            raise EnvironmentNotFound(
-                f"There is no environment {environment.name!r} that this token counts for. It counts for its own only."
-            )
-        return environment
+        found = self.manager.environment_of_id(id)
+        if not self.shows(found):
+            raise EnvironmentNotFound(f"There is no environment with the id {id!r} that this token counts for.")
+        return found
 
     def build(self, id: str, app: str | None = None) -> Build:
         """A build of that app, else of the first one that has it. Raises BuildNotFound."""

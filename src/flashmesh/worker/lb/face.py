@@ -28,6 +28,9 @@ from flashmesh.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
+UNSAID_S: Final = 1.0
+"""How long a worker that leaves waits for the first word of a connection that it accepted before. A request that was on
+its way is there within a moment; programs that connect ahead may say nothing for minutes."""
 _silent: Final = logging.getLogger("flashmesh.http.worker")
 _silent.setLevel(logging.CRITICAL)  # what is worth telling of a request, calls.py tells
 _LOOK_S: Final = 0.02
@@ -74,6 +77,13 @@ class WorkerConnection(LimitedConnection):
         """No further request: close when idle. What was accepted and has not said anything yet is still served."""
         if self.cycle is not None:
             super().shutdown()
+
+    def sweep(self, now: float) -> None:
+        silent = self._part is None and self.cycle is None
+        if self._face.is_closed and silent and now - self._since > UNSAID_S and not self.transport.is_closing():
+            self.transport.close()
+        else:
+            super().sweep(now)
 
     def _release(self) -> None:
         slot, self._slot = self._slot, None
@@ -193,6 +203,7 @@ def http_faces(
     taken: Callable[[], bool],
 ) -> tuple[HttpFace, ...]:
     """One for each (descriptor, over the limit, who may call) of a worker."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of websockets, too
     limits = HttpLimits(max_body=max_body_bytes(os.environ))
     return tuple(
         HttpFace(
