@@ -143,3 +143,10 @@ def test_a_plan_and_progress_are_told_in_a_line_each() -> None:
     ]
     failed = progress_line({"resource": "gpu", "state": "failed", "error": "no torch"})
     assert click.unstyle(failed) == "  x gpu failed: no torch"
+
+
+def test_what_a_route_gets_from_fastapi_is_not_the_callers_to_send() -> None:
+    given = (parameter("n", "int"), parameter("request", "Request"), parameter("tasks", "fastapi.BackgroundTasks"))
+    route = function("api.get", *given, http_method="GET", http_path="/items/{n}")
+    (line,) = curl_lines(entry(route, is_load_balanced=True), route, HERE)
+    assert parsed(line)[1].endswith("/items/1")
