@@ -36,7 +36,9 @@ class FakeKeeper:
         self.closed_with: float | None = None
         self.refusal: FlashmeshError | None = None
 
-    async def open(self, endpoint: str, socket_dir: Path, *, queue_size: int = 1000) -> EndpointSockets:
+    async def open(
+        self, endpoint: str, socket_dir: Path, *, queue_size: int = 1000, tcp: tuple[str, int] | None = None
+    ) -> EndpointSockets:
         self.opened.append(endpoint)
         path = str(socket_dir / f"{endpoint}.sock")
         return EndpointSockets(Path(path), Path(reentrant_path(path)))
@@ -44,7 +46,7 @@ class FakeKeeper:
     async def remember(self, spec: WorkerSpec) -> None:
         self.remembered.append(spec)
 
-    async def start_template(self, spec: WorkerSpec) -> int:
+    async def start_template(self, spec: WorkerSpec, *, trial: bool = False) -> int:
         if self.refusal is not None:
             raise self.refusal
         self.started.append(spec)

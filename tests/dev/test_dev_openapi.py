@@ -11,8 +11,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from flashmesh.dev.server import openapi
 from flashmesh.dev.server.app import DevServer
-from flashmesh.dev.server.route_book import HttpRoute, QueueRoute, RouteBook, Unavailable
+from flashmesh.dev.server.route_book import QueueRoute, RouteBook, Unavailable
 from flashmesh.functions import caller
+from flashmesh.worker.lb.route import HttpRoute
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmesh.dev.server import options
-from flashmesh.dev.server.lb_packages import explain_missing, import_name
 from flashmesh.dev.server.requests import body_media, wanted_media
 from flashmesh.dev.server.route_book import (
     CallMatch,
@@ -21,6 +20,7 @@ from flashmesh.dev.server.route_book import (
     path_pattern,
 )
 from flashmesh.functions.errors import FlashmeshError, SettingsError
+from flashmesh.worker.lb.packages import explain_missing, import_name
 
 
 def book() -> RouteBook:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from flashmesh.deploy.local.printer import LogPrinter
-from flashmesh.dev.server.route_book import HttpRoute
-from flashmesh.dev.server.route_log import RouteLog
+from flashmesh.worker.lb.route import HttpRoute
+from flashmesh.worker.lb.route_log import RouteLog
 
 
 def route(name: str) -> HttpRoute:

@@ -5,7 +5,8 @@ import http.client
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from flashmesh.cli.login import ServerAddress, server_address
@@ -65,6 +66,15 @@ class ServerClient:
             text = answer.read()
         return answer.status, _json(text)
 
+    def upload(self, path: str, file: Path) -> Any:
+        """PUT a file, read as it is sent. The JSON of the answer. Raises Refused, NoServer."""
+        headers = {"Content-Type": "application/gzip", "Content-Length": str(file.stat().st_size)}
+        with file.open("rb") as body, self._open("PUT", path, body, headers, None) as answer:
+            document = _json(answer.read())
+            if answer.status >= 400:
+                raise Refused(message_of(document, answer.status), status=answer.status, body=document)
+            return document
+
     def events(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Iterator[tuple[str, bytes]]:
@@ -93,7 +103,7 @@ class ServerClient:
         self,
         method: str,
         path: str,
-        body: bytes | None,
+        body: bytes | IO[bytes] | None,
         headers: Mapping[str, str] | None,
         timeout_s: float | None,
     ) -> Iterator[http.client.HTTPResponse]:

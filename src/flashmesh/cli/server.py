@@ -50,6 +50,7 @@ def _settings(command: Any) -> Any:
         click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="Let web pages of this origin call."),
         click.option("--allow-host", multiple=True, metavar="HOST", help="Accept requests for this host name."),
         click.option("--allow-commands", is_flag=True, default=None, help="Let POSTed functions start commands here."),
+        click.option("--endpoint-host", help="Address deployed endpoints listen on.  [default: 127.0.0.1]"),
         click.option("--link-host", metavar="ADDRESS", help="Let workers of other machines dial in at this address."),
         click.option("--link-port", type=int, help="Port they dial.  [default: 7471]"),
         click.option("--tls-cert", type=_PATH, help="Certificate chain (PEM); without it one of the server's own."),
@@ -133,10 +134,32 @@ def _detach(settings: Any, arguments: list[str]) -> int:
     from flashmesh.gateway.data import server_directory
 
     folder = settings.data or server_directory(settings.home)
+    message, log = _launch(folder, without_detach(arguments))
+    if isinstance(message, str):
+        click.echo(f"Error: {message}", err=True)
+        return EXIT_FAILED
+    click.echo(message["url"])
+    click.echo(f"flash server runs as pid {message['pid']}; its log is {log}. `flash server stop` ends it.", err=True)
+    return 0
+
+
+def start_detached() -> str:
+    """Start this machine's server behind the terminal, as its variables say; its address. Raises FlashmeshError."""
+    settings = _load({}, None)
+    from flashmesh.gateway.data import server_directory
+
+    message, _ = _launch(settings.data or server_directory(settings.home), ["server"])
+    if isinstance(message, str):
+        raise FlashmeshError(message)
+    return str(message["url"])
+
+
+def _launch(folder: Path, arguments: list[str]) -> tuple[dict[str, Any] | str, Path]:
+    """A server in a session of its own: what it says once it answers, or why it does not; and its log."""
     (folder / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
     log = folder / "logs" / "server.log"
     read, write = os.pipe()
-    command = [sys.executable, "-P", "-m", "flashmesh.cli", *without_detach(arguments), "--ready-fd", str(write)]
+    command = [sys.executable, "-P", "-m", "flashmesh.cli", *arguments, "--ready-fd", str(write)]
     with log.open("ab") as output:
         begins = output.tell()
         process = subprocess.Popen(
@@ -148,19 +171,15 @@ def _detach(settings: Any, arguments: list[str]) -> int:
         if process.poll() is None:
             process.terminate()
         process.wait()
-        click.echo(f"Error: the server did not start. It wrote, in {log}:", err=True)
         with log.open("rb") as file:
             file.seek(begins)
-            click.echo(file.read()[-4000:].decode(errors="replace").rstrip(), err=True)
-        return EXIT_FAILED
+            written = file.read()[-4000:].decode(errors="replace").rstrip()
+        return f"the server did not start. It wrote, in {log}:\n{written}", log
     if not message["ready"]:
         process.wait()
-        click.echo(f"Error: {message['reason']}", err=True)
-        return EXIT_FAILED
-    click.echo(message["url"])
-    click.echo(f"flash server runs as pid {message['pid']}; its log is {log}. `flash server stop` ends it.", err=True)
+        return str(message["reason"]), log
     process.returncode = 0  # it goes on without us
-    return 0
+    return message, log
 
 
 def without_detach(arguments: list[str]) -> list[str]:
@@ -207,7 +226,7 @@ def _folder(data: Path | None) -> Path:
 def stop(data: Path | None, now: bool, keep: bool, verbose: bool) -> None:
     """Stop the server of this machine, and what is left of one that was killed."""
     set_up_logging(verbose)
-    from flashmesh.deploy.local.assemble import end_kept, keeps_endpoints
+    from flashmesh.deploy.local.assemble import end_deployed, end_kept, keeps_endpoints
     from flashmesh.gateway.data import lives, read_server
 
     found = read_server(_folder(data))
@@ -215,13 +234,16 @@ def stop(data: Path | None, now: bool, keep: bool, verbose: bool) -> None:
         click.echo("No server runs here.", err=True)
         return
     if not lives(found):
-        ended = end_kept(_folder(data) / "place")
+        ended = [end_kept(_folder(data) / "place"), end_deployed(_folder(data) / "deployed")]
         (_folder(data) / "server.json").unlink(missing_ok=True)
-        left = "its endpoints are ended" if ended else "nothing of it is left"
+        left = "its endpoints are ended" if any(ended) else "nothing of it is left"
         click.echo(f"The server (pid {found.pid}) was gone already; {left}.", err=True)
         return
-    if keep and not keeps_endpoints(_folder(data) / "place"):
-        message = f"the server (pid {found.pid}) keeps no endpoints. Start it with `flash server --keep-endpoints`."
+    if keep and not any(keeps_endpoints(_folder(data) / name) for name in ("place", "deployed")):
+        message = (
+            f"the server (pid {found.pid}) keeps no endpoints: nothing is deployed. "
+            "Those of `--project` it keeps with `flash server --keep-endpoints`."
+        )
         raise click.UsageError(message)
     os.kill(found.pid, signal.SIGUSR1 if keep else signal.SIGTERM)
     if now:
@@ -233,6 +255,7 @@ def stop(data: Path | None, now: bool, keep: bool, verbose: bool) -> None:
         sys.exit(EXIT_FAILED)
     if not keep:
         end_kept(_folder(data) / "place")  # of one that was not given the time to do so itself
+        end_deployed(_folder(data) / "deployed")
     left = " Its endpoints serve on; the next server takes them over." if keep else ""
     click.echo(f"Stopped the server at {found.url} (pid {found.pid}).{left}", err=True)
 

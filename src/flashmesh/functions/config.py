@@ -9,6 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+LB_CONCURRENCY = 100
+"""Requests and websockets that one worker of a load-balanced resource serves at once, unless it declares a number."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeConfig:
@@ -41,7 +44,7 @@ class ResourceConfig:
     execution_timeout_ms: int = 0
     """Run-time limit of one call; 0 = none."""
     max_concurrency: int = 1
-    """Calls one worker runs at the same time (async functions)."""
+    """Calls one worker runs at the same time (async functions). Load-balanced: requests and websockets it serves."""
     queue_size: int = 1000
     """Calls that may wait for a worker; one more is answered QueueFull."""
     scaler_type: str = "QUEUE_DELAY"

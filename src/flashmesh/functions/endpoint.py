@@ -50,7 +50,8 @@ class Endpoint:
         idle_timeout: seconds until an idle worker leaves.
         volume: one NetworkVolume or several.
         execution_timeout_ms: run-time limit of one call; 0 = none.
-        max_concurrency: calls of an async function that one worker runs at the same time.
+        max_concurrency: calls of an async function that one worker runs at the same time (1 when left out); with
+            routes, requests and websockets that it serves at the same time (100 when left out).
         retries, retry_on, mode, queue_size, preload, gpu_share: as in `remote`.
         public: HTTP routes answer without a token.
         target: where it is deployed, instead of where the command says.
@@ -82,7 +83,7 @@ class Endpoint:
         scaler_value: int = 4,
         template: PodTemplate | None = None,
         min_cuda_version: CudaVersion | str | None = CudaVersion.V12_8,
-        max_concurrency: int = 1,
+        max_concurrency: int | None = None,
         retries: int = 0,
         retry_on: Exceptions = (),
         mode: str = "WARM",
@@ -176,6 +177,10 @@ class Endpoint:
 
     @property
     def max_concurrency(self) -> int:
+        if self.is_load_balanced and not self._settings.is_declared("max_concurrency"):
+            from flashmesh.functions.config import LB_CONCURRENCY  # dataclasses are slow to import
+
+            return LB_CONCURRENCY
         return self._settings.max_concurrency
 
     @property
@@ -231,6 +236,7 @@ class Endpoint:
             config_of(self._settings, resource_type="Endpoint"),
             name=self.name,
             is_load_balanced=self.is_load_balanced,
+            max_concurrency=self.max_concurrency,
             scaler_type=self.scaler_type.value,
             dependencies=tuple(self.dependencies or ()),
             system_dependencies=tuple(self.system_dependencies or ()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashmesh.functions.config import ResourceConfig, VolumeConfig
+from flashmesh.functions.config import LB_CONCURRENCY, ResourceConfig, VolumeConfig
 from flashmesh.functions.hardware import GpuGroup
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ def config_of(resource: Resource, *, resource_type: str | None = None) -> Resour
         workers_max=resource.workersMax,
         idle_timeout_s=resource.idleTimeout,
         execution_timeout_ms=resource.executionTimeoutMs,
-        max_concurrency=resource.max_concurrency,
+        max_concurrency=_concurrency(resource),
         queue_size=resource.queue_size,
         scaler_type=resource.scalerType.value,
         scaler_value=resource.scalerValue,
@@ -48,6 +48,11 @@ def config_of(resource: Resource, *, resource_type: str | None = None) -> Resour
         target=resource.target,
         extra=resource.extra(),
     )
+
+
+def _concurrency(resource: Resource) -> int:
+    undeclared = resource.is_load_balanced and not resource.is_declared("max_concurrency")
+    return LB_CONCURRENCY if undeclared else resource.max_concurrency
 
 
 def _gpus(resource: Resource) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from flashmesh.deploy.local.assemble import LocalParts, local_parts
+from flashmesh.deploy.local.deployed import Standing
 from flashmesh.deploy.local.place import SessionPlace
 from flashmesh.executions.sqlite.store import SqliteStore
 from flashmesh.executions.store import Retention
@@ -17,6 +18,10 @@ from flashmesh.gateway.access.place import Place
 from flashmesh.gateway.access.tokens import Tokens
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.data import DataDirectory
+from flashmesh.gateway.deployments.deployables import Deployables
+from flashmesh.gateway.deployments.manifest_files import ManifestFiles
+from flashmesh.gateway.deployments.service import Deployments
+from flashmesh.gateway.deployments.values import ValuesKey
 from flashmesh.gateway.door import Door
 from flashmesh.gateway.front.limits import FrontLimits
 from flashmesh.gateway.front.server import FrontServer
@@ -24,6 +29,7 @@ from flashmesh.gateway.functions.registry import FunctionRegistry
 from flashmesh.gateway.logs import ServerLog
 from flashmesh.gateway.metrics import Histogram, Metrics, Sample
 from flashmesh.gateway.settings import ServerSettings
+from flashmesh.gateway.state.assemble import UPLOADS, StateParts, state_parts
 from flashmesh.gateway.transport import link_check
 from flashmesh.gateway.webhooks import SCHEMA, SCHEMA_NAME, Webhooks
 from flashmesh.kit.descriptors import raise_limit
@@ -49,6 +55,8 @@ class Parts:
     calls: Calls
     tokens: Tokens
     webhooks: Webhooks
+    state: StateParts
+    deployments: Deployments
     metrics: Metrics
     door: Door
     front: FrontServer
@@ -96,12 +104,21 @@ def assemble(
         home=settings.home,
         keeps_endpoints=settings.keep_endpoints,
         begun=keeper,
+        standing=standing(settings, data=data, place=place, tokens=tokens),
     )
+    assert local.deployments is not None
+    app = "" if settings.project is None else app_name(settings.project)
     dispatcher = local.dispatcher
+    deployed = local.deployments
+
+    def template_said(endpoint: EndpointName, info: Mapping[str, Any]) -> None:
+        deployed.template_said(endpoint, info)
+        on_template(endpoint, info)
+
     link = LinkServer(
         place.link,
         dispatcher,
-        on_template=on_template,
+        on_template=template_said,
         on_log=log.output,
         log=log.event,
         check_token=link_check(tokens),
@@ -123,21 +140,45 @@ def assemble(
         directory=settings.project,
         scratch=place.directory,
         loop=loop,
+        app=app,
+        grant=tokens.grant,
     )
     calls = Calls(dispatcher=dispatcher, clock=clock)
     webhooks = Webhooks(database=store.database)
     store.database.add_schema(SCHEMA_NAME, SCHEMA)
+    state = state_parts(database=store.database, folder=data.artifacts, limit_bytes=settings.max_artifact_bytes)
+    manifests = ManifestFiles(data.manifests)
+    deployments = Deployments(
+        state=state.manager,
+        deployables=Deployables(state=state.manager, artifacts=state.artifacts, manifests=manifests, server_url=url),
+        target=deployed,
+        registry=registry,
+        manifests=manifests,
+        key=ValuesKey.open(data.path),
+        server_url=public_url(settings, url),
+        notice=lambda text, level: log.notice(text, level=level),
+    )
     metrics = Metrics(dispatcher.unfinished)
     dispatcher.on_ended += [metrics.ended, webhooks.ended]
     dispatcher.on_refused.append(metrics.rejected)
     gate = AccessGate(
         PageRules.make(host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin),
         tokens,
-        Place("" if settings.project is None else app_name(settings.project)),
+        Place(app),
     )
+
+    def served_elsewhere() -> None:
+        gate.place = None if registry.scoped else Place(app)
+
+    registry.on_scoped = served_elsewhere
     door = Door(api.hot_routes(calls, registry))
 
     def application() -> Any:
+        from flashmesh.gateway.deployments.faces import deployment_face  # with starlette, as the other
+        from flashmesh.gateway.state.faces import StateFaces
+
+        state_faces = StateFaces(parts=state, grant=gate.grant, deployer=deployments, secure=url.startswith("https:"))
+        metrics.add_source(state_faces.samples)
         made = api.application(
             calls=calls,
             registry=registry,
@@ -145,6 +186,7 @@ def assemble(
             complete=registry.complete,
             metrics=metrics.exposition,
             limits=api_limits(settings),
+            faces=(state_faces.face(), deployment_face(deployments, state.manager)),
         )
         return guard(door.guard(made), gate)
 
@@ -172,10 +214,36 @@ def assemble(
         calls=calls,
         tokens=tokens,
         webhooks=webhooks,
+        state=state,
+        deployments=deployments,
         metrics=metrics,
         door=door,
         front=front,
     )
+
+
+def standing(settings: ServerSettings, *, data: DataDirectory, place: SessionPlace, tokens: Tokens) -> Standing:
+    """What deployed endpoints need of this server."""
+
+    def token_for(app: str, environment: str) -> str:
+        return tokens.keys.issue(f"peers of {app}/{environment}", "peer", app=app, environment=environment)[0]
+
+    return Standing(
+        pointer=data.deployed,
+        link=place.link,
+        host=settings.endpoint_host,
+        plain_networks=settings.plain_networks,
+        public_key=tokens.keys.public,
+        revocations=tokens.revocations,
+        token_for=token_for,
+    )
+
+
+def public_url(settings: ServerSettings, url: str) -> str:
+    """Where callers elsewhere reach the server."""
+    if settings.mothership and settings.runpod_endpoint_id:
+        return f"https://{settings.runpod_endpoint_id}.api.runpod.ai"
+    return url
 
 
 def front_limits(settings: ServerSettings, *, files: int) -> FrontLimits:
@@ -189,6 +257,7 @@ def front_limits(settings: ServerSettings, *, files: int) -> FrontLimits:
         max_connections=min(settings.max_connections, max(_FEWEST_CONNECTIONS, files - _OWN_FILES)),
         head_s=settings.head_timeout_s,
         body_s=settings.body_timeout_s,
+        uploads=UPLOADS,
     )
 
 

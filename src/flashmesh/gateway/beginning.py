@@ -21,7 +21,8 @@ class Beginning:
 
     Attributes:
         keep: endpoints serve on when the server stops, so their place stays for the next server.
-        keeper: for whoever takes it first (`take_keeper`); None where the keeper outlives its server.
+        keeper: for whoever takes it first (`take_keeper`); None where it outlives its server, and where there is no
+            project whose calls could need it.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -33,8 +34,8 @@ class Beginning:
             self.place = SessionPlace.keep(self.data.place) if settings.keep_endpoints else SessionPlace.create()
             opened.callback(lambda: self.place.close(keep=self.keep))
             self.keeper: KeeperChild | None = None
-            if not settings.keep_endpoints:
-                self.keeper = KeeperChild(self.place.pipe_fd, self.place.directory, ahead=settings.project is not None)
+            if settings.project is not None and not settings.keep_endpoints:
+                self.keeper = KeeperChild(self.place.pipe_fd, self.place.directory, ahead=True)
             self._opened = opened.pop_all()
 
     def take_keeper(self) -> KeeperChild | None:

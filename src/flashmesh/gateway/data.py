@@ -4,6 +4,10 @@ lock            held by the server as long as it lives
 server.json     pid, start time and addresses of the server, while it answers
 server.db       what was accepted, its results, functions made by POST
 server.db-files payloads and results too large for the database
+artifacts/      of builds, as they were sent and unpacked
+manifests/      of deployed environments, by which their workers route calls
+deployed        names the folder with sockets and keys of deployed endpoints, which outlive the server
+values.key      by which values of environment variables are told apart
 logs/           what endpoints print, one rotated file each; server.log of a detached server
 """
 
@@ -72,7 +76,11 @@ class DataDirectory:
         self.path = path
         self.database = path / "server.db"
         self.logs = path / "logs"
+        self.artifacts = path / "artifacts"
         self.place = path / "place"
+        self.deployed = path / "deployed"
+        """Names the place of deployed endpoints, as `place` does for a session's that are kept."""
+        self.manifests = path / "manifests"
         self._lock_fd = lock_fd
 
     @classmethod

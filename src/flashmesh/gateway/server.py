@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flashmesh import __version__
-from flashmesh.deploy.local.assemble import end_kept, has_kept
+from flashmesh.deploy.local.assemble import end_deployed, end_kept, has_kept
 from flashmesh.deploy.local.place import SessionPlace, sweep
 from flashmesh.deploy.local.prestart import prestart
 from flashmesh.executions.record import Execution
@@ -65,6 +65,8 @@ class Server:
         self._tried: dict[str, asyncio.Event] = {}
         """By endpoint: whether its template has tried its import."""
         self._certificate: ServerCertificate | None = None
+        self._leave_deployed = False
+        """Whether deployed endpoints serve on when this server stops."""
 
     @property
     def url(self) -> str:
@@ -114,16 +116,21 @@ class Server:
             amend_project=self._amend,
             on_template=self._imported,
         )
+        deployed = parts.local.deployments
+        assert deployed is not None
         self._closers.append(parts.store.close)
         self._closers.append(parts.local.volumes.close)
         self._closers.append(parts.link.close)
         self._closers.append(lambda: parts.local.target.close(0))
+        self._closers.append(lambda: deployed.close(0, keep=True))
         self._closers.append(parts.registry.close)
         self._closers.append(parts.webhooks.close)
+        self._closers.append(parts.deployments.close)
         await parts.front.start([self._listener.socket], None if shown is None else transport.http_context(shown))
         self._closers.append(parts.front.close)
         await self._restore(place)
         parts.door.open()
+        parts.deployments.resume()
         data.announce(
             url=self.address,
             link=place.link,
@@ -163,6 +170,9 @@ class Server:
             parts.registry.serve_project(resources)
         if self.settings.keep_endpoints and has_kept(place.directory):
             await parts.local.target.end_undeclared()
+        await parts.deployments.restore()
+        if parts.local.deployments is not None:
+            await parts.local.deployments.settle()
         await parts.registry.restore()
         await parts.link.start()  # not before: a worker of an earlier server's is known by its endpoint
         self._begin_warming()
@@ -226,18 +236,31 @@ class Server:
     async def _look_around(self) -> None:
         """Once calls are served: what a start need not wait for."""
         await asyncio.to_thread(sweep)
+        await self._sweep_builds()
         conflict = await asyncio.to_thread(conflict_message)
         if conflict is not None:
             self._log.notice(conflict, level="warning")
 
+    async def _sweep_builds(self) -> None:
+        try:
+            gone = await self._parts.state.builds.sweep()
+        except (FlashmeshError, OSError) as error:
+            self._log.notice(f"Builds that nobody uses could not be removed: {error}", level="warning")
+            return
+        if gone:
+            self._log.notice(f"Removed {len(gone)} builds that nothing is deployed from.", builds=len(gone))
+
     def _on_signal(self) -> None:
         if self._stopping.is_set():
+            if not self._leave_deployed:
+                end_deployed(self._beginning.data.deployed)
             os._exit(130)  # the session pipe closes with this process: keeper, templates and workers end by themselves
         self._stopping.set()
 
     def _on_restart(self) -> None:
         """As SIGTERM, but another server follows: endpoints that outlive a server are left to it."""
         self._beginning.keep = self.settings.keep_endpoints and not self._stopping.is_set()
+        self._leave_deployed = not self._stopping.is_set()
         self._stopping.set()
 
     # The end
@@ -250,6 +273,7 @@ class Server:
         until = loop.time() + drain_s
         tell_systemd("STOPPING=1")
         parts.door.close()
+        await parts.deployments.close()
         dispatcher = parts.local.dispatcher
         dispatcher.pause()
         drained = Drained({str(call.id) for call in dispatcher.unfinished() if self._waits_for(call)})
@@ -258,7 +282,11 @@ class Server:
         if len(drained):
             self._log.notice(f"Stopping: {len(drained)} calls may finish, for at most {drain_s:g} s (again: now).")
         finished = await drained.wait(drain_s)
-        await parts.local.target.close(max(0.0, until - loop.time()), keep=self._beginning.keep)
+        left_s = max(0.0, until - loop.time())
+        closing = [parts.local.target.close(left_s, keep=self._beginning.keep)]
+        if parts.local.deployments is not None:
+            closing.append(parts.local.deployments.close(left_s, keep=self._leave_deployed))
+        await asyncio.gather(*closing)
         if not finished:
             self._log.notice(f"{len(drained)} calls did not finish in time.", level="warning", calls=len(drained))
         await parts.front.drain(HTTP_LAST_WORDS_S)
@@ -266,7 +294,12 @@ class Server:
 
     def _waits_for(self, execution: Execution) -> bool:
         """Whether stopping waits for it: somebody holds a connection for it, or it runs and would be ended."""
-        return execution.kind == "sync" or (execution.status is Status.RUNNING and not self._beginning.keep)
+        if execution.kind == "sync":
+            return True
+        deployed = self._parts.local.deployments
+        is_deployed = deployed is not None and deployed.target_of(execution.endpoint) is not None
+        stays = self._leave_deployed if is_deployed else self._beginning.keep
+        return execution.status is Status.RUNNING and not stays
 
     async def _close_all(self) -> None:
         while self._closers:

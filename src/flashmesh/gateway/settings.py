@@ -128,6 +128,9 @@ class ServerSettings:
     """Address the port is opened on. Default: this machine only; elsewhere every request needs a token, over TLS."""
     port: int = _setting(_whole(0, 65535), DEFAULT_PORT)
     """HTTP port; 0 = any free one. Default 7470, which commands look for."""
+    endpoint_host: str = _setting(_text, "127.0.0.1")
+    """Address that deployed endpoints listen on, each at a port of its own, which it keeps. Default: this machine only;
+    elsewhere it must be in one of `plain_networks`, as endpoints speak no TLS."""
     link_host: str = _setting(str, "")
     """Address on which workers of other machines dial in, over TLS. Default empty: only the Unix socket, as nobody
     else has workers."""
@@ -158,6 +161,8 @@ class ServerSettings:
     """Most bytes of results kept. Default 1 GiB: a disk's worth that nobody misses."""
     max_body_bytes: int = _setting(_size, 64 * 1024**2, variable="FLASH_MAX_BODY_BYTES")
     """Largest request body. Default 64 MiB: larger inputs belong into files or object stores."""
+    max_artifact_bytes: int = _setting(_size, 500 * 10**6)
+    """Largest artifact of a build. Default 500 MB, as `flash build` makes them at most."""
     head_timeout_s: float = _setting(_seconds, 10.0, variable="FLASH_SERVER_HEAD_TIMEOUT")
     """How long a request's head may take to arrive. Default 10 s: slower ones hold connections on purpose."""
     body_timeout_s: float = _setting(_seconds, 60.0, variable="FLASH_SERVER_BODY_TIMEOUT")
@@ -170,6 +175,12 @@ class ServerSettings:
     """How long running calls may take to finish when the server is told to stop. Default 30 s, an invoke's wait."""
     install: bool = _setting(_flag, True)
     """Whether packages that functions declare may be installed at their first call. Default yes."""
+    mothership: bool = _setting(_flag, False, variable="FLASH_IS_MOTHERSHIP")
+    """Whether the server deploys the build it was started in: at its first start; later what it has stored counts."""
+    manifest_path: Path | None = _setting(_path, None, variable="FLASH_MANIFEST_PATH")
+    """The manifest of that build; its files stand beside it. Default `flash_manifest.json` in the working directory."""
+    runpod_endpoint_id: str = _setting(str, "", variable="RUNPOD_ENDPOINT_ID")
+    """Of a mothership on RunPod: by which it is known outside. Default empty: the server's own address counts."""
     log_format: Literal["auto", "json", "pretty"] = _setting(_choice("auto", "json", "pretty"), "auto")
     """Form of what the server writes. `auto`: for people on a terminal, JSON lines elsewhere."""
     log_invocations: bool = _setting(_flag, True)

@@ -8,12 +8,21 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from flashmesh.kit.ids import BuildId, EndpointName
 from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.project.modules import ModuleFinder
 from flashmesh.project.sources import Sources
 from flashmesh.project.syntax import PACKAGES, Import, ModuleSyntax
+
+
+class MissingPackage(NamedTuple):
+    """`importer` imports `name` from `folder`, which is no package."""
+
+    importer: str
+    folder: str
+    name: str
 
 
 class Closures:
@@ -69,6 +78,23 @@ class Closures:
         if isinstance(self._project.syntax, dict):  # what was read for them need not be read again by the next scan
             self._project.syntax.update(self._sources.current)
         return builds
+
+    def unpackaged(self, files: Iterable[str]) -> list["MissingPackage"]:
+        """Names that `files` import from a folder which has neither an `__init__.py` nor a module of that name."""
+        found: dict[MissingPackage, None] = {}
+        for file in sorted(files):
+            syntax = self._sources.syntax_of(file)
+            for imported in syntax.imports if isinstance(syntax, ModuleSyntax) else ():
+                if imported.name in (None, "*") or not imported.module:
+                    continue
+                module = self._finder.find(imported.module, level=imported.level, importer=file)
+                if module and module.endswith("/") and self._finder.submodule(module, imported.name or "") is None:
+                    found[MissingPackage(file, module.rstrip("/"), imported.name or "")] = None
+        return list(found)
+
+    def sources(self, resource: ResourceSpec) -> dict[str, str]:
+        """Every file of its closure, with 12 hex of its bytes; an unreadable one has none."""
+        return {file: self._digest(file).hex()[:12] for file in sorted(self.of(resource))}
 
     def source_fingerprint(self) -> str:
         """64 hex over every Python file of the project."""

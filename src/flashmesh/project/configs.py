@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from flashmesh.functions.config import ResourceConfig
+from flashmesh.functions.config import LB_CONCURRENCY, ResourceConfig
 from flashmesh.project import literals
 from flashmesh.project.evaluate import known
 from flashmesh.project.model import FunctionSpec
@@ -59,6 +59,8 @@ def build(config: Config, vocabulary: Vocabulary, *, default_name: str | None, l
         return Invalid(config.place.file, config.place.line, _CLIENT)
     if config.class_name == "Endpoint":
         normal = _as_used(normal, default_name, load_balanced=load_balanced)
+        if normal.is_load_balanced and "max_concurrency" not in config.keywords:
+            normal = dataclasses.replace(normal, max_concurrency=LB_CONCURRENCY)
     return Built(normal, (*unresolved, *config.changed), made)
 
 

@@ -142,6 +142,7 @@ class _Reading(msgspec.Struct, frozen=True):
             http_path=http[1] if http else None,
             decorated_by="route" if decorated_by == "route" else "endpoint" if decorated_by == "endpoint" else "remote",
             local=settings.flag("local"),
+            accelerate_downloads=settings.flag("accelerate_downloads", default=True),
             dependencies=settings.texts("dependencies"),
             system_dependencies=settings.texts("system_dependencies"),
             doc=described.doc,
@@ -179,8 +180,8 @@ class _Settings:
             except literals.NotPlain:
                 self.unresolved.append(name)
 
-    def flag(self, name: str) -> bool:
-        return bool(self.known.get(name))
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        return bool(self.known.get(name, default))
 
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.known.get(name)

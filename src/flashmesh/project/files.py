@@ -5,6 +5,7 @@ link is followed when it stays inside the root; links inside a linked folder are
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,8 @@ from flashmesh.project.ignore import IGNORE_FILES, IgnoreRules, read_lines
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages", "tests"})
 SKIPPED_FILES = frozenset({"__init__.py", "conftest.py"})
-_ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta")
+ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta")
+"""What a folder holds that is a virtual environment."""
 
 
 class FoundFile(msgspec.Struct, frozen=True):
@@ -24,11 +26,14 @@ class FoundFile(msgspec.Struct, frozen=True):
     size: int
 
 
-def find_files(root: Path) -> list[FoundFile]:
-    """Every file that may declare functions, sorted by path. Folders that cannot be read count as empty."""
+def find_files(root: Path, exclude: Sequence[str] = ()) -> list[FoundFile]:
+    """Every file that may declare functions, sorted by path. Folders that cannot be read count as empty.
+
+    exclude: patterns as in a `.gitignore`, which win over those.
+    """
     found: list[FoundFile] = []
     walk = _Walk(root=root, real_root=os.path.realpath(root), found=found)
-    walk.folder("", IgnoreRules(), linked=False)
+    walk.folder("", IgnoreRules.excluding(exclude), linked=False)
     found.sort(key=lambda file: file.path)
     return found
 
@@ -69,7 +74,7 @@ class _Walk(msgspec.Struct, frozen=True):
         except OSError:
             return
         names = {entry.name for entry in entries}
-        if folder and not names.isdisjoint(_ENVIRONMENT_MARKS):
+        if folder and not names.isdisjoint(ENVIRONMENT_MARKS):
             return
         rules = rules.enter(folder, read_lines(place, names))
         for entry in entries:
@@ -81,7 +86,7 @@ class _Walk(msgspec.Struct, frozen=True):
     def _entry(self, folder: str, entry: os.DirEntry[str], rules: IgnoreRules, *, linked: bool) -> None:
         name = entry.name
         path = folder + name
-        if name.startswith(".") or not _is_text(name):
+        if name.startswith(".") or not is_text(name):
             return
         if entry.is_dir():
             if name in SKIPPED_FOLDERS or rules.ignores(path, is_folder=True):
@@ -98,11 +103,15 @@ class _Walk(msgspec.Struct, frozen=True):
                 self.found.append(FoundFile(path, stat.st_mtime_ns, stat.st_size))
 
     def _inside(self, path: str) -> bool:
-        real = os.path.realpath(self.root / path)
-        return real.startswith(self.real_root.rstrip(os.sep) + os.sep)
+        return is_inside(self.root / path, self.real_root)
 
 
-def _is_text(name: str) -> bool:
+def is_inside(path: Path, real_root: str) -> bool:
+    """Whether a link leads to something below the root, given the root's real path."""
+    return os.path.realpath(path).startswith(real_root.rstrip(os.sep) + os.sep)
+
+
+def is_text(name: str) -> bool:
     """A name that is not valid UTF-8 cannot be part of a URL or a module."""
     try:
         name.encode()

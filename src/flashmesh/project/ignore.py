@@ -3,6 +3,7 @@
 Only ignore files inside the project count: a rule above the root could hide the project as a whole.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,28 @@ class IgnoreRules(msgspec.Struct, frozen=True):
     """Relative to the root, empty or ending in a slash."""
     own: "GitIgnoreSpec | None" = None
     above: "IgnoreRules | None" = None
+    excluded: "GitIgnoreSpec | None" = None
+    """What a command's `--exclude` names, from the root: no ignore file takes it back."""
+
+    @classmethod
+    def excluding(cls, patterns: Sequence[str]) -> "IgnoreRules":
+        """The rules above the root's own: `patterns`, as a `.gitignore` would have them."""
+        return cls(excluded=_compile(list(patterns)) if patterns else None)
 
     def enter(self, folder: str, lines: list[str]) -> "IgnoreRules":
         """The rules inside `folder`, whose ignore files hold `lines`. A line git would not accept is left out."""
         if not lines:
             return self
-        return IgnoreRules(folder=folder, own=_compile(lines), above=self)
+        return IgnoreRules(folder=folder, own=_compile(lines), above=self, excluded=self.excluded)
 
     def ignores(self, path: str, *, is_folder: bool) -> bool:
         """Whether `path` (relative to the root) is left out."""
+        return self.says(path, is_folder=is_folder) is True
+
+    def says(self, path: str, *, is_folder: bool) -> bool | None:
+        """True: left out; False: taken back by a `!` line; None: no rule concerns it."""
+        if self.excluded is not None and self.excluded.check_file(path + ("/" if is_folder else "")).include:
+            return True
         rules: IgnoreRules | None = self
         while rules is not None:
             if rules.own is not None:
@@ -39,7 +53,7 @@ class IgnoreRules(msgspec.Struct, frozen=True):
                 if verdict is not None:
                     return verdict
             rules = rules.above
-        return False
+        return None
 
 
 def read_lines(folder: Path, names: set[str]) -> list[str]:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def inspect_file(
     timeout_s: float,
     python: str = sys.executable,
     site_dirs: Iterable[Path] = (),
+    environ: Mapping[str, str] | None = None,
     over: threading.Event | None = None,
 ) -> Inspection:
     """Import `file` (relative to `root`) in a child process and return what it declares. Blocks; never raises.
@@ -49,6 +50,7 @@ def inspect_file(
     Args:
         timeout_s: limit of the import; past it the child and all it started are killed.
         site_dirs: folders with the resource's own packages; they come before site-packages.
+        environ: its variables; default: this process's.
         over: may be set by another thread that no longer wants to know: the child is killed. It is set at the end.
     """
     reader, writer = os.pipe()
@@ -61,6 +63,7 @@ def inspect_file(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=root,
+        env=environ,
         pass_fds=[writer],
         start_new_session=True,
     )

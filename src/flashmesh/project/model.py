@@ -34,6 +34,7 @@ class FunctionSpec:
     http_path: str | None = None
     decorated_by: Literal["remote", "endpoint", "route"] = "remote"
     """`route` = `@api.get(…)`: stays the plain function."""
+    accelerate_downloads: bool = True
     local: bool = False
     """`local=True`: never leaves the caller's process."""
     dependencies: tuple[str, ...] = ()
@@ -138,6 +139,8 @@ class Project:
     """Every Python file the scan read (relative), functions or not."""
     requirements: tuple[str, ...] = ()
     """The project's own requirements (pyproject.toml or requirements.txt)."""
+    written: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """What flash.toml says; see `settings.py`. It may hold secrets."""
     needs_import: tuple[str, ...] = ()
     """Files with a decorated function of which syntax cannot even tell the kind of resource; see `inspect.py`."""
     syntax: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)

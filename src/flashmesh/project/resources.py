@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -80,21 +80,33 @@ def name_all(resources: Sequence[ResourceSpec]) -> tuple[tuple[ResourceSpec, ...
     Where two would get one name, the file spelled exactly like it keeps it and the others get a short hash of their
     place behind theirs; the hash depends on nothing else, so a third one changes neither.
     """
-    per_file = Counter(resource.file for resource in resources)
-    wanted = [
-        resource_name(resource.file, resource.config.name or resource.variable, alone=per_file[resource.file] == 1)
-        for resource in resources
-    ]
-    claims: dict[EndpointName, list[ResourceSpec]] = defaultdict(list)
-    for name, resource in zip(wanted, resources, strict=True):
-        claims[name].append(resource)
+    claims = _claims(resources)
     named = [
-        dataclasses.replace(resource, name=name if len(claims[name]) == 1 else _apart(name, resource, claims[name]))
-        for name, resource in zip(wanted, resources, strict=True)
+        dataclasses.replace(resource, name=name if len(members) == 1 else _apart(name, resource, members))
+        for name, members in claims.items()
+        for resource in members
     ]
     named.sort(key=lambda resource: (resource.file, resource.line or 0, resource.name))
-    clashes = [_clash(name, members) for name, members in claims.items() if len(members) > 1]
-    return tuple(named), clashes
+    return tuple(named), _clashes(claims)
+
+
+def name_clashes(resources: Sequence[ResourceSpec]) -> list[Problem]:
+    """Names that several resources would have, as `name_all` tells them."""
+    return _clashes(_claims(resources))
+
+
+def _claims(resources: Sequence[ResourceSpec]) -> dict[EndpointName, list[ResourceSpec]]:
+    """The name each resource would have if it were alone with it."""
+    per_file = Counter(resource.file for resource in resources)
+    claims: dict[EndpointName, list[ResourceSpec]] = defaultdict(list)
+    for resource in resources:
+        configured = resource.config.name or resource.variable
+        claims[resource_name(resource.file, configured, alone=per_file[resource.file] == 1)].append(resource)
+    return claims
+
+
+def _clashes(claims: Mapping[EndpointName, list[ResourceSpec]]) -> list[Problem]:
+    return [_clash(name, members) for name, members in claims.items() if len(members) > 1]
 
 
 def _build(config: Config, members: list[Declared], vocabulary: Vocabulary) -> Built | Invalid:
@@ -132,7 +144,10 @@ def _completed(function: FunctionSpec, config: ResourceConfig) -> FunctionSpec:
     if function.decorated_by == "remote":
         return function
     return dataclasses.replace(
-        function, dependencies=config.dependencies, system_dependencies=config.system_dependencies
+        function,
+        dependencies=config.dependencies,
+        system_dependencies=config.system_dependencies,
+        accelerate_downloads=config.accelerate_downloads,
     )
 
 
@@ -163,7 +178,7 @@ def _apart(name: EndpointName, resource: ResourceSpec, members: list[ResourceSpe
 
 
 def _clash(name: str, members: list[ResourceSpec]) -> Problem:
-    first, *others = members
+    first, *others = sorted(members, key=lambda member: (member.file, member.line or 0))
     places = dict.fromkeys(f"{member.file}:{member.line}" for member in others)
     same_file = all(member.file == first.file for member in others)
     remedy = "give one of them another name" if same_file else "rename one file"

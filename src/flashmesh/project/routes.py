@@ -72,6 +72,29 @@ def nearest(path: str, routes: Iterable[Route]) -> str | None:
     return same_end[0] if len(same_end) == 1 else None
 
 
+def declared_route_problems(project: Project) -> list[Problem]:
+    """What is wrong with HTTP routes as their endpoints serve them: each resource by itself, without file prefixes."""
+    problems: list[Problem] = []
+    for resource in project.resources:
+        taken: dict[tuple[str, str], FunctionSpec] = {}
+        for function in resource.functions if resource.is_load_balanced else ():
+            method, path = function.http_method or "", function.http_path or ""
+            reason = _unusable(path)
+            first = taken.setdefault((method, _shape(path)), function)
+            if reason is None and first is not function:
+                reason = f"{method} {path} belongs to {first.id} of the same endpoint: choose another path or method"
+            if reason is not None:
+                problems.append(_refused(function, reason))
+    return problems
+
+
+def _unusable(path: str) -> str | None:
+    """Why no endpoint can have this route."""
+    if not path.startswith("/"):
+        return f'its path {path!r} must start with a slash: write "/{path}"'
+    return f"its path {path} is one every endpoint answers itself: choose another" if path in RESERVED_PATHS else None
+
+
 def _routes(project: Project) -> tuple[tuple[Route, ...], tuple[Problem, ...]]:
     routes: list[Route] = []
     problems: list[Problem] = []
@@ -145,10 +168,9 @@ def _callables(resource: ResourceSpec, function: FunctionSpec) -> list[Callable]
 
 def _balanced_route(resource: ResourceSpec, function: FunctionSpec, taken: _Taken) -> list[Route] | Problem:
     method, path = function.http_method or "", function.http_path or ""
-    if not path.startswith("/"):
-        return _refused(function, f'its path {path!r} must start with a slash: write "/{path}"')
-    if path in RESERVED_PATHS:
-        return _refused(function, f"its path {path} is one every endpoint answers itself: choose another")
+    reason = _unusable(path)
+    if reason is not None:
+        return _refused(function, reason)
     route = Route(
         method=method,
         path=prefix_of(function.file) + path,

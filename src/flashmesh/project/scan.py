@@ -5,7 +5,7 @@ URL prefix of its routes.
 """
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from flashmesh.project.appname import app_name
@@ -17,6 +17,7 @@ from flashmesh.project.modules import ModuleFinder
 from flashmesh.project.naming import prefix_of
 from flashmesh.project.requirements import project_requirements
 from flashmesh.project.resources import name_all, resources_of
+from flashmesh.project.settings import read_settings
 from flashmesh.project.sources import Sources
 from flashmesh.project.syntax import SyntaxProblem
 from flashmesh.project.vocabulary import PublicNames, Vocabulary
@@ -29,6 +30,7 @@ def scan(
     changed: Collection[Path] | None = None,
     vocabulary: Vocabulary | None = None,
     environ: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
 ) -> Project:
     """Find every resource and function below `root`. Runs nothing of the user's; never raises for what a file holds.
 
@@ -37,9 +39,10 @@ def scan(
         changed: files that did change, whatever their times say (two writes within one tick of the clock).
         vocabulary: our public names; others only in tests.
         environ: what `os.environ` will hold in workers, for settings that are read from it; default: this process's.
+        exclude: patterns of files that are not there, as in a `.gitignore`.
     """
     root = root.absolute()
-    found = find_files(root)
+    found = find_files(root, exclude)
     remembered = previous.syntax if previous is not None and previous.root == root else {}
     sources = Sources(root, found, remembered=remembered, changed=_relative(root, changed or ()))
     vocabulary = vocabulary or PublicNames()
@@ -61,6 +64,7 @@ def scan(
         problems=tuple(dict.fromkeys([*problems, *refused, *clashes])),
         files=tuple(file.path for file in found),
         requirements=project_requirements(root),
+        written=read_settings(root),
         needs_import=tuple(needs_import),
         syntax=dict(sources.current),
     )

@@ -11,7 +11,7 @@ What belongs to whom: queues.py and slots.py hold state, assign.py, scaling.py, 
 decide, outcomes.py acts on what workers say, resuming.py on who comes back, settlement.py ends calls; here they meet.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -122,6 +122,8 @@ class Dispatcher:
     ) -> Execution:
         """Accept a call. `reply` gets its answers under the frame's execution id.
 
+        A call whose meta names an `endpoint` is that endpoint's, whatever others serve a function of that id.
+
         The same idempotency key with the same body attaches `reply` to the first call, whose execution is returned.
 
         Args:
@@ -135,7 +137,8 @@ class Dispatcher:
             cannot run calls. Nothing was accepted then.
         """
         function = FunctionId(frame.function)
-        lane = self._functions.get(function)
+        named = frame.meta.get("endpoint")
+        lane = self._functions.get(function) if named is None else self._named(named, function)
         if lane is None:
             raise self._not_found(function)
         if lane.failure is not None:
@@ -165,7 +168,7 @@ class Dispatcher:
             frame.accept,
             frame.payload,
             frame.meta,
-            frame.meta.get("idempotency_key"),
+            frame.meta.get("idempotency_key") if named is None else key_within(named, frame.meta),
         )
         if frame.deadline_ms:
             execution.deadline_ms = frame.deadline_ms
@@ -224,6 +227,11 @@ class Dispatcher:
         for call in purged:
             self._settlement.raise_into(call, Cancelled("the queue was purged before the call ran"), ran=False)
         return len(purged)
+
+    def _named(self, endpoint: str, function: FunctionId) -> Lane | None:
+        """The endpoint that a call names, if it serves the function."""
+        lane = self._lanes.get(EndpointName(endpoint))
+        return lane if lane is not None and not lane.withdrawn and function in lane.plan.functions else None
 
     def _not_found(self, function: FunctionId) -> FunctionNotFound:
         near = get_close_matches(function, self._functions, n=1)
@@ -359,6 +367,12 @@ class Dispatcher:
         if lane is None or lane.withdrawn:
             raise FunctionNotFound(f"no endpoint {endpoint} is served here. `flash status` lists what is.")
         return lane.plan
+
+
+def key_within(endpoint: str, meta: Mapping[str, Any]) -> str | None:
+    """The idempotency key of a call that names its endpoint: another endpoint's function of that name is another."""
+    key = meta.get("idempotency_key")
+    return None if key is None else f"{endpoint}:{key}"
 
 
 def effective_limit_ms(asked_ms: int, declared_ms: int) -> int:

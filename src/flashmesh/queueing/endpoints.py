@@ -58,12 +58,14 @@ class Endpoints:
             lane.queue.paused = self.paused
         else:
             self._update(lane, plan)
-        for function in plan.functions:
-            self.functions[function] = lane
+        if not plan.by_name_only:
+            for function in plan.functions:
+                self.functions[function] = lane
 
     def _update(self, lane: Lane, plan: EndpointPlan) -> None:
         for function in lane.plan.functions - plan.functions:
-            self.functions.pop(function, None)
+            if self.functions.get(function) is lane:
+                del self.functions[function]
         if plan.build != lane.plan.build and lane.slots.workers:
             lane.fresh |= plan.functions - lane.plan.functions
             for call in lane.queue.peek(lane.queue.ready):
@@ -135,8 +137,9 @@ class Endpoints:
         found = {FunctionId(str(function["id"])) for function in functions} - lane.plan.functions
         if found:
             lane.plan = dataclasses.replace(lane.plan, functions=lane.plan.functions | found)
-            for function in found:
-                self.functions.setdefault(function, lane)
+            if not lane.plan.by_name_only:
+                for function in found:
+                    self.functions.setdefault(function, lane)
 
     def stage(self, endpoint: EndpointName, stage: str) -> None:
         """What the source is doing about the endpoint's template, for status."""

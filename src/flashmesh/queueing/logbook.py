@@ -18,11 +18,15 @@ class LogFilter:
     function: str = ""
     execution: str = ""
     endpoint: str = ""
+    endpoints: frozenset[str] | None = None
+    """Only these; None: any."""
 
     def wants(self, line: Log) -> bool:
         if self.execution and line.execution != self.execution:
             return False
         if self.endpoint and line.endpoint != self.endpoint:
+            return False
+        if self.endpoints is not None and line.endpoint not in self.endpoints:
             return False
         function = self.function
         return not function or line.function == function or line.function.endswith("." + function)

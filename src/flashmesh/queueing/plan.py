@@ -52,6 +52,8 @@ class EndpointPlan:
     """Callables whose limits differ from the endpoint's."""
     backlog: int = MAX_ASYNC_BACKLOG
     backlog_bytes: int = MAX_ASYNC_BACKLOG_BYTES
+    by_name_only: bool = False
+    """Another endpoint may serve functions of the same ids (another environment of the app): calls name theirs."""
 
     def limit_ms(self, function: FunctionId) -> int:
         """The run-time limit of one call of `function`; 0 = none."""

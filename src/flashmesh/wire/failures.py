@@ -319,3 +319,15 @@ def to_http(info: ErrorInfo) -> dict[str, Any]:
     if info.field is not None:
         shown["field"] = info.field
     return shown
+
+
+def of_ours(error: FlashmeshError) -> ErrorInfo:
+    """The ErrorInfo of an error that our own code found, without a traceback: it would show our code only."""
+    return ErrorInfo(
+        code=error.code,
+        type=type(error).__name__,
+        message=str(error),
+        field=getattr(error, "field", None),
+        retry_after=getattr(error, "retry_after", None),
+        status=error.status,
+    )

@@ -19,6 +19,7 @@ from flashmesh.worker.callables import Callables, outside_loop
 from flashmesh.worker.calls.caller import WorkerCaller
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.dialling import dialling
+from flashmesh.worker.face.access import Access
 from flashmesh.worker.face.face import About, Face, Limits
 from flashmesh.worker.face.http import max_body_bytes
 from flashmesh.worker.loader import Loaded, load
@@ -112,9 +113,11 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
         runner.next_in = uplink.line.next_in
     about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
     limits = Limits(max_body=max_body_bytes(os.environ))
-    sockets = [(context.listen_fd, False)]
+    sockets: list[tuple[int, bool, Access | None]] = [(context.listen_fd, False, None)]
+    if context.tcp_fd is not None:
+        sockets.append((context.tcp_fd, False, Access.of(spec)))
     if context.reentrant_fd is not None:
-        sockets.append((context.reentrant_fd, True))
+        sockets.append((context.reentrant_fd, True, None))
     faces = tuple(
         Face(
             socket.socket(fileno=descriptor),
@@ -122,11 +125,12 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
             callables=callables,
             about=about,
             limits=limits,
+            access=access,
             over_limit=over_limit,
             settle=uplink.take_unsaid if uplink is not None else _nothing_unsaid,
             taken=life.on_call,
         )
-        for descriptor, over_limit in sockets
+        for descriptor, over_limit, access in sockets
     )
     return Parts(runner=runner, callables=callables, faces=faces, uplink=uplink, hooks=loaded.hooks)
 

@@ -52,6 +52,9 @@ class WorkerContext:
     """JOB mode: leave (status 0) after one call."""
     reentrant: bool = False
     """An extra worker for re-entrant calls: takes them from `listen_fd` only, none from the link; leaves when idle."""
+    tcp_fd: int | None = None
+    """The endpoint's listening TCP socket, for those who cannot reach `listen_fd`; None where there is none, and for
+    `reentrant` workers."""
     may_idle_out: bool = True
     """Leave (status 0) after `idle_timeout_s` without a call."""
 

@@ -3,9 +3,12 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from flashmesh.functions.config import ResourceConfig
+
+COUNTS: Final = frozenset({"workers_min", "workers_max", "scaler_type", "scaler_value"})
+"""Settings that say how many workers there are and nothing about what each does."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class WorkerSpec:
     """
 
     endpoint: str
-    """The resource name, e.g. `longruns_stage1`."""
+    """What dispatcher, link and keeper call it: the resource name, e.g. `longruns_stage1`; of a deployment its id."""
     build: str
     """12 hex over the configuration and the sources in the import closure."""
     generation: int
@@ -58,7 +61,20 @@ class WorkerSpec:
     cuda_devices: str | None = None
     """`CUDA_VISIBLE_DEVICES` of the workers; None for an endpoint without GPU."""
     environment: str = "dev"
-    """The environment's name, which signatures are bound to."""
+    """What signatures are bound to: of a deployment `app/environment`."""
+    resource_name: str = ""
+    """The resource's name in the manifest, where `endpoint` is an id; empty: `endpoint` is that name."""
+    tcp: str = ""
+    """The URL at which its workers answer over TCP too (`http://127.0.0.1:41234`); empty: they do not."""
+    public_key: str = ""
+    """64 hex digits: the key that signed the tokens its TCP face takes."""
+    revocations: str = ""
+    """Path of the list of tokens that are refused all the same."""
+    token_file: str | None = None
+    """Holds the token its workers call others with; None where none is needed."""
+    on_trial: bool = False
+    """A build that has yet to prove itself: a template that cannot import it leaves, instead of telling callers so, and
+    with `workers_min` above 0 it serves only once a worker of it is ready."""
 
     @cached_property
     def resource(self) -> ResourceConfig:
@@ -66,8 +82,26 @@ class WorkerSpec:
         return ResourceConfig.from_dict(self.config)
 
     @property
+    def app(self) -> str:
+        """The app it is deployed in; empty for a session's."""
+        return self.environment.rpartition("/")[0]
+
+    @property
+    def app_environment(self) -> str:
+        """That app's environment; empty for a session's."""
+        return self.environment.rpartition("/")[2] if self.app else ""
+
+    @property
     def reentrant_path(self) -> str:
         return reentrant_path(self.socket_path)
+
+    def differs_in_counts_only(self, other: "WorkerSpec") -> bool:
+        """Whether workers of `other` are workers of this one as well. True for two that do not differ at all."""
+        return self._without_counts() == other._without_counts()
+
+    def _without_counts(self) -> dict[str, Any]:
+        config = {name: value for name, value in self.config.items() if name not in COUNTS}
+        return {**self.to_dict(), "config": config, "on_trial": False}
 
     def to_dict(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -18,7 +18,7 @@ from flashmesh.executions.record import Execution
 from flashmesh.functions.errors import AmbiguousFunction, FunctionNotFound, ValidationError
 from flashmesh.gateway import api
 from flashmesh.gateway.calls import Calls
-from flashmesh.gateway.directory import Callee
+from flashmesh.gateway.directory import ANYWHERE, Callee, Where
 from flashmesh.gateway.functions.completion import outcome_of
 from flashmesh.gateway.functions.spec import FunctionSpec, Patch, parse, parse_body
 from flashmesh.gateway.http import Answer, Request
@@ -42,6 +42,7 @@ class Shelf:
 
     def __init__(self, endpoints: Mapping[str, tuple[str, ...]]) -> None:
         self.version = 1
+        self.scoped = False
         self.endpoints = {
             name: tuple(
                 Callee(function=FunctionId(function), endpoint=EndpointName(name), max_wait_ms=300_000)
@@ -55,7 +56,16 @@ class Shelf:
     def functions(self) -> tuple[Callee, ...]:
         return tuple(sorted((c for group in self.endpoints.values() for c in group), key=lambda c: c.function))
 
-    def function(self, name: str) -> Callee:
+    def where(self, request: Request) -> Where:
+        return ANYWHERE
+
+    def visible(self, endpoint: EndpointName, where: Where) -> bool:
+        return True
+
+    def within(self, endpoint: EndpointName, where: Where) -> bool:
+        return True
+
+    def function(self, name: str, where: Where = ANYWHERE) -> Callee:
         found = [c for c in self.functions() if c.function == name or c.function.endswith("." + name)]
         if not found:
             raise FunctionNotFound(f"no function {name} is served here. `flash status` lists what is.")
@@ -63,7 +73,7 @@ class Shelf:
             raise AmbiguousFunction(f"{name} is {', '.join(c.function for c in found)}. Use one of these.")
         return found[0]
 
-    def endpoint(self, name: str) -> tuple[Callee, ...]:
+    def endpoint(self, name: str, where: Where = ANYWHERE) -> tuple[Callee, ...]:
         return self.endpoints.get(name) or (self.function(name),)
 
     def describe(self, callee: Callee) -> Mapping[str, Any]:
@@ -82,7 +92,7 @@ class Shelf:
         self.version += 1
         return {**msgspec.to_builtins(spec), "name": spec.name}
 
-    async def patch(self, name: str, body: bytes) -> Mapping[str, Any]:
+    async def patch(self, name: str, body: bytes, where: Where = ANYWHERE) -> Mapping[str, Any]:
         callee = self.function(name)
         patch = parse_body(body, Patch)
         return {**self.describe(callee), **msgspec.to_builtins(patch)}
@@ -93,12 +103,12 @@ class Shelf:
         self.endpoints.pop(callee.endpoint, None)
         self.version += 1
 
-    async def replicas(self, name: str) -> Mapping[str, Any]:
+    async def replicas(self, name: str, where: Where = ANYWHERE) -> Mapping[str, Any]:
         callee = self.function(name)
         wanted = self.wanted.get(callee.function, 0)
         return {"name": callee.function, "desiredReplicas": wanted, "readyReplicas": 0}
 
-    async def set_replicas(self, name: str, replicas: int) -> Mapping[str, Any]:
+    async def set_replicas(self, name: str, replicas: int, where: Where = ANYWHERE) -> Mapping[str, Any]:
         callee = self.function(name)
         self.wanted[callee.function] = replicas
         return {"function": callee.function, "replicas": replicas}

@@ -58,6 +58,7 @@ class TinyDatabase:
     """SQLite behind the store's interface; `broken` makes its writes fail."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._schemas: dict[str, int] = {}
         self.broken: Exception | None = None
@@ -73,9 +74,15 @@ class TinyDatabase:
     def write(
         self, sql: str, parameters: Sequence[Any] = (), then: Callable[[Exception | None], None] | None = None
     ) -> None:
+        self.write_together([(sql, parameters)], then)
+
+    def write_together(
+        self, statements: Sequence[tuple[str, Sequence[Any]]], then: Callable[[Exception | None], None] | None = None
+    ) -> None:
         def commit() -> None:
             if self.broken is None:
-                self._connection.execute(sql, parameters)
+                for sql, parameters in statements:
+                    self._connection.execute(sql, parameters)
             if then is not None:
                 then(self.broken)
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flashmesh.deploy.local import gpus
+from flashmesh.deploy.local.deployed import LocalDeployments, Standing
 from flashmesh.deploy.local.environments import Environments
 from flashmesh.deploy.local.place import SessionPlace, kept_directory
+from flashmesh.deploy.local.ports import StartKeeper
 from flashmesh.deploy.local.target import LocalTarget
 from flashmesh.deploy.local.volumes import Volumes
 from flashmesh.executions.store import Store
@@ -46,6 +48,15 @@ def keeps_endpoints(pointer: Path) -> bool:
     return kept_directory(pointer) is not None
 
 
+def end_deployed(pointer: Path) -> bool:
+    """End, at once, endpoints of deployments whose server is gone. They return, at their addresses, with the next one.
+
+    Whether there were any. `pointer` is the file that names their place.
+    """
+    directory = kept_directory(pointer)
+    return directory is not None and KeeperPlace(keeper_directory(directory)).kill()
+
+
 def has_kept(place: Path) -> bool:
     """Whether endpoints that outlived their server may serve in `place`."""
     return KeeperPlace(keeper_directory(place)).running() is not None
@@ -73,6 +84,34 @@ class LocalParts:
     target: LocalTarget
     environments: Environments
     volumes: Volumes
+    deployments: LocalDeployments | None
+    """Endpoints of deployments, where the program has any."""
+
+
+class Sources:
+    """The dispatcher's one source of workers, where sessions and deployments have a target each."""
+
+    def __init__(self, session: LocalTarget, deployments: LocalDeployments) -> None:
+        self._session = session
+        self._deployments = deployments
+
+    def _of(self, endpoint: EndpointName) -> LocalTarget:
+        return self._deployments.target_of(endpoint) or self._session
+
+    def ensure(self, endpoint: EndpointName) -> None:
+        self._of(endpoint).ensure(endpoint)
+
+    def scale(self, endpoint: EndpointName, workers: int) -> None:
+        self._of(endpoint).scale(endpoint, workers)
+
+    def template_linked(self, endpoint: EndpointName, hello: Hello, port: WorkerPort) -> None:
+        self._of(endpoint).template_linked(endpoint, hello, port)
+
+    def template_unlinked(self, endpoint: EndpointName, port: WorkerPort) -> None:
+        self._of(endpoint).template_unlinked(endpoint, port)
+
+    def cancel(self, endpoint: EndpointName, execution: ExecutionId) -> None:
+        self._of(endpoint).cancel(endpoint, execution)
 
 
 def _none() -> None:
@@ -90,6 +129,7 @@ def local_parts(
     home: Path | None = None,
     keeps_endpoints: bool = False,
     begun: Callable[[], KeeperChild | None] = _none,
+    standing: Standing | None = None,
 ) -> LocalParts:
     """Queues, target, environments and volumes of one program. Starts no process.
 
@@ -100,6 +140,7 @@ def local_parts(
         home: default `$FLASH_HOME`.
         keeps_endpoints: whether the keeper outlives this process, and is taken over where one is.
         begun: gives, once, a keeper's process that was started already.
+        standing: what deployments stand on; None: the program has none.
     """
     home = home or flash_home()
     dispatcher = Dispatcher(store=store, clock=LoopClock(asyncio.get_running_loop()), source=NoWorkers(), log=log)
@@ -114,19 +155,26 @@ def local_parts(
             return await Keeper.take(child, on_event)
         return await Keeper.start(place.pipe_fd, place.directory, on_event)
 
-    target = LocalTarget(
-        runtime_dir=place.directory,
-        start_keeper=start_keeper,
-        dispatcher=dispatcher,
-        link_path=place.link,
-        manifest_path=place.manifest,
-        environments=environments,
-        volumes=volumes,
-        gpus=gpus.detect,
-        notice=notice,
-        log=log,
-        key_file=place.key_file,
-        install=install,
-    )
-    dispatcher.source = target
-    return LocalParts(dispatcher, target, environments, volumes)
+    def make_target(place: SessionPlace, start: StartKeeper) -> LocalTarget:
+        return LocalTarget(
+            runtime_dir=place.directory,
+            start_keeper=start,
+            dispatcher=dispatcher,
+            link_path=place.link,
+            manifest_path=place.manifest,
+            environments=environments,
+            volumes=volumes,
+            gpus=gpus.detect,
+            notice=notice,
+            log=log,
+            key_file=place.key_file,
+            install=install,
+        )
+
+    def make_deployed(place: SessionPlace) -> LocalTarget:
+        return make_target(place, lambda on_event: Keeper.adopt_or_start(keeper_directory(place.directory), on_event))
+
+    target = make_target(place, start_keeper)
+    deployments = None if standing is None else LocalDeployments(standing, make_deployed)
+    dispatcher.source = target if deployments is None else Sources(target, deployments)
+    return LocalParts(dispatcher, target, environments, volumes, deployments)

@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,7 @@ from flashmesh.project.merge import merge_all
 from flashmesh.project.model import Problem, Project
 from flashmesh.project.naming import prefix_of
 from flashmesh.project.resources import setting_problems
+from flashmesh.project.settings import with_settings
 
 IMPORT_LIMIT_S: Final = 60.0
 _AT_ONCE: Final = 2
@@ -21,7 +24,9 @@ _Stamp = tuple[int, int]
 class Inspections:
     """What imports told, by file, as long as the file is the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, environ: Mapping[str, str] | None = None) -> None:
+        """environ: variables that imports get over this process's own."""
+        self._environ = {**os.environ, **environ} if environ else None
         self._known: dict[str, tuple[_Stamp, Inspection]] = {}
 
     def merged(self, project: Project) -> Project:
@@ -36,8 +41,8 @@ class Inspections:
         return dataclasses.replace(project, problems=(*project.problems, *waiting)) if waiting else project
 
     def complete(self, project: Project) -> Project:
-        """The same, and with it what is wrong with its resources' settings."""
-        project = self.merged(project)
+        """The same with the settings of flash.toml, and with it what is wrong with its resources' settings."""
+        project = with_settings(self.merged(project))
         return dataclasses.replace(project, problems=(*project.problems, *setting_problems(project)))
 
     def missing(self, project: Project) -> list[str]:
@@ -52,7 +57,9 @@ class Inspections:
             async with gate:
                 stamp, over = _stamp(root / file), threading.Event()
                 try:
-                    found = await asyncio.to_thread(inspect_file, root, file, timeout_s=IMPORT_LIMIT_S, over=over)
+                    found = await asyncio.to_thread(
+                        inspect_file, root, file, timeout_s=IMPORT_LIMIT_S, environ=self._environ, over=over
+                    )
                 finally:
                     over.set()  # whoever cancels this must not have to wait for the import
                 self._known[file] = stamp, found

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from flashmesh.deploy.local.gpus import Devices, Gpu, NoGpu, choose
+from flashmesh.deploy.local.placed import Placed, url_of
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.kit.ids import BuildId, FunctionId
 from flashmesh.project.model import Project, ResourceSpec
@@ -25,8 +26,8 @@ def callables_of(resource: ResourceSpec) -> frozenset[FunctionId]:
     return frozenset(FunctionId(name) for function in resource.functions for name in function.callables)
 
 
-def endpoint_plan(resource: ResourceSpec, build: BuildId) -> EndpointPlan:
-    """What the dispatcher needs."""
+def endpoint_plan(resource: ResourceSpec, build: BuildId, *, by_name_only: bool = False) -> EndpointPlan:
+    """What the dispatcher needs. `by_name_only`: calls name it; others may serve functions of its ids."""
     config = resource.config
     return EndpointPlan(
         name=resource.name,
@@ -41,6 +42,7 @@ def endpoint_plan(resource: ResourceSpec, build: BuildId) -> EndpointPlan:
         retry_on=config.retry_on,
         mode=config.mode,
         own=_own_limits(resource),
+        by_name_only=by_name_only,
     )
 
 
@@ -99,9 +101,16 @@ def worker_spec(
     site_dirs: Iterable[Path],
     env: Mapping[str, str],
     cuda_devices: str | None,
+    placed: Placed | None = None,
+    tcp: tuple[str, int] | None = None,
 ) -> WorkerSpec:
-    """One build of one endpoint, ready for its template. `env` stands below what the resource itself declares."""
-    return WorkerSpec(
+    """One build of one endpoint, ready for its template. `env` stands below what the resource itself declares.
+
+    Args:
+        placed: of a deployed endpoint, whose resource has the endpoint's id for its name.
+        tcp: where that one listens.
+    """
+    spec = WorkerSpec(
         endpoint=resource.name,
         build=build,
         generation=generation,
@@ -118,6 +127,29 @@ def worker_spec(
         socket_path=str(socket_path),
         cuda_devices=cuda_devices,
         environment=surroundings.environment,
+    )
+    return spec if placed is None else _placed_spec(spec, placed, tcp)
+
+
+def _placed_spec(spec: WorkerSpec, placed: Placed, tcp: tuple[str, int] | None) -> WorkerSpec:
+    own = {
+        "FLASH_APP": placed.app,
+        "FLASH_ENV": placed.environment,
+        "FLASH_TOKEN_FILE": str(placed.token_file),
+        **placed.environ,
+        **spec.env,
+        "FLASH_RESOURCE_NAME": placed.resource_name,
+    }
+    return dataclasses.replace(
+        spec,
+        resource_name=placed.resource_name,
+        environment=placed.scope,
+        manifest=str(placed.manifest),
+        env=own,
+        tcp="" if tcp is None else url_of(tcp),
+        public_key=placed.public_key.hex(),
+        revocations="" if placed.revocations is None else str(placed.revocations),
+        token_file=str(placed.token_file),
     )
 
 

@@ -9,14 +9,16 @@ declared; what is not declared again is ended.
 """
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from flashmesh.deploy.local.gpus import Devices, Gpu, NoGpu
 from flashmesh.deploy.local.hosted import Hosted, Stage
 from flashmesh.deploy.local.inherited import Inherited, devices_of, gpus_of
+from flashmesh.deploy.local.placed import Placed
 from flashmesh.deploy.local.plans import (
     Surroundings,
     devices_for,
@@ -26,7 +28,9 @@ from flashmesh.deploy.local.plans import (
     worker_spec,
 )
 from flashmesh.deploy.local.ports import EnvironmentsPort, KeeperPort, StartKeeper, VolumesPort
+from flashmesh.deploy.local.rollout import Failed, Rollout, Served, TemplateGone, failure
 from flashmesh.deploy.local.system import install_command, missing_system_dependencies
+from flashmesh.deploy.target import DeployFailed
 from flashmesh.functions.errors import EndpointUnavailable, FlashmeshError
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId
 from flashmesh.project.model import Project, ResourceSpec
@@ -42,6 +46,13 @@ from flashmesh.worker.keeper.client import (
     TemplateWanted,
 )
 from flashmesh.worker.spec import WorkerSpec
+
+PORT_PATIENCE_S: Final = 1.0
+"""How long a TCP port may be held by processes that are just ending: a killed keeper's workers."""
+ROLLOUT_LIMIT_S: Final = 600.0
+"""How long a build may take to be served, start-up hooks of its first worker included."""
+OFFERS: Final = 3
+"""Templates that may end under a build that is offered to them before it counts as one that does not work."""
 
 
 class LocalTarget:
@@ -93,13 +104,13 @@ class LocalTarget:
 
     # What the session says
 
-    async def declare(self, resource: ResourceSpec, project: Project, build: BuildId) -> None:
+    async def declare(
+        self, resource: ResourceSpec, project: Project, build: BuildId, *, placed: Placed | None = None
+    ) -> None:
         """Serve a resource: tell the dispatcher and open its sockets. Starts no template."""
-        leaving = self._leaving.get(resource.name)
-        if leaving is not None:
-            await asyncio.wait((leaving,))
-        endpoint = self._endpoints[resource.name] = Hosted(resource, project, build)
-        self._dispatcher.declare(endpoint_plan(resource, build))
+        await self.left(resource.name)
+        endpoint = self._endpoints[resource.name] = Hosted(resource, project, build, placed=placed)
+        self._declare_plan(endpoint)
         try:
             await self._open(endpoint)
             await self._take_over(endpoint)
@@ -113,10 +124,93 @@ class LocalTarget:
             await self.declare(resource, project, build)
             return
         endpoint.resource, endpoint.project, endpoint.build = resource, project, build
-        endpoint.generation += 1
-        self._dispatcher.declare(endpoint_plan(resource, build))
+        endpoint.generation = endpoint.next_generation()
+        self._declare_plan(endpoint)
         if endpoint.spec is not None:
             await self._roll(endpoint)
+
+    async def roll_out(self, resource: ResourceSpec, project: Project, build: BuildId, placed: Placed) -> None:
+        """Serve another build of a declared resource once it has proved itself; until then what serves goes on.
+
+        Returns when it takes the calls.
+
+        Raises:
+            DeployFailed: why it does not; what served serves on. Other FlashmeshErrors: it could not even be tried.
+        """
+        endpoint = self._endpoints[resource.name]
+        while endpoint.starting is not None:
+            await asyncio.wait((endpoint.starting,))
+        candidate = endpoint.successor(resource, project, build, placed)
+        await self._prepare(candidate)
+        await self._reserve_devices(candidate)
+        spec = self._spec(candidate)
+        endpoint.rollout = rollout = Rollout(dataclasses.replace(spec, on_trial=True))
+        try:
+            async with asyncio.timeout(ROLLOUT_LIMIT_S):
+                await self._follow(endpoint, rollout)
+        except BaseException as error:
+            endpoint.rollout = None
+            if not endpoint.running:
+                self._dispatcher.template_lost(endpoint.name)  # who waits may have what served before started
+            if endpoint.spec is not None and endpoint.port is not None:
+                endpoint.port.send(Update(endpoint.spec.to_dict()))  # one that is still on its way is given up
+            if isinstance(error, TimeoutError):
+                raise DeployFailed(f"{endpoint.name} was not ready after {ROLLOUT_LIMIT_S:.0f} s") from error
+            raise
+        endpoint.rollout = None
+        endpoint.become(candidate, spec)
+        self._declare_plan(endpoint)
+        self._stage(endpoint, "warm")
+        await (await self._kept()).remember(spec)
+
+    async def _follow(self, endpoint: Hosted, rollout: Rollout) -> None:
+        reason = ""
+        for _ in range(OFFERS):
+            if endpoint.port is not None:
+                endpoint.port.send(Update(rollout.spec.to_dict()))
+            elif not endpoint.running:  # else it is told as soon as it is connected
+                await self._open(endpoint)
+                endpoint.running = True
+                await (await self._kept()).start_template(rollout.spec, trial=True)
+            match await rollout.news():
+                case Served():
+                    return
+                case Failed() as failed:
+                    raise failure(rollout.spec.resource_name or endpoint.name, failed)
+                case TemplateGone(reason=reason):
+                    continue
+        raise DeployFailed(f"{endpoint.name} could not be started: {reason or 'its template keeps leaving'}")
+
+    async def resize(self, resource: ResourceSpec) -> None:
+        """Take over other worker counts of a declared resource. No worker is replaced by another."""
+        endpoint = self._endpoints[resource.name]
+        endpoint.resource = resource
+        self._declare_plan(endpoint)
+        if endpoint.spec is None:
+            return
+        spec = endpoint.spec = dataclasses.replace(endpoint.spec, config=resource.config.to_dict())
+        endpoint.untold = endpoint.port is None
+        if endpoint.port is not None:
+            endpoint.port.send(Update(spec.to_dict()))
+        await (await self._kept()).remember(spec)
+
+    async def settle(self, name: EndpointName) -> None:
+        """After an endpoint was declared that may have served before: see to it that peers can start it.
+
+        A template that runs its build goes on; what the next one is given is as it would be made now.
+        """
+        endpoint = self._endpoints[name]
+        gpus = endpoint.resource.config.gpus and endpoint.devices is None and await self._found_gpus()
+        if self._to_install(endpoint) or gpus:
+            return  # which this process has to see to, at the first call
+        await self._prepare(endpoint)
+        before, spec = endpoint.spec, self._spec(endpoint)
+        endpoint.spec = spec
+        await (await self._kept()).remember(spec)
+        if before is not None and before.config != spec.config:
+            await self.resize(endpoint.resource)
+        if endpoint.resource.config.workers_min > 0:
+            self.ensure(name)
 
     async def remove(self, name: EndpointName) -> None:
         """Serve it no longer. What runs may finish, which is not waited for."""
@@ -129,6 +223,16 @@ class LocalTarget:
             endpoint.starting.cancel()
         task = self._leaving[name] = self._run(self._take_down(endpoint))
         task.add_done_callback(lambda _: self._leaving.pop(name, None))
+
+    async def left(self, name: EndpointName) -> None:
+        """Wait until an endpoint that was removed is gone."""
+        leaving = self._leaving.get(name)
+        if leaving is not None:
+            await asyncio.wait((leaving,))
+
+    def hosted(self, name: EndpointName) -> Hosted | None:
+        """What is declared under that name."""
+        return self._endpoints.get(name)
 
     async def end_undeclared(self) -> None:
         """Let endpoints that an earlier server kept, and that nobody has declared again, finish what they run and go.
@@ -177,7 +281,7 @@ class LocalTarget:
 
     def ensure(self, endpoint: EndpointName) -> None:
         found = self._endpoints.get(endpoint)
-        if found is None or self._closed or found.running or found.starting is not None:
+        if found is None or self._closed or found.running or found.starting is not None or found.rollout is not None:
             return
         found.starting = self._run(self._start(found))
 
@@ -200,8 +304,10 @@ class LocalTarget:
         found.port = port
         found.running = True
         self._stage(found, "warm")
-        if found.spec is not None and (hello.build, hello.incarnation) != (found.spec.build, found.spec.generation):
-            port.send(Update(found.spec.to_dict()))
+        spec = found.spec if found.rollout is None else found.rollout.spec
+        if spec is not None and (found.untold or (hello.build, hello.incarnation) != (spec.build, spec.generation)):
+            port.send(Update(spec.to_dict()))
+            found.untold = False
         if found.wanted:
             port.send(Scale(found.wanted))
 
@@ -209,6 +315,12 @@ class LocalTarget:
         found = self._endpoints.get(endpoint)
         if found is not None and found.port is port:
             found.port = None
+
+    def template_said(self, endpoint: EndpointName, info: Mapping[str, Any]) -> None:
+        """What a template said at READY, as in frames.Ready. Whoever has the link passes it on."""
+        found = self._endpoints.get(endpoint)
+        if found is not None and found.rollout is not None:
+            found.rollout.hear(info)
 
     # What the keeper says
 
@@ -234,6 +346,8 @@ class LocalTarget:
         self._forget_template(endpoint)
         if event.reason:
             self._log("template_exited", {"endpoint": endpoint.name, "status": event.status, "reason": event.reason})
+        if endpoint.rollout is not None:
+            endpoint.rollout.template_exited(event)
         if gives_up(event.status, event.failures):
             message = f"{endpoint.name} cannot be started: {event.reason or 'its template keeps ending'}"
             self._dispatcher.fail_endpoint(endpoint.name, EndpointUnavailable(f"{message}. `flash logs` tells more"))
@@ -258,6 +372,8 @@ class LocalTarget:
         self._log("keeper_lost", {"endpoints": len(self._endpoints)})
         for endpoint in self._endpoints.values():
             self._forget_template(endpoint)
+            if endpoint.rollout is not None:
+                endpoint.rollout.template_exited(TemplateExited(endpoint.name, 0, 0))
         self._run(self._reopen())
 
     async def _reopen(self) -> None:
@@ -290,19 +406,30 @@ class LocalTarget:
         self._socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         keeper = await self._kept()
         queue_size = endpoint.resource.config.queue_size
-        endpoint.sockets = await keeper.open(endpoint.name, self._socket_dir, queue_size=queue_size)
+        until = asyncio.get_running_loop().time() + PORT_PATIENCE_S
+        while True:
+            tcp = endpoint.tcp
+            sockets = await keeper.open(endpoint.name, self._socket_dir, queue_size=queue_size, tcp=tcp)
+            if not sockets.tcp_error or asyncio.get_running_loop().time() > until:
+                break
+            await asyncio.sleep(PORT_PATIENCE_S / 20)
+        endpoint.opened(sockets)
+        if sockets.tcp_unknown:
+            await keeper.stop_template(endpoint.name, drain_s=endpoint.drain_s)
 
     async def _take_over(self, endpoint: Hosted) -> None:
         """Go on with what an earlier server left: a template and its GPUs, if one runs. It gets the build of now."""
         kept = self._inherited.take(endpoint.name)
         if kept is None or kept.spec is None:
             return
-        endpoint.running = kept.template_pid != 0
+        unheard = endpoint.sockets is not None and endpoint.sockets.tcp_unknown
+        endpoint.running = kept.template_pid != 0 and not unheard
         if gpus_of(kept):
             endpoint.devices = devices_of(kept, await self._found_gpus())
-        endpoint.generation, endpoint.spec = kept.spec.generation, kept.spec
+        endpoint.generation = endpoint.last_generation = kept.spec.generation
+        endpoint.spec = kept.spec
         if kept.spec.build != endpoint.build:
-            endpoint.generation += 1
+            endpoint.generation = endpoint.next_generation()
             await self._roll(endpoint)
 
     async def _end_inherited(self, kept: KeptEndpoint) -> None:
@@ -373,6 +500,8 @@ class LocalTarget:
             site_dirs=endpoint.site_dirs,
             env=self._volumes.arrange(endpoint.resource.config),
             cuda_devices=None if devices is None else devices.cuda_visible_devices,
+            placed=endpoint.placed,
+            tcp=endpoint.sockets.tcp,
         )
 
     async def _roll(self, endpoint: Hosted) -> None:
@@ -465,6 +594,11 @@ class LocalTarget:
             self._say_once(endpoint, line)
 
     # Bookkeeping
+
+    def _declare_plan(self, endpoint: Hosted) -> None:
+        self._dispatcher.declare(
+            endpoint_plan(endpoint.resource, endpoint.build, by_name_only=endpoint.placed is not None)
+        )
 
     def _stage(self, endpoint: Hosted, stage: Stage) -> None:
         self._dispatcher.stage(endpoint.name, stage)

@@ -20,8 +20,8 @@ from flashmesh.gateway.access.pages import (
     Refused,
     SignIn,
     cors_headers,
-    is_loopback,
 )
+from flashmesh.kit.loopback import is_loopback
 
 __all__ = [
     "AccessRules", "Allowed", "Guard", "Header", "Preflight", "Receive", "Refused", "Scope", "Send", "SignIn",

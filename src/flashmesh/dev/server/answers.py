@@ -1,19 +1,15 @@
 """Answers of the dev server: failures in one shape, results spliced into their envelope without re-encoding."""
 
-import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from flashmesh.dev.server.access import Header, Send
-from flashmesh.gateway.api.failures import raised
 from flashmesh.gateway.api.words import QUEUE_WORDS, dump
-from flashmesh.wire import failures
-from flashmesh.wire.failures import ErrorInfo
 from flashmesh.wire.frames import BINARY, MSGPACK, Result
+from flashmesh.worker.lb.failures import failed
 
 __all__ = [
-    "JSON_TYPE", "STATUS_WORDS", "completed", "dump", "failed", "raised", "send_bytes", "send_json", "timing_headers",
+    "JSON_TYPE", "STATUS_WORDS", "completed", "dump", "failed", "send_bytes", "send_json", "timing_headers",
 ]  # fmt: skip
 JSON_TYPE: Final[Header] = (b"content-type", b"application/json")
 MSGPACK_TYPE: Final[Header] = (b"content-type", b"application/x-msgpack")
@@ -21,9 +17,6 @@ BINARY_TYPE: Final[Header] = (b"content-type", b"application/octet-stream")
 
 STATUS_WORDS: Final[Mapping[str, str]] = {str(status): word for status, word in QUEUE_WORDS.items()}
 """The queue API's words for the states of an execution."""
-_FAILED_WORDS: Final = {"TIMEOUT": "TIMED_OUT", "CANCELLED": "CANCELLED"}
-_PLACE: Final = re.compile(r"(?P<file>[^:\n]+):(?P<line>\d+): (?P<reason>.+?)(?:\. Correct the file.*)?$", re.DOTALL)
-"""How the message of a failed import begins: the place in the user's file, then why."""
 _COMPLETED: Final = b'","status":"COMPLETED","output":'
 
 
@@ -60,27 +53,3 @@ def timing_headers(execution: str, result: Result) -> list[Header]:
         (b"x-cold-start", b"true" if result.cold_us else b"false"),
         (b"server-timing", timing.encode()),
     ]
-
-
-def failed(execution: str | None, info: ErrorInfo, **more: Any) -> tuple[int, list[Header], dict[str, Any]]:
-    """Status, headers and body of a call that failed: RunPod's fields, then what Python users want to know."""
-    told = failures.to_http(info)
-    body: dict[str, Any] = {"id": execution} if execution is not None else {}
-    body |= {
-        "status": _FAILED_WORDS.get(info.code, "FAILED"),
-        "error": told["message"] or told["type"],
-        "error_type": told["type"],
-        "code": info.code,
-    }
-    if told.get("field"):
-        body["field"] = told["field"]
-    if info.code == "IMPORT_FAILED" and (place := _PLACE.match(told["message"])):
-        body |= {"file": place["file"], "line": int(place["line"]), "reason": place["reason"]}
-    body |= {key: value for key, value in more.items() if value is not None}
-    if told.get("traceback"):
-        body["traceback"] = told["traceback"]
-    headers: list[Header] = [(b"x-execution-id", execution.encode())] if execution is not None else []
-    status = failures.http_status(info)
-    if info.retry_after is not None or status == 429:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(info.retry_after or 1))))
-    return status, headers, body

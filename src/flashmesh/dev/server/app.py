@@ -21,7 +21,6 @@ from flashmesh.dev.server.route_book import (
     CallMatch,
     ChoiceMatch,
     HttpMatch,
-    HttpRoute,
     LookMatch,
     Match,
     QueueRoute,
@@ -31,6 +30,7 @@ from flashmesh.dev.server.route_book import (
 )
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.wire import failures
+from flashmesh.worker.lb.route import HttpRoute
 
 if TYPE_CHECKING:
     from flashmesh.dev.server.caller import DevCaller
@@ -176,7 +176,7 @@ class Application:
         except ClientGone:
             return
         except FlashmeshError as error:
-            await self._fail(answers.raised(error), told)
+            await self._fail(failures.of_ours(error), told)
         except Exception as error:
             log.error("%s %s failed\n%s", scope["method"], scope["path"], traceback.format_exc())
             await self._fail(failures.describe(error), told)

@@ -31,11 +31,11 @@ from uvicorn.lifespan.on import LifespanOn
 
 from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.server import options as dev_options
-from flashmesh.dev.server import route_log
 from flashmesh.dev.server.handover import ChildState, DevConnection, Receiver
 from flashmesh.dev.server.lines import Lines, Message
 from flashmesh.dev.server.options import DevOptions
 from flashmesh.worker import parent
+from flashmesh.worker.lb import route_log
 
 CHILD_VARIABLE = "FLASH_DEV_CHILD"
 """Descriptors of a spawned child, JSON."""

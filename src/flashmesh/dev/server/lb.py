@@ -6,10 +6,11 @@ server and run beside it; a request for a route waits for its file, no other req
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashmesh.dev.server import answers
 from flashmesh.dev.server.access import Receive, Scope, Send
@@ -17,11 +18,16 @@ from flashmesh.dev.server.caller import DevCaller
 from flashmesh.dev.server.door import SessionDoor
 from flashmesh.dev.server.lb_environment import SharedEnvironment
 from flashmesh.dev.server.lb_loading import FileLoad, LoadProblem, load_all
-from flashmesh.dev.server.lb_packages import explain_missing
 from flashmesh.dev.server.options import DevOptions
 from flashmesh.dev.server.requests import check_length, limited
-from flashmesh.dev.server.route_book import HttpRoute
 from flashmesh.dev.server.user_code import UserCode, dotted_name
+from flashmesh.dev.session_calls import TRACE
+from flashmesh.worker.lb import route_log
+from flashmesh.worker.lb.packages import explain_missing
+from flashmesh.worker.lb.route import HttpRoute
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
 
 
 class HttpRoutes:
@@ -71,7 +77,7 @@ class HttpRoutes:
 
     async def _load(self) -> None:
         """FastAPI is imported while the session is dialled; files then find the functions they call."""
-        framework = asyncio.to_thread(import_module, "flashmesh.dev.server.lb_app")
+        framework = asyncio.to_thread(import_module, "flashmesh.worker.lb.app")
         await asyncio.gather(framework, self._door.get(), return_exceptions=True)
         await load_all(list(self._loads.values()), self._options.import_limit_s)
 
@@ -119,10 +125,21 @@ class _Import:
         self._environment = environment
 
     def __call__(self) -> Any:
-        build = import_module("flashmesh.dev.server.lb_app").build  # FastAPI: half a second that only this thread waits
+        build = import_module("flashmesh.worker.lb.app").build  # FastAPI: half a second that only this thread waits
         module = self._code.load(self._file)
         self._environment.take(module)
-        return build(module, dotted_name(self._file), self._routes)
+        return build(module, dotted_name(self._file), self._routes, around)
+
+
+@contextmanager
+def around(route: HttpRoute, connection: "HTTPConnection") -> Iterator[dict[str, Any]]:
+    """Around a request's body: what it prints is its own, and calls that it makes carry its trace on."""
+    token = TRACE.set(connection.headers.get("traceparent", ""))
+    try:
+        with route_log.request(route) as fields:
+            yield fields
+    finally:
+        TRACE.reset(token)
 
 
 def declared_by(routes: Sequence[HttpRoute]) -> tuple[str, ...]:

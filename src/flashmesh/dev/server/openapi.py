@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from flashmesh import __version__
-from flashmesh.dev.server.route_book import HttpRoute, QueueRoute, RouteBook, Unavailable
+from flashmesh.dev.server.route_book import QueueRoute, RouteBook, Unavailable
+from flashmesh.worker.lb.examples import example_of, first_line
+from flashmesh.worker.lb.route import HttpRoute
 
 _TYPES: Final[Mapping[str, dict[str, Any]]] = {
     "str": {"type": "string"},
@@ -26,15 +28,6 @@ _TYPES: Final[Mapping[str, dict[str, Any]]] = {
     "None": {"type": "null"},
     "Any": {},
     "object": {},
-}
-_EXAMPLES: Final[Mapping[str, Any]] = {
-    "string": "text",
-    "integer": 1,
-    "number": 1.0,
-    "boolean": True,
-    "array": [],
-    "object": {},
-    "null": None,
 }
 Described = Mapping[str, Mapping[str, Any]]
 """Per callable id what its import told: `doc`, `parameters` and `returns` (JSON schemas)."""
@@ -199,30 +192,6 @@ def _literal_default(source: str) -> dict[str, Any]:
     return {"default": value}
 
 
-def example_of(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: int = 0) -> Any:
-    """A value that fits the schema."""
-    if depth > 8:
-        return None
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        return example_of(definitions.get(reference.rpartition("/")[2], {}), definitions, depth + 1)
-    for key in ("default", "const"):
-        if key in schema:
-            return schema[key]
-    for key in ("examples", "enum"):
-        if schema.get(key):
-            return schema[key][0]
-    for key in ("anyOf", "oneOf", "allOf"):
-        if schema.get(key):
-            return example_of(schema[key][0], definitions, depth + 1)
-    if schema.get("properties"):
-        return {name: example_of(inner, definitions, depth + 1) for name, inner in schema["properties"].items()}
-    if schema.get("items"):
-        return [example_of(schema["items"], definitions, depth + 1)]
-    kind = schema.get("type", "object")
-    return _EXAMPLES.get(kind[0] if isinstance(kind, list) else kind, {})
-
-
 def http_operation(route: HttpRoute) -> dict[str, Any]:
     """A declared HTTP route whose file is not imported (yet): what syntax tells."""
     in_path = set(_path_names(route.path))
@@ -255,12 +224,6 @@ def http_operation(route: HttpRoute) -> dict[str, Any]:
             "content": {"application/json": {"schema": schema, "example": example_of(schema, {})}}
         }
     return operation
-
-
-def first_line(doc: str | None) -> str:
-    """The first line of a docstring, without its full stop."""
-    lines = (doc or "").strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else ""
 
 
 def _path_names(path: str) -> list[str]:

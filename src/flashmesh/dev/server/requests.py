@@ -1,12 +1,11 @@
 """Reading a request: its headers, what it wants back, and its body within limits."""
 
-import asyncio
-from typing import Any, Final
+from typing import Final
 
 from flashmesh.dev.server.access import Receive, Scope
 from flashmesh.functions.errors import MalformedRequest, ValidationError
-from flashmesh.gateway.media import EVENT_STREAM, UnsupportedMedia, body_media, wanted_media
-from flashmesh.gateway.reading import BodyTooSlow, ClientGone, read_whole, too_large
+from flashmesh.wire.media import EVENT_STREAM, UnsupportedMedia, body_media, wanted_media
+from flashmesh.worker.lb.reading import BodyTooSlow, ClientGone, limited, read_whole, too_large
 
 __all__ = [
     "EVENT_STREAM", "TIMEOUT_MS", "WAIT_MS", "BodyTooSlow", "ClientGone", "UnsupportedMedia", "body_media",
@@ -63,32 +62,6 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, limit_s
     """
     check_length(scope, limit_bytes)
     return await read_whole(receive, limit_bytes=limit_bytes, limit_s=limit_s)
-
-
-def limited(receive: Receive, *, limit_bytes: int, limit_s: float) -> Receive:
-    """`receive` with the body's limits, for an application that reads it by itself. Raises as `read_body`."""
-    size = 0
-    deadline: float | None = None
-    over = False
-
-    async def receiving() -> Any:
-        nonlocal size, deadline, over
-        if over:
-            return await receive()
-        now = asyncio.get_running_loop().time()
-        deadline = now + limit_s if deadline is None else deadline
-        try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
-        except TimeoutError:
-            raise BodyTooSlow(f"The body did not arrive within {limit_s:g} s.") from None
-        size += len(message.get("body", b""))
-        if size > limit_bytes:
-            raise too_large(limit_bytes)
-        over = not message.get("more_body", False)
-        return message
-
-    return receiving
 
 
 def not_json(body: bytes) -> MalformedRequest:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from flashmesh.worker.lb.route import HttpRoute, path_pattern
+
 Verb = Literal["run", "run_sync", "runsync", "status", "cancel", "stream"]
 CALL_VERBS: tuple[Verb, ...] = ("run", "run_sync", "runsync")
 LOOK_VERBS: Mapping[str, tuple[str, ...]] = {
@@ -33,21 +35,6 @@ class QueueRoute:
     @property
     def name(self) -> str:
         return self.function.rsplit(".", 1)[-1]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class HttpRoute:
-    """One declared HTTP route (a load-balanced resource's): its body runs in the server."""
-
-    method: str
-    path: str
-    function: str
-    resource: str
-    file: str
-    line: int | None = None
-    dependencies: tuple[str, ...] = ()
-    doc: str | None = None
-    parameters: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,15 +209,6 @@ class RouteBook:
 def base_prefix(file: str) -> str:
     """`/api/routes` of `api/routes.py`."""
     return "/" + file.removesuffix(".py")
-
-
-def path_pattern(path: str) -> re.Pattern[str]:
-    """`/items/{id}` and `/files/{rest:path}` as a regular expression."""
-    pieces = re.split(r"\{([^{}:]+)(?::([^{}]+))?\}", path)
-    text = re.escape(pieces[0])
-    for index in range(1, len(pieces), 3):
-        text += (".*" if pieces[index + 1] == "path" else "[^/]+") + re.escape(pieces[index + 2])
-    return re.compile(text)
 
 
 def select(choice: ChoiceMatch, named: str | None) -> QueueRoute | None:

@@ -37,7 +37,7 @@ HURRIED_LIMIT_S = 30.0
 QUICK_DEATH_S = 2.0
 _QUICK_DEATHS = 3
 _PRELOADED = ("flashmesh.dev.server.app", "uvloop", "uvicorn.protocols.http.httptools_impl", "uvicorn.lifespan.on")
-_FOR_ROUTES = ("fastapi", "flashmesh.dev.server.lb_app", "flashmesh.worker.loader")
+_FOR_ROUTES = ("fastapi", "flashmesh.worker.lb.app", "flashmesh.worker.loader")
 
 ChildStage = Literal["loading", "waiting", "serving", "leaving"]
 

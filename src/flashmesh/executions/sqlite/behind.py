@@ -204,7 +204,7 @@ class Behind:
         self._more = False
         if self.unavailable is not None:
             part.statements.append(
-                Statement("UPDATE schemas SET version = version WHERE name = 'executions'", (), None)
+                Statement([("UPDATE schemas SET version = version WHERE name = 'executions'", ())], None)
             )
         self._place_thens(part)
         if part.size or part.sweep is not None:

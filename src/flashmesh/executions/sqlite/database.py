@@ -78,7 +78,13 @@ class Database:
         `then(None)` once it is durable; `then(error)` when it was not written: a sqlite3.Error for a mistake of its
         own, a StoreUnavailable when nothing can be written now (it is not tried again).
         """
-        self.writer.submit(Group(statements=[Statement(sql, parameters, then)]))
+        self.write_together([(sql, parameters)], then)
+
+    def write_together(
+        self, statements: Sequence[tuple[str, Sequence[Any]]], then: Callable[[Exception | None], None] | None = None
+    ) -> None:
+        """As `write`, of several statements: all of them are written or none, also if the machine stops meanwhile."""
+        self.writer.submit(Group(statements=[Statement(statements, then)]))
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """What is committed. Blocks: for start-up and for what is rare, or found by a key."""

@@ -49,10 +49,10 @@ class Sweep:
 
 @dataclasses.dataclass(slots=True)
 class Statement:
-    """Another part's write. Its own mistake (a constraint, a wrong statement) is told to `then` and harms nobody."""
+    """Another part's write: statements that are written together or not at all. Its own mistake (a constraint, a wrong
+    statement) is told to `then` and harms nobody."""
 
-    sql: str
-    parameters: Sequence[Any]
+    steps: Sequence[tuple[str, Sequence[Any]]]
     then: Callable[[Exception | None], None] | None
     error: Exception | None = None
 
@@ -266,7 +266,7 @@ class Writer:
         ):
             if one_by_one:
                 for row in many:
-                    error = None if row[0] in group.refused else self._try(rows.statement(sql, len(row), 1), row)
+                    error = None if row[0] in group.refused else self._try([(rows.statement(sql, len(row), 1), row)])
                     if error is not None:
                         group.refused[row[0]] = error
                 continue
@@ -274,17 +274,19 @@ class Writer:
                 values = list(chain.from_iterable(chunk))
                 connection.execute(rows.statement(sql, len(chunk[0]), len(chunk)), values)
         for one in group.statements:
-            one.error = self._try(one.sql, one.parameters)
+            one.error = self._try(one.steps)
         if group.sweep is not None:
             self._sweep(group.sweep, group)
 
-    def _try(self, sql: str, parameters: Sequence[Any]) -> Exception | None:
-        """One statement that may fail alone: why it did. Raises when the transaction is over (the disk is full)."""
+    def _try(self, steps: Sequence[tuple[str, Sequence[Any]]]) -> Exception | None:
+        """Statements that may fail, alone and together: why they did. Raises when the transaction is over (the disk is
+        full)."""
         connection = self._connection
         failed: Exception | None = None
         connection.execute("SAVEPOINT one")
         try:
-            connection.execute(sql, parameters)
+            for sql, parameters in steps:
+                connection.execute(sql, parameters)
         except Exception as error:
             if not connection.in_transaction or _is_disk(error):
                 raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flashmesh.functions.errors import FlashmeshError
-from flashmesh.gateway.access.pages import is_loopback
+from flashmesh.kit.loopback import is_loopback
 from flashmesh.kit.machine import create_once, replace
 
 if TYPE_CHECKING:

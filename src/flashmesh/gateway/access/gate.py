@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from flashmesh.gateway.access import pages
 from flashmesh.gateway.access.pages import Header, PageRules, Preflight, Refused, SignIn
-from flashmesh.gateway.access.place import Place, names_place, refuse_place, serves
+from flashmesh.gateway.access.place import Place, is_by_name, names_place, refuse_place, serves
 from flashmesh.gateway.access.scopes import WITHOUT_TOKEN, permits, required_scope
 from flashmesh.gateway.access.tokens import Grant, Tokens
 from flashmesh.gateway.http import JSON_TYPE, Answer, Headers
@@ -86,7 +86,9 @@ def decide(
         if signed_in is not None:
             return signed_in
         grant = _of_cookie(tokens, method, headers, websocket)
-    refused = _refuse_scope(rules, grant, method, path) or refuse_place(place, grant, query, headers)
+    refused = _refuse_scope(rules, grant, method, path)
+    if refused is None:
+        refused = refuse_place(place if is_by_name(path) else None, grant, query, headers)
     if refused is not None:
         return TurnedAway(refused, page.origin)
     return Entered("" if grant is None else grant.name, page.origin)

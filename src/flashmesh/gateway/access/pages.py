@@ -6,10 +6,11 @@ it was loaded still sends that name.
 """
 
 import dataclasses
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, urlencode
+
+from flashmesh.kit.loopback import is_loopback, without_port
 
 Header = tuple[bytes, bytes]
 Send = Callable[[Any], Awaitable[None]]
@@ -17,7 +18,6 @@ Send = Callable[[Any], Awaitable[None]]
 
 _ALLOWED_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _EXPOSED = b"X-Execution-Id, X-Cold-Start, X-Queue-Reject-Reason, Server-Timing, Retry-After, traceparent"
-_HOST = re.compile(r"(?:\[([0-9a-f:.%]*)\]|([^:\[\]]*))(?::[0-9]*)?")
 TELLING = frozenset({b"origin", b"sec-fetch-site"})
 """Headers that say which page a request comes from."""
 
@@ -79,15 +79,6 @@ def origin_names(origins: Iterable[str]) -> frozenset[str]:
     return frozenset(origin.rstrip("/").lower() for origin in origins)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether `host` (no port) is a name or address of this machine's loopback; `*.localhost` counts."""
-    name = host.lower().strip("[]").rstrip(".")
-    if name == "localhost" or name.endswith(".localhost") or name == "::1":
-        return True
-    parts = name.split(".")
-    return len(parts) == 4 and parts[0] == "127" and all(part.isascii() and part.isdigit() for part in parts)
-
-
 def host_of(headers: Mapping[bytes, bytes]) -> str:
     return headers.get(b"host", b"").decode("latin-1").lower()
 
@@ -140,12 +131,6 @@ def cookie_counts(method: str, headers: Mapping[bytes, bytes], *, websocket: boo
     if origin:
         return _is_own(origin, host)
     return headers.get(b"sec-fetch-site") == b"same-origin" or (method in ("GET", "HEAD") and not websocket)
-
-
-def without_port(host: str) -> str:
-    """The name in a Host header. One that has anything but a port behind it stays whole, so that no name is like it."""
-    found = _HOST.fullmatch(host)
-    return host if found is None else found[1] or found[2]
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str:

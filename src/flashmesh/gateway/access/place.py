@@ -1,7 +1,8 @@
 """The app and the environment that a server's names belong to, and requests that mean others.
 
 A name is looked up in the app and environment that the request says (`X-Flash-App`, `X-Flash-Environment`, `?app=`,
-`?env=`), else in those its token counts for, else where it is served. This server serves one of each.
+`?env=`), else in those its token counts for, else where it is served. A server without deployed environments serves one
+of each, and its gate knows it; otherwise each look-up heeds what the request means (`where_of`).
 """
 
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ from urllib.parse import parse_qsl
 
 from flashmesh.gateway.access.pages import Refused
 from flashmesh.gateway.access.tokens import Grant
+from flashmesh.gateway.directory import Where
 
 ENVIRONMENT: Final = "production"
 """Where functions are served that no deploy has put anywhere else."""
 APP_HEADER: Final = b"x-flash-app"
 ENVIRONMENT_HEADER: Final = b"x-flash-environment"
+_BY_NAME: Final = ("/v1/functions", "/v2/", "/v1/executions", "/v1/logs", "/lb/")
 
 
 class Place(NamedTuple):
@@ -31,6 +34,22 @@ def names_place(query: bytes, headers: Mapping[bytes, bytes]) -> bool:
         or ENVIRONMENT_HEADER in headers
         or (query != b"" and (b"app=" in query or b"env=" in query or b"%" in query))
     )
+
+
+def where_of(query: bytes, headers: Mapping[bytes, bytes], grant: Grant | None) -> Where:
+    """The app and environment that a request means: what it says, else what its token counts for."""
+    only_app, only_environment = (grant.app, grant.environment) if grant is not None else ("", "")
+    if not names_place(query, headers):
+        return Where(only_app, only_environment, only_app, only_environment)
+    asked = dict(parse_qsl(query.decode("latin-1"))) if query else {}
+    app = headers.get(APP_HEADER, b"").decode("latin-1") or asked.get("app", "")
+    environment = headers.get(ENVIRONMENT_HEADER, b"").decode("latin-1") or asked.get("env", "")
+    return Where(app or only_app, environment or only_environment, only_app, only_environment)
+
+
+def is_by_name(path: str) -> bool:
+    """Whether a path is looked up among what is served. What deploys may well name an app that is not."""
+    return path.startswith(_BY_NAME)
 
 
 def refuse_place(

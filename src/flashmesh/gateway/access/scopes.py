@@ -8,14 +8,19 @@ from flashmesh.wire.tokens import Scope
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN: Final = frozenset({"/healthz", "/readyz"})
 """Answered to everybody; they tell nothing but that the server is up."""
+_TICKETS: Final = ("PUT", re.compile(r"/v1/uploads/[A-Za-z0-9_-]{32}"))
+"""Open too: the path itself is the leave, given to an admin, for one artifact and some minutes."""
 
 _INVOKE: Final = ("POST", re.compile(r"/v1/functions/[^/]+:(invoke|enqueue)"))
 _RUN: Final = ("POST", re.compile(r"/v2/[^/]+(/[^/]+)?/(run|runsync|run_sync)"))
 _CANCEL: Final = ("DELETE", re.compile(r"/v1/executions/[^/]+"))
+_QUERY: Final = ("POST", re.compile(r"/graphql"))
+"""Of the State Manager. Its mutations need `admin`, which is seen where the document is read."""
 _CALLS: Final = (
     _INVOKE,
     _RUN,
     _CANCEL,
+    _QUERY,
     ("POST", re.compile(r"/v1/executions/[^/]+:retry")),
     ("POST", re.compile(r"/v1/internal/executions/[^/]+:complete")),
     ("POST", re.compile(r"/v2/[^/]+(/[^/]+)?/purge-queue")),
@@ -28,12 +33,16 @@ _PEERS: Final = (
     _INVOKE,
     _RUN,
     _CANCEL,
+    _QUERY,
     ("POST", re.compile(r"/v2/[^/]+(/[^/]+)?/(status|stream|cancel)/[^/]+")),
     ("GET", re.compile(r"/v2/[^/]+(/[^/]+)?/(status|stream)/[^/]+")),
     ("GET", re.compile(r"/v1/executions/[^/]+")),
-    ("GET", re.compile(r"/manifest")),
+    ("GET", re.compile(r"/manifest|/graphql")),
 )
 """What user code may do with its worker's token: call, look after its calls, read its environment's manifest."""
+
+_ADMIN_READS: Final = re.compile(r"/v1/builds|/v1/deployments(/.*)?")
+"""What a deploy looks at: whose code is where, and from whom."""
 
 _MAY: Final[dict[Scope, frozenset[Scope]]] = {
     "admin": frozenset({"admin", "call", "metrics", "peer", "link"}),
@@ -53,13 +62,13 @@ def required_scope(method: str, path: str) -> Scope | None:
         method: in capitals.
         path: decoded, without the query.
     """
-    if path in _OPEN:
+    if path in _OPEN or _is_one_of((_TICKETS,), method, path):
         return None
     if _has_dots(path):
         return "admin"
     if path == "/lb" or path.startswith("/lb/"):
         return "call"  # a resource's own routes: what their methods mean is its business
-    if _is_odd(path) or path == "/graphql" or path.startswith(("/graphql/", "/v1/admin/")):
+    if _is_odd(path) or path.startswith(("/graphql/", "/v1/admin/")) or _ADMIN_READS.fullmatch(path):
         return "admin"
     if method in READING:
         if path == "/metrics":

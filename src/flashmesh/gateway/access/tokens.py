@@ -95,6 +95,11 @@ class Tokens:
         self._read_own()
 
     @property
+    def revocations(self) -> Path:
+        """The list of tokens; those that are refused stand in it too."""
+        return self._register.path
+
+    @property
     def admin_token(self) -> str:
         """The token by which this machine's commands are known."""
         return admin_token(self._folder, self.keys)[0]

@@ -35,10 +35,18 @@ def application(
     metrics: Callable[[], bytes] | None = None,
     limits: "ApiLimits | None" = None,
     more: Iterable[Any] = (),
+    faces: Iterable[Any] = (),
 ) -> "ASGIApp":
     """Every route as an ASGI application; see `starlette_app.application`. Imports starlette."""
     from flashmesh.gateway.api.starlette_app import application as make
 
     return make(
-        calls=calls, registry=registry, logbook=logbook, complete=complete, metrics=metrics, limits=limits, more=more
+        calls=calls,
+        registry=registry,
+        logbook=logbook,
+        complete=complete,
+        metrics=metrics,
+        limits=limits,
+        more=more,
+        faces=faces,
     )

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from flashmesh.gateway.http import Answer, Handler, Request
-from flashmesh.gateway.reading import ClientGone, read_whole, too_large
+from flashmesh.worker.lb.reading import ClientGone, read_whole, too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -46,6 +46,11 @@ async def request_of(scope: Scope, receive: Receive, *, limit_bytes: int, limit_
         if announced is not None and announced.isdigit() and int(announced) > limit_bytes:
             raise too_large(limit_bytes)
         body = await read_whole(receive, limit_bytes=limit_bytes, limit_s=limit_s)
+    return head_of(scope, headers, body)
+
+
+def head_of(scope: Scope, headers: Mapping[bytes, bytes], body: bytes = b"") -> Request:
+    """The request without its body, which is still to be read."""
     return Request(
         scope["method"].encode("latin-1"),
         path_of(scope),

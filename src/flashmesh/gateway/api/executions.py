@@ -12,7 +12,7 @@ from flashmesh.gateway.api.functions import Enqueued
 from flashmesh.gateway.api.records import execution_body, execution_fields
 from flashmesh.gateway.api.words import FUNCTION_WORDS, dump
 from flashmesh.gateway.calls import Calls
-from flashmesh.gateway.directory import Directory
+from flashmesh.gateway.directory import ANYWHERE, Callee, Directory, Where
 from flashmesh.gateway.http import JSON_TYPE, Answer, Request, Respond
 from flashmesh.kit.ids import ExecutionId
 
@@ -20,7 +20,7 @@ PREFIX: Final = b"/v1/executions/"
 MAX_LISTED: Final = 1000
 DEFAULT_LISTED: Final = 100
 _STATUS_OF: Final = {word: status for status, word in FUNCTION_WORDS.items()}
-_FIELDS: Final = frozenset({"function", "status", "after", "limit"})
+_FIELDS: Final = frozenset({"function", "status", "after", "limit", "app", "env"})
 
 
 def execution_id(path: bytes, prefix: bytes = PREFIX, suffix: bytes = b"") -> ExecutionId:
@@ -52,7 +52,7 @@ class ExecutionHandlers:
     def get(self, request: Request, respond: Respond) -> None:
         """GET `/v1/executions/{id}`: 200 however it ended."""
         try:
-            answer = shown(self._calls.dispatcher.execution(execution_id(request.path)))
+            answer = shown(self._calls.dispatcher.execution(self._seen(request)))
         except FlashmeshError as error:
             answer = failure(error, face="functions")
         respond(answer)
@@ -63,20 +63,20 @@ class ExecutionHandlers:
         def told(execution: Execution) -> None:
             respond(_brief(execution))
 
-        self._or_refuse(lambda: self._calls.cancel(execution_id(request.path), told), respond)
+        self._or_refuse(lambda: self._calls.cancel(self._seen(request), told), respond)
 
     def retry(self, request: Request, respond: Respond) -> None:
         """POST `/v1/executions/{id}:retry`: a new execution, 202."""
 
         def run() -> None:
-            found = execution_id(request.path, suffix=b":retry")
+            found = self._seen(request, b":retry")
             self._calls.retry(found, Enqueued(respond, "", b""))
 
         self._or_refuse(run, respond)
 
     def list(self, request: Request, respond: Respond) -> None:
         """GET `/v1/executions?function=&status=&after=&limit=`: newest first; `next` is the next page's `after`."""
-        self._or_refuse(lambda: respond(self._list(request.query)), respond)
+        self._or_refuse(lambda: respond(self._list(request)), respond)
 
     def _or_refuse(self, action: Callable[[], None], respond: Respond) -> None:
         try:
@@ -84,25 +84,43 @@ class ExecutionHandlers:
         except FlashmeshError as error:
             respond(failure(error, face="functions"))
 
-    def _list(self, query: bytes) -> Answer:
-        wanted = query_fields(query, _FIELDS)
+    def _seen(self, request: Request, suffix: bytes = b"") -> ExecutionId:
+        """The execution a request is about. Raises ExecutionNotFound also for another app's, where a token counts for
+        one only."""
+        found = execution_id(request.path, suffix=suffix)
+        if self._directory.scoped and request.principal:
+            where = self._directory.where(request)
+            if not self._directory.visible(self._calls.dispatcher.execution(found).endpoint, where):
+                raise ExecutionNotFound
+        return found
+
+    def _list(self, request: Request) -> Answer:
+        wanted = query_fields(request.query, _FIELDS)
+        where = self._directory.where(request)
         status = wanted.get("status")
         if status is not None and status not in _STATUS_OF:
             raise InvalidRequest(f"`status` is one of {', '.join(_STATUS_OF)}, not {status!r}.", field="status")
         limit = whole_number(wanted.get("limit"), range(1, MAX_LISTED + 1), "limit", DEFAULT_LISTED)
         function = wanted.get("function")
         after = wanted.get("after")
+        callee = None if function is None else self._directory.function(function, where)
         found = self._calls.dispatcher.store.recent(
-            function=None if function is None else self._directory.function(function).function,
+            function=None if callee is None else callee.function,
             status=None if status is None else Status(_STATUS_OF[status]),
             limit=limit,
             after=None if after is None else ExecutionId(after),
         )
+        meant = [execution for execution in found if self._is_meant(execution, callee, where)]
         body = {
-            "executions": [execution_fields(execution) for execution in found],
+            "executions": [execution_fields(execution) for execution in meant],
             "next": found[-1].id if len(found) == limit else None,
         }
         return Answer(200, [JSON_TYPE], dump(body))
+
+    def _is_meant(self, execution: Execution, callee: Callee | None, where: Where) -> bool:
+        if callee is not None and callee.named:
+            return execution.endpoint == callee.endpoint
+        return where == ANYWHERE or self._directory.within(execution.endpoint, where)
 
 
 def _brief(execution: Execution) -> Answer:

@@ -74,18 +74,6 @@ def named(field: str, message: str) -> str:
     return message if message.startswith(f"{field}:") else f"{field}: {message}"
 
 
-def raised(error: FlashmeshError) -> ErrorInfo:
-    """The ErrorInfo of an error that our own code found, without a traceback: it would show our code only."""
-    return ErrorInfo(
-        code=error.code,
-        type=type(error).__name__,
-        message=str(error),
-        field=getattr(error, "field", None),
-        retry_after=getattr(error, "retry_after", None),
-        status=error.status,
-    )
-
-
 def error_object(info: ErrorInfo) -> dict[str, Any]:
     """`error` of an execution in the functions API."""
     told = failures.to_http(info)

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from flashmesh.functions.errors import FlashmeshError, WaitTimedOut
 from flashmesh.gateway.api.bodies import read_invocation
-from flashmesh.gateway.api.failures import error_object, failure, function_word, raised
+from flashmesh.gateway.api.failures import error_object, failure, function_word
 from flashmesh.gateway.api.timing import identity_line, timing_lines
 from flashmesh.gateway.api.wishes import Wishes, wishes_of
 from flashmesh.gateway.api.words import FUNCTION_WORDS, dump
@@ -12,9 +12,10 @@ from flashmesh.gateway.calls import Accepting, Calls, Waiting
 from flashmesh.gateway.directory import Callee
 from flashmesh.gateway.http import AS_JSON, JSON_TYPE, Answer, Header, Request, Respond, pairs
 from flashmesh.gateway.identities import new_execution_id
-from flashmesh.gateway.media import EVENT_STREAM
 from flashmesh.wire import failures
+from flashmesh.wire.failures import of_ours
 from flashmesh.wire.frames import JSON, MSGPACK, Error, Invoke, Result
+from flashmesh.wire.media import EVENT_STREAM
 
 DEFAULT_WAIT_MS: Final = 30_000
 _HEAD: Final = b'{"executionId":"'
@@ -30,6 +31,8 @@ def frame_of(callee: Callee, request: Request, wishes: Wishes, mode: str) -> Inv
             meta["metadata"] = metadata
     if request.principal:
         meta["principal"] = request.principal
+    if callee.named:
+        meta["endpoint"] = callee.endpoint
     return Invoke(
         new_execution_id(),
         callee.function,
@@ -113,7 +116,7 @@ class _Invocation(Waiting):
 
     def still_going(self) -> None:
         execution = self.execution
-        error = error_object(raised(WaitTimedOut()))
+        error = error_object(of_ours(WaitTimedOut()))
         body = {
             "executionId": execution.id,
             "status": FUNCTION_WORDS[execution.status],
@@ -127,6 +130,7 @@ class EnqueueHandler:
     """`:enqueue` of one function."""
 
     __slots__ = ("_callee", "_calls")
+    face: Final = "functions"
 
     def __init__(self, calls: Calls, callee: Callee) -> None:
         self._calls = calls

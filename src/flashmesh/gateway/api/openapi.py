@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flashmesh import __version__
 from flashmesh.gateway.api.bodies import InvocationRequest, Policy, Replicas
-from flashmesh.gateway.api.operations import Operation
+from flashmesh.gateway.api.operations import Operation, Vocabulary
 from flashmesh.gateway.api.schemas import component_schemas
 from flashmesh.gateway.api.wishes import MAX_KEY_CHARACTERS, MAX_WAIT_MS, WAIT_MS
 from flashmesh.gateway.functions.spec import FunctionSpec, Patch, ProjectPatch
@@ -20,6 +20,7 @@ _PARAMETERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "function": (_TEXT, "One of the endpoint's functions"),
     "executionId": (_TEXT, "An execution"),
     "id": (_TEXT, "A job: an execution, by RunPod's name"),
+    "deploymentId": (_TEXT, "A deployment"),
     "file": (_TEXT, "The file"),
 }
 _QUERIES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
@@ -34,6 +35,8 @@ _QUERIES: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "endpoint": (_SOME, "Only of this endpoint"),
     "tail": ({"type": "integer", "minimum": 0, "maximum": 10_000, "default": 100}, "How many earlier lines"),
     "follow": ({"type": "string", "enum": ["0", "1"], "default": "0"}, "1: go on with lines as they come"),
+    "app": (_SOME, "Of this app; X-Flash-App says the same"),
+    "env": (_SOME, "Of this environment; X-Flash-Environment says the same"),
     "wait": ({"type": "integer", "minimum": WAIT_MS[0], "maximum": WAIT_MS[-1]}, "Milliseconds to wait"),
 }
 _HEADERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
@@ -66,18 +69,22 @@ _AT_THE_DOOR: Final = {
 _TAGS: Final = {
     "functions": "Functions, and calls of them.",
     "executions": "What was called, where it stands, what came of it.",
+    "state": "Apps, environments, builds and manifests.",
+    "deployments": "What serves where: plans, deployments, going back.",
     "queue": "The queue API that RunPod's clients speak.",
     "operations": "The server itself.",
 }
 _MEDIA: Final = ("application/octet-stream", "application/x-msgpack")
 
 
-def document(operations: Iterable[Operation]) -> dict[str, Any]:
-    """The whole document."""
+def document(operations: Iterable[Operation], more: Iterable[Vocabulary] = ()) -> dict[str, Any]:
+    """The whole document. `more`: what operations of other parts refer to."""
+    known = _together(more)
     paths: dict[str, Any] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
-    schemas = component_schemas(InvocationRequest, Policy, FunctionSpec, Patch, ProjectPatch, Replicas)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, known)
+    own = (InvocationRequest, Policy, FunctionSpec, Patch, ProjectPatch, Replicas)
+    schemas = component_schemas(*own, *known.structs)
     schemas["FunctionPatch"] = {
         "anyOf": [{"$ref": "#/components/schemas/Patch"}, {"$ref": "#/components/schemas/ProjectPatch"}]
     }
@@ -94,7 +101,18 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
     }
 
 
-def _described(operation: Operation) -> dict[str, Any]:
+def _together(more: Iterable[Vocabulary]) -> Vocabulary:
+    structs: tuple[type, ...] = ()
+    parameters, queries, headers = dict(_PARAMETERS), dict(_QUERIES), dict(_HEADERS)
+    for one in more:
+        structs += one.structs
+        parameters |= one.parameters
+        queries |= one.queries
+        headers |= one.headers
+    return Vocabulary(structs=structs, parameters=parameters, queries=queries, headers=headers)
+
+
+def _described(operation: Operation, known: Vocabulary) -> dict[str, Any]:
     made: dict[str, Any] = {
         "operationId": operation.id,
         "tags": [operation.tag],
@@ -104,9 +122,9 @@ def _described(operation: Operation) -> dict[str, Any]:
     for status, text in _AT_THE_DOOR.items():
         if operation.path not in ("/healthz", "/readyz"):
             made["responses"].setdefault(str(status), _json(text, _schema("Refusal")))
-    parameters = [_parameter("path", name, _PARAMETERS) for name in re.findall(r"\{(\w+)\}", operation.path)]
-    parameters += [_parameter("query", name, _QUERIES) for name in operation.queries]
-    parameters += [_parameter("header", name, _HEADERS) for name in operation.headers]
+    parameters = [_parameter("path", name, known.parameters) for name in re.findall(r"\{(\w+)\}", operation.path)]
+    parameters += [_parameter("query", name, known.queries) for name in operation.queries]
+    parameters += [_parameter("header", name, known.headers) for name in operation.headers]
     if parameters:
         made["parameters"] = parameters
     if operation.body:
@@ -120,6 +138,8 @@ def _parameter(place: str, name: str, known: Mapping[str, tuple[dict[str, Any], 
 
 
 def _request(operation: Operation) -> dict[str, Any]:
+    if operation.body == "artifact":
+        return {"required": True, "content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}}}
     content: dict[str, Any] = {"application/json": {"schema": _schema(operation.body)}}
     if operation.body == "InvocationRequest":
         content["application/json"]["example"] = {"input": {"name": "value"}}

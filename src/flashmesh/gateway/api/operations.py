@@ -38,6 +38,22 @@ class Operation:
     raw: bool = False
     """Bodies and results may be bytes or MessagePack as well."""
     face: str = "functions"
+    streams_body: bool = False
+    """Its body is handed on as it comes; whoever serves it bounds it."""
+
+
+Described = Mapping[str, tuple[dict[str, Any], str]]
+"""Parameters by name: schema and what they mean."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """What the operations of another part refer to: schemas of bodies, and parameters."""
+
+    structs: tuple[type, ...] = ()
+    parameters: Described = dataclasses.field(default_factory=dict)
+    queries: Described = dataclasses.field(default_factory=dict)
+    headers: Described = dataclasses.field(default_factory=dict)
 
 
 def _queue(verb: str, **fields: Any) -> tuple[Operation, Operation]:
@@ -163,7 +179,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/executions",
         tag="executions",
         summary="Executions, newest first",
-        queries=("function", "status", "after", "limit"),
+        queries=("function", "status", "after", "limit", "app", "env"),
         responses={200: "ExecutionList", **_REFUSED},
     ),
     Operation(
@@ -198,7 +214,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path="/v1/logs",
         tag="executions",
         summary="What functions printed, as server-sent events",
-        queries=("function", "execution", "endpoint", "tail", "follow"),
+        queries=("function", "execution", "endpoint", "tail", "follow", "app", "env"),
         responses={200: "text/event-stream", 400: "Refusal", 404: "Refusal", 409: "Refusal"},
     ),
     *_queue(

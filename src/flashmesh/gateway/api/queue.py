@@ -30,14 +30,14 @@ from flashmesh.gateway.api.wishes import (
 )
 from flashmesh.gateway.api.words import QUEUE_WORDS, as_json, dump
 from flashmesh.gateway.calls import Accepting, Calls, Waiting
-from flashmesh.gateway.directory import Callee, Directory
+from flashmesh.gateway.directory import ANYWHERE, Callee, Directory, Where
 from flashmesh.gateway.http import AS_JSON, JSON_TYPE, Answer, Header, Request, Respond, pairs
 from flashmesh.gateway.identities import new_execution_id
-from flashmesh.gateway.media import EVENT_STREAM
 from flashmesh.gateway.selection import body_without_name, given_input, name_in, pick
 from flashmesh.kit.ids import ExecutionId
 from flashmesh.wire import failures
 from flashmesh.wire.frames import JSON, MSGPACK, Error, Invoke, Result
+from flashmesh.wire.media import EVENT_STREAM
 
 DEFAULT_WAIT_MS: Final = 90_000
 STREAM_WAIT_MS: Final = 5_000
@@ -57,9 +57,9 @@ class QueueTarget:
         self.endpoint = callees[0].endpoint
 
     @classmethod
-    def of(cls, directory: Directory, path: QueuePath) -> "QueueTarget":
+    def of(cls, directory: Directory, path: QueuePath, where: Where = ANYWHERE) -> "QueueTarget":
         """Raises FunctionNotFound (listing the endpoint's names), AmbiguousFunction."""
-        callees = directory.endpoint(path.endpoint)
+        callees = directory.endpoint(path.endpoint, where)
         target = cls(path.endpoint, callees)
         if path.function is None:
             return target
@@ -116,6 +116,8 @@ def frame_of(target: QueueTarget, verb: str, request: Request, wishes: Wishes) -
         limit_ms = _put(meta, job)
     if request.principal:
         meta["principal"] = request.principal
+    if callee.named:
+        meta["endpoint"] = callee.endpoint
     return Invoke(
         new_execution_id(),
         callee.function,
@@ -153,6 +155,7 @@ class RunHandler:
     """POST `/run`: 200 IN_QUEUE as soon as the store has it."""
 
     __slots__ = ("_calls", "_target")
+    face: Final = "queue"
 
     def __init__(self, calls: Calls, target: QueueTarget) -> None:
         self._calls = calls
@@ -283,10 +286,10 @@ class QueueHandlers:
         path = parse(request.path)
         if path is None:
             raise FunctionNotFound("There is nothing here. /docs lists what is.")
-        target = QueueTarget.of(self._directory, path)
+        target = QueueTarget.of(self._directory, path, self._directory.where(request))
         execution = self._calls.dispatcher.execution(ExecutionId(path.execution[:200]))
-        if execution.endpoint != target.endpoint and all(
-            execution.function != callee.function for callee in target.callees
+        if execution.endpoint != target.endpoint and (
+            target.callees[0].named or all(execution.function != callee.function for callee in target.callees)
         ):
             raise ExecutionNotFound(f"{target.name} has no job {execution.id}. Ask the endpoint it was sent to.")
         return target, execution
@@ -365,7 +368,7 @@ class QueueHandlers:
         path = parse(request.path)
         if path is None:
             raise FunctionNotFound("There is nothing here. /docs lists what is.")
-        return QueueTarget.of(self._directory, path)
+        return QueueTarget.of(self._directory, path, self._directory.where(request))
 
 
 def _shown(execution: Execution, *, payload: bool = True) -> Answer:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from flashmesh.gateway.directory import Directory
+from flashmesh.gateway.directory import ANYWHERE, Directory, Where
 from flashmesh.gateway.functions.spec import FunctionSpec
 
 
@@ -15,7 +15,7 @@ class Registry(Directory, Protocol):
         exists; with 403: commands are not allowed."""
         ...
 
-    async def patch(self, name: str, body: bytes) -> Mapping[str, Any]:
+    async def patch(self, name: str, body: bytes, where: Where = ANYWHERE) -> Mapping[str, Any]:
         """Change what `body` names. FunctionResponse. Raises MalformedRequest, ValidationError."""
         ...
 
@@ -23,11 +23,11 @@ class Registry(Directory, Protocol):
         """Serve it no longer."""
         ...
 
-    async def replicas(self, name: str) -> Mapping[str, Any]:
+    async def replicas(self, name: str, where: Where = ANYWHERE) -> Mapping[str, Any]:
         """`{name, desiredReplicas, readyReplicas}`."""
         ...
 
-    async def set_replicas(self, name: str, replicas: int) -> Mapping[str, Any]:
+    async def set_replicas(self, name: str, replicas: int, where: Where = ANYWHERE) -> Mapping[str, Any]:
         """`{function, replicas}`."""
         ...
 

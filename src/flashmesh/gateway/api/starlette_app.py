@@ -25,6 +25,8 @@ from flashmesh.gateway.api.asgi import (
     Scope,
     Send,
     answer_of,
+    head_of,
+    headers_of,
     path_of,
     request_of,
     send_answer,
@@ -39,21 +41,22 @@ from flashmesh.gateway.api.executions import (
 from flashmesh.gateway.api.failures import Face, InvalidRequest, failure
 from flashmesh.gateway.api.functions import InvokeHandler
 from flashmesh.gateway.api.hot import CallRoutes
-from flashmesh.gateway.api.operations import METRICS, OPERATIONS, Operation
+from flashmesh.gateway.api.operations import METRICS, OPERATIONS, Operation, Vocabulary
 from flashmesh.gateway.api.queue import QueueHandlers, RunSyncHandler
 from flashmesh.gateway.api.readiness import readiness
 from flashmesh.gateway.api.registry_port import Complete, Registry
 from flashmesh.gateway.api.streams import follow_execution, follow_logs, stream_call
 from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.calls import Calls
+from flashmesh.gateway.directory import ANYWHERE, Directory, Where
 from flashmesh.gateway.http import JSON_TYPE, Answer, Handler, Request
-from flashmesh.gateway.media import EVENT_STREAM, wanted_media
-from flashmesh.gateway.reading import ClientGone
 from flashmesh.queueing.logbook import LogBook, LogFilter
+from flashmesh.wire.media import EVENT_STREAM, wanted_media
+from flashmesh.worker.lb.reading import ClientGone
 
 log = logging.getLogger("flashmesh.server")
 TITLE: Final = "flash server"
-_LOG_FIELDS: Final = frozenset({"function", "execution", "endpoint", "tail", "follow"})
+_LOG_FIELDS: Final = frozenset({"function", "execution", "endpoint", "tail", "follow", "app", "env"})
 Reply = Callable[[Request], Awaitable[Answer]]
 
 
@@ -85,15 +88,21 @@ class ApiLimits:
 class Endpoint:
     """One operation as an ASGI application: reads the request, answers failures in its face's words."""
 
-    def __init__(self, serve: "Serve", face: Face, limits: ApiLimits) -> None:
+    def __init__(self, serve: "Serve", face: Face, limits: ApiLimits, *, streams_body: bool = False) -> None:
         self._serve = serve
         self._face: Face = face
         self._limits = limits
+        self._streams_body = streams_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = self._limits
         try:
-            request = await request_of(scope, receive, limit_bytes=limits.max_body_bytes, limit_s=limits.body_limit_s)
+            if self._streams_body:
+                request = head_of(scope, headers_of(scope))
+            else:
+                request = await request_of(
+                    scope, receive, limit_bytes=limits.max_body_bytes, limit_s=limits.body_limit_s
+                )
             answer = await self._serve(request, receive, send)
         except ClientGone:
             return
@@ -116,6 +125,15 @@ class ByMethod:
 
 Serve = Callable[[Request, Receive, Send], Awaitable[Answer | None]]
 """Serves one request: the answer, or None when it was sent already."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OtherFace:
+    """Operations of another part of the control plane, and what serves each, by its id."""
+
+    operations: tuple[Operation, ...]
+    serves: Mapping[str, "Serve"]
+    vocabulary: Vocabulary = dataclasses.field(default_factory=Vocabulary)
 
 
 def request_is_head(scope: Scope) -> bool:
@@ -147,14 +165,15 @@ def wants_events(request: Request) -> bool:
 class CallApi:
     """Calls, by the same handlers as on the short way, and their streams."""
 
-    def __init__(self, calls: Calls, routes: CallRoutes, queue: QueueHandlers) -> None:
+    def __init__(self, calls: Calls, directory: Directory, routes: CallRoutes, queue: QueueHandlers) -> None:
         self._calls = calls
+        self._directory = directory
         self._routes = routes
         self._queue = queue
 
     async def call(self, request: Request, receive: Receive, send: Send) -> Answer | None:
         """`:invoke`, `:enqueue`, run, runsync."""
-        handler = self._routes.find(b"POST", request.path) or self._routes.resolve(request.path)
+        handler = self._routes.resolve(request.path, self._directory.where(request))
         if handler is None:
             raise NoRoute
         if wants_events(request) and isinstance(handler, InvokeHandler | RunSyncHandler):
@@ -178,7 +197,9 @@ class FunctionsApi:
         self._registry = registry
 
     async def list(self, request: Request) -> Answer:
-        found = [dict(self._registry.describe(callee)) for callee in self._registry.functions()]
+        where = self._registry.where(request)
+        meant = [one for one in self._registry.functions() if self._registry.within(one.endpoint, where)]
+        found = [dict(self._registry.describe(callee)) for callee in meant]
         return _json(200, found)
 
     async def create(self, request: Request) -> Answer:
@@ -187,21 +208,26 @@ class FunctionsApi:
         return Answer(201, [JSON_TYPE, location], dump(made))
 
     async def get(self, request: Request) -> Answer:
-        return _json(200, dict(self._registry.describe(self._registry.function(_name(request)))))
+        callee = self._registry.function(_name(request), self._registry.where(request))
+        return _json(200, dict(self._registry.describe(callee)))
 
     async def patch(self, request: Request) -> Answer:
-        return _json(200, dict(await self._registry.patch(_name(request), request.body)))
+        where = self._registry.where(request)
+        return _json(200, dict(await self._registry.patch(_name(request), request.body, where)))
 
     async def delete(self, request: Request) -> Answer:
         await self._registry.delete(_name(request))
         return Answer(204, [], b"")
 
     async def replicas(self, request: Request) -> Answer:
-        return _json(200, dict(await self._registry.replicas(_name(request, b"/replicas"))))
+        return _json(
+            200, dict(await self._registry.replicas(_name(request, b"/replicas"), self._registry.where(request)))
+        )
 
     async def set_replicas(self, request: Request) -> Answer:
         wanted: Replicas = read_object(request.body, Replicas)
-        return _json(200, dict(await self._registry.set_replicas(_name(request, b"/replicas"), wanted.replicas)))
+        name, where = _name(request, b"/replicas"), self._registry.where(request)
+        return _json(200, dict(await self._registry.set_replicas(name, wanted.replicas, where)))
 
 
 class OtherPages:
@@ -213,6 +239,7 @@ class OtherPages:
         self._logbook = logbook
         self._complete = complete
         self.operations: tuple[Operation, ...] = OPERATIONS
+        self.vocabularies: tuple[Vocabulary, ...] = ()
 
     async def logs(self, request: Request, receive: Receive, send: Send) -> Answer | None:
         wanted = query_fields(request.query, _LOG_FIELDS)
@@ -220,14 +247,28 @@ class OtherPages:
         if follow not in ("0", "1"):
             raise InvalidRequest(f"`follow` is 0 or 1, not {follow[:40]!r}.", field="follow")
         tail = whole_number(wanted.get("tail"), range(10_001), "tail", 100)
-        function = wanted.get("function", "")
-        filtered = LogFilter(
-            function=self._registry.function(function).function if function else "",
-            execution=wanted.get("execution", ""),
-            endpoint=wanted.get("endpoint", ""),
-        )
+        filtered = self._lines_wanted(wanted, self._registry.where(request))
         await follow_logs(self._logbook, filtered, receive, send, tail=tail, follow=follow == "1")
         return None
+
+    def _lines_wanted(self, wanted: Mapping[str, str], where: Where) -> LogFilter:
+        registry, function, endpoint = self._registry, wanted.get("function", ""), wanted.get("endpoint", "")
+        callee = registry.function(function, where) if function else None
+        if callee is not None and callee.named:
+            endpoint = endpoint or callee.endpoint
+        elif endpoint and registry.scoped:
+            endpoint = registry.endpoint(endpoint, where)[0].endpoint
+        inside = None
+        if where != ANYWHERE:
+            inside = frozenset(
+                str(one.endpoint) for one in registry.functions() if registry.within(one.endpoint, where)
+            )
+        return LogFilter(
+            function="" if callee is None else callee.function,
+            execution=wanted.get("execution", ""),
+            endpoint=endpoint,
+            endpoints=inside,
+        )
 
     async def complete(self, request: Request) -> Answer:
         text = request.headers.get(b"x-dispatch-attempt")
@@ -253,7 +294,11 @@ class OtherPages:
         )
 
     async def openapi(self, request: Request) -> Answer:
-        return Answer(200, [JSON_TYPE, (b"cache-control", b"no-store")], dump(openapi.document(self.operations)))
+        return Answer(
+            200,
+            [JSON_TYPE, (b"cache-control", b"no-store")],
+            dump(openapi.document(self.operations, self.vocabularies)),
+        )
 
     async def docs(self, request: Request) -> Answer:
         return Answer(200, [(b"content-type", b"text/html; charset=utf-8")], docs_page.docs_page(TITLE))
@@ -275,6 +320,7 @@ def application(
     metrics: Callable[[], bytes] | None = None,
     limits: ApiLimits | None = None,
     more: Iterable[BaseRoute] = (),
+    faces: Iterable[OtherFace] = (),
 ) -> ASGIApp:
     """The application.
 
@@ -282,6 +328,7 @@ def application(
         complete: takes what `:complete` brings.
         metrics: makes the text of `/metrics`; without it there is no such route.
         more: routes of other faces; they come after these.
+        faces: operations of other parts, and what serves them.
     """
     limits = limits or ApiLimits()
     pages = OtherPages(calls=calls, registry=registry, logbook=logbook, complete=complete)
@@ -290,10 +337,15 @@ def application(
     if metrics is not None:
         operations.append(METRICS)
         serves[METRICS.id] = of_reply(_metrics_page(metrics))
+    faces = tuple(faces)
+    pages.vocabularies = tuple(face.vocabulary for face in faces)
+    for face in faces:
+        operations += face.operations
+        serves |= face.serves
     pages.operations = tuple(operations)
     paths: dict[str, dict[str, Endpoint]] = {}
     for operation in operations:
-        endpoint = Endpoint(serves[operation.id], _face(operation.path), limits)
+        endpoint = Endpoint(serves[operation.id], _face(operation.path), limits, streams_body=operation.streams_body)
         paths.setdefault(operation.path, {})[operation.method] = endpoint
     routes: list[BaseRoute] = [Route(path, ByMethod(methods), methods=list(methods)) for path, methods in paths.items()]
     starlette = Starlette(
@@ -329,7 +381,7 @@ def _serves(calls: Calls, registry: Registry, pages: OtherPages) -> dict[str, Se
     """What serves each operation, by its id."""
     executions = ExecutionHandlers(calls, registry)
     queue = QueueHandlers(calls, registry)
-    call_api = CallApi(calls, CallRoutes(calls, registry), queue)
+    call_api = CallApi(calls, registry, CallRoutes(calls, registry), queue)
     functions = FunctionsApi(registry)
     serves: dict[str, Serve] = {
         "invoke_function": call_api.call,

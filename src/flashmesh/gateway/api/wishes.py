@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from flashmesh.gateway.api.failures import InvalidRequest
 from flashmesh.gateway.http import Headers, Request
-from flashmesh.gateway.media import body_media, wanted_media
 from flashmesh.wire.frames import JSON
+from flashmesh.wire.media import body_media, wanted_media
 
 MAX_KEY_CHARACTERS: Final = 255
 MAX_WAIT_MS: Final = 300_000

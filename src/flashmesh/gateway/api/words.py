@@ -1,12 +1,12 @@
 """Each face's words for the states of an execution, and the pieces its answers are spliced from. Pure."""
 
-import json
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from flashmesh.executions.record import Execution
 from flashmesh.executions.states import Status
 from flashmesh.wire.frames import JSON, MSGPACK
+from flashmesh.wire.plain_json import dump as dump
 
 FUNCTION_WORDS: Final = {
     Status.QUEUED: "queued",
@@ -32,14 +32,6 @@ _CODES: Final = {"TIMEOUT": Status.TIMEOUT, "CANCELLED": Status.CANCELLED}
 def status_of_code(code: str) -> Status:
     """The final state that an error of this code ends an execution in."""
     return _CODES.get(code, Status.ERROR)
-
-
-_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes one per call
-
-
-def dump(value: Any) -> bytes:
-    """JSON of plain values, whatever text they hold."""
-    return _encode(value).encode("utf-8", "surrogatepass")
 
 
 def moment(seconds: float | None) -> str | None:

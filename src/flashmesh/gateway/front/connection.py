@@ -17,7 +17,7 @@ from typing import Final, cast
 from flashmesh.gateway.front.answers import CLOSE, CONTINUE, KEEP_ALIVE, WITHOUT_LENGTH, BadAnswer, encode_head
 from flashmesh.gateway.front.exchange import HEADLESS, LAST, OLD, Exchange, Front
 from flashmesh.gateway.front.heads import KnownHead
-from flashmesh.gateway.front.limits import BROKEN, Refusal, head_too_large, not_http, too_slow
+from flashmesh.gateway.front.limits import BROKEN, Refusal, answer_to, head_too_large, not_http, too_slow
 from flashmesh.gateway.front.parser import END, MoreFollows, RequestParser
 from flashmesh.gateway.http import Answer, Handler, Request
 
@@ -341,7 +341,7 @@ class Connection(asyncio.Protocol):
         self._front.refused += 1
         self._parser = self._route = self._rest = None
         self._deaf = self._lingers = True
-        self._queue(Exchange(self, LAST)).respond(refusal.answer)
+        self._queue(Exchange(self, LAST)).respond(answer_to(refusal))
         return _STOPPED
 
     def answered(self, exchange: Exchange, answer: Answer) -> None:

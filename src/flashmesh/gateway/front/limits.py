@@ -1,82 +1,36 @@
-"""What a client may send and how long it may take, and how a request beyond that is refused."""
+"""The front's limits beyond those of every HTTP face of ours, and refusals as answers."""
 
 import dataclasses
 from typing import Final
 
 from flashmesh.gateway.http import JSON_TYPE, Answer
-from flashmesh.worker.face.http import DEFAULT_MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, json_body
+from flashmesh.worker.face.limits import HttpLimits, Refusal, body_too_large, head_too_large, not_http, too_slow
 
-_CODES: Final = {
-    400: "MALFORMED_REQUEST",
-    408: "REQUEST_TIMEOUT",
-    413: "PAYLOAD_TOO_LARGE",
-    417: "EXPECTATION_FAILED",
-    431: "HEADERS_TOO_LARGE",
-    500: "INTERNAL",
-    501: "NOT_IMPLEMENTED",
-    503: "OVERLOADED",
-    505: "HTTP_VERSION_NOT_SUPPORTED",
-}
+__all__ = [
+    "BROKEN", "FrontLimits", "Refusal", "answer_to", "body_too_large", "head_too_large", "not_http",
+    "too_many_connections", "too_slow",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FrontLimits:
+class FrontLimits(HttpLimits):
     """Of one server. Times are seconds and end up to one `sweep_s` late, never early; sizes are bytes."""
 
-    max_headers: int = MAX_HEADERS
-    max_head: int = MAX_HEAD_BYTES
-    """Request line and headers together."""
-    max_body: int = DEFAULT_MAX_BODY_BYTES
     max_connections: int = 10_000
     """Beyond it a connection is answered 503 and closed. Keep it below the limit of open files."""
     max_pipelined: int = 16
     """Requests of one connection that wait for their answers at once; more stay unread."""
     max_unsent: int = 16 * 1024 * 1024
     """A client that left this much unread is dropped when another answer comes. One answer alone may be larger."""
-    head_s: float = 10
-    body_s: float = 60
-    idle_s: float = 75
     write_s: float = 60
     """How long an answer may stand still because its reader does not read."""
     linger_s: float = 2
     """How long the rest of a refused request is read and thrown away, so that the refusal is seen."""
-    sweep_s: float = 1
-    """How often all connections are looked at: there is no timer per request."""
 
 
-class Refusal(Exception):
-    """The request breaks a limit or a rule of HTTP. It is answered and its connection closed."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-    @property
-    def answer(self) -> Answer:
-        """As JSON: `error`, a code, and `message`, which says what to do."""
-        body = json_body({"error": _CODES[self.status], "message": self.message})
-        return Answer(self.status, [JSON_TYPE], body)
-
-
-def not_http(why: object) -> Refusal:
-    return Refusal(400, f"This is not a valid HTTP/1.1 request: {why}.")
-
-
-def head_too_large(limits: FrontLimits) -> Refusal:
-    return Refusal(
-        431,
-        f"The request's head is larger than {limits.max_head} bytes or has more than {limits.max_headers} headers. "
-        "Send fewer or shorter ones.",
-    )
-
-
-def body_too_large(limits: FrontLimits) -> Refusal:
-    return Refusal(413, f"The body is larger than {limits.max_body} bytes. Send less, or raise FLASH_MAX_BODY_BYTES.")
-
-
-def too_slow(part: str, seconds: float) -> Refusal:
-    return Refusal(408, f"The request's {part} did not arrive within {seconds:g} s. Send it without pauses.")
+def answer_to(refusal: Refusal) -> Answer:
+    """What a refused client is told."""
+    return Answer(refusal.status, [JSON_TYPE], refusal.body)
 
 
 def too_many_connections(limits: FrontLimits) -> Refusal:
@@ -85,4 +39,4 @@ def too_many_connections(limits: FrontLimits) -> Refusal:
     )
 
 
-BROKEN: Final = Refusal(500, "The server failed to answer this. Its log says why.").answer
+BROKEN: Final = answer_to(Refusal(500, "The server failed to answer this. Its log says why."))

@@ -140,7 +140,7 @@ class RequestParser:
     def check(self) -> Refusal | None:
         """Whether the head breaks a rule that llhttp does not know. Nothing to look at unless `odd`."""
         headers, limits = self.headers, self._limits
-        if self.length > limits.max_body:
+        if self.length > limits.max_body and not limits.is_upload(self.url):
             return body_too_large(limits)
         if self.chunked:
             if headers[b"transfer-encoding"].lower() != b"chunked":

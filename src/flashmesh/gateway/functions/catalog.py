@@ -1,12 +1,11 @@
 """What was POSTed, and what was changed by PATCH, on disk: served again after a restart."""
 
-import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from flashmesh.functions.errors import FlashmeshError
+from flashmesh.gateway.database import Database, durable
 from flashmesh.gateway.functions.spec import FunctionSpec
 
 SCHEMA: Final[tuple[str, ...]] = (
@@ -14,20 +13,6 @@ SCHEMA: Final[tuple[str, ...]] = (
     "CREATE TABLE functions_changed (endpoint TEXT PRIMARY KEY, changes BLOB NOT NULL)",
 )
 """A release only appends to them."""
-
-
-class Database(Protocol):
-    """The store's database, as far as it is used here."""
-
-    def add_schema(self, name: str, statements: Sequence[str]) -> None: ...
-
-    def write(
-        self, sql: str, parameters: Sequence[Any] = (), then: Callable[[Exception | None], None] | None = None
-    ) -> None:
-        """`then` is called on the event loop once it is durable, or with why it is not."""
-        ...
-
-    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
 
 
 class Stored(NamedTuple):
@@ -79,29 +64,5 @@ class Catalog:
         )
 
     async def _write(self, sql: str, parameters: Sequence[Any]) -> None:
-        if self._database is None:
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def then(error: Exception | None) -> None:
-            if done.done():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        self._database.write(sql, parameters, then)
-        try:
-            await done
-        except FlashmeshError:
-            raise
-        except Exception as error:
-            raise NotStored(f"the change could not be stored: {error}. Nothing was changed; try again") from error
-
-
-class NotStored(FlashmeshError):
-    """The change could not be stored, so it was not made. Try again."""
-
-    code = "STORE_UNAVAILABLE"
-    status = 503
+        if self._database is not None:
+            await durable(self._database, (sql, parameters))

@@ -11,6 +11,7 @@ from flashmesh.functions.errors import ValidationError
 from flashmesh.gateway.directory import Callee
 from flashmesh.gateway.functions.names import Served
 from flashmesh.gateway.functions.spec import MAX_RETRIES, ProjectPatch
+from flashmesh.kit.ids import EndpointName
 from flashmesh.project.model import ResourceSpec
 
 MAX_WAIT_MS: Final = 300_000
@@ -29,6 +30,37 @@ def served_of(resource: ResourceSpec) -> Served:
         for name in sorted(callables_of(resource))
     )
     return Served(resource.name, resource.config.name, callees, resource.config.endpoint_id)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Deployed:
+    """One endpoint of a deployed environment, as names and faces see it."""
+
+    endpoint: EndpointName
+    """Its id."""
+    app: str
+    environment: str
+    resource: ResourceSpec
+    url: str | None = None
+    """Its own address."""
+
+    def served(self) -> Served:
+        """Its callables under its id, and the names they are found by in its environment."""
+        found = served_of(self.resource)
+        callees = () if self.resource.is_load_balanced else found.callees
+        return found._replace(
+            endpoint=self.endpoint,
+            callees=tuple(dataclasses.replace(callee, endpoint=self.endpoint, named=True) for callee in callees),
+            endpoint_id=self.endpoint,
+            resource=self.resource.name,
+            app=self.app,
+            environment=self.environment,
+        )
+
+    def response(self, callee: Callee) -> dict[str, Any]:
+        """FunctionResponse of one of its callables."""
+        place = {"app": self.app, "environment": self.environment, "resource": self.resource.name}
+        return {**response(self.resource, callee), "endpoint": self.endpoint, **place, "endpointUrl": self.url}
 
 
 def response(resource: ResourceSpec, callee: Callee) -> dict[str, Any]:

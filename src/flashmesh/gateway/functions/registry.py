@@ -9,7 +9,7 @@ import dataclasses
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -23,8 +23,11 @@ from flashmesh.functions.errors import (
     FunctionRemoved,
     ValidationError,
 )
-from flashmesh.gateway.directory import Callee
-from flashmesh.gateway.functions.catalog import Catalog, Database
+from flashmesh.gateway.access.place import where_of
+from flashmesh.gateway.access.tokens import Grant
+from flashmesh.gateway.database import Database
+from flashmesh.gateway.directory import ANYWHERE, Callee, Where
+from flashmesh.gateway.functions.catalog import Catalog
 from flashmesh.gateway.functions.completion import outcome_of
 from flashmesh.gateway.functions.external.addresses import Network, PlainHttp
 from flashmesh.gateway.functions.external.command import CommandFunction, PerCallFunction
@@ -33,7 +36,14 @@ from flashmesh.gateway.functions.external.http import HttpFunction
 from flashmesh.gateway.functions.external.processes import Processes
 from flashmesh.gateway.functions.external.surroundings import Surroundings
 from flashmesh.gateway.functions.names import Names, Served
-from flashmesh.gateway.functions.project_functions import MAX_WAIT_MS, changed, changes_of, response, served_of
+from flashmesh.gateway.functions.project_functions import (
+    MAX_WAIT_MS,
+    Deployed,
+    changed,
+    changes_of,
+    response,
+    served_of,
+)
 from flashmesh.gateway.functions.sources import Sources
 from flashmesh.gateway.functions.spec import (
     TIMEOUT_MS,
@@ -50,12 +60,16 @@ from flashmesh.gateway.functions.spec import (
     plan_of,
 )
 from flashmesh.gateway.functions.spec import response as external_response
+from flashmesh.gateway.http import Request
 from flashmesh.kit.ids import EndpointName, ExecutionId
 from flashmesh.project.model import ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import Clock, EventLog
 from flashmesh.wire.frames import Log
+
+_NO_APP: Final = "\0"
+"""Of a caller whose token is not known any more: it was revoked while its request came in."""
 
 
 class Settings(Protocol):
@@ -116,6 +130,8 @@ class FunctionRegistry:
         scratch: Path | None = None,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
         loop: asyncio.AbstractEventLoop | None = None,
+        app: str = "",
+        grant: Callable[[str], Grant | None] = lambda principal: None,
     ) -> None:
         """Args:
         database: keeps what is POSTed and PATCHed; None: it is forgotten when the server ends.
@@ -125,6 +141,8 @@ class FunctionRegistry:
         directory: where commands run; None: where the server was started.
         scratch: holds the files of FILE functions; None: the system's temporary directory.
         tls: makes what checks the certificates of https addresses.
+        app: the app of the project that is served without a deploy; it stands in `production`.
+        grant: what the token of a caller allows.
         """
         self.version = 0
         self._dispatcher = dispatcher
@@ -148,7 +166,14 @@ class FunctionRegistry:
             max_answer_bytes=settings.max_body_bytes,
             tls=tls,
         )
+        self.scoped = False
+        self.on_scoped: Callable[[], None] = lambda: None
+        """Called when `scoped` may have changed."""
+        self._app = app
+        self._grant = grant
         self._resources: dict[EndpointName, ResourceSpec] = {}
+        self._deployed: dict[tuple[str, str], tuple[Deployed, ...]] = {}
+        self._endpoints: dict[EndpointName, Deployed] = {}
         self._posted: dict[EndpointName, _Posted] = {}
         self._reserved: set[str] = set()
         self._adapters: dict[EndpointName, Adapter] = {}
@@ -173,6 +198,22 @@ class FunctionRegistry:
                 self._log("function_hidden", {"function": name})
                 self._withdraw(posted)
         self._changed()
+
+    def serve_environment(self, app: str, environment: str, endpoints: Iterable[Deployed]) -> None:
+        """Exactly these are the environment's endpoints now. The target serves them; here they get their names."""
+        found = tuple(endpoints)
+        if found:
+            self._deployed[(app, environment)] = found
+        else:
+            self._deployed.pop((app, environment), None)
+        self._endpoints = {one.endpoint: one for group in self._deployed.values() for one in group}
+        self.scoped = bool(self._deployed)
+        self.on_scoped()
+        self._changed()
+
+    def deployed(self, endpoint: EndpointName) -> Deployed | None:
+        """A deployed endpoint by its id."""
+        return self._endpoints.get(endpoint)
 
     def amended(self, resources: Iterable[ResourceSpec]) -> tuple[ResourceSpec, ...]:
         """A project's resources with what PATCH has changed: what the local target should declare."""
@@ -200,13 +241,32 @@ class FunctionRegistry:
             self._serve(external, stored.created_at)
             self._changed()
 
-    def function(self, name: str) -> Callee:
-        """See Directory."""
-        return self._names.function(name)
+    def where(self, request: Request) -> Where:
+        """See Directory. Without deployed environments the gate has seen to it."""
+        if not self.scoped:
+            return ANYWHERE
+        grant = self._grant(request.principal) if request.principal else None
+        found = where_of(request.query, request.headers, grant)
+        return found if grant is not None or not request.principal else found._replace(only_app=_NO_APP)
 
-    def endpoint(self, name: str) -> tuple[Callee, ...]:
+    def visible(self, endpoint: EndpointName, where: Where) -> bool:
         """See Directory."""
-        return self._names.endpoint(name)
+        return self._names.visible(endpoint, where)
+
+    def within(self, endpoint: EndpointName, where: Where) -> bool:
+        """See Directory."""
+        return self._names.within(endpoint, where)
+
+    def function(self, name: str, where: Where = ANYWHERE) -> Callee:
+        """See Directory."""
+        return self._names.function(name, where)
+
+    def endpoint(self, name: str, where: Where = ANYWHERE) -> tuple[Callee, ...]:
+        """See Directory."""
+        found = self._names.endpoint(name, where)
+        if not found:
+            raise FunctionNotFound(f"{name} has HTTP routes and no queue. Call them below /lb/{name}/")
+        return found
 
     def functions(self) -> tuple[Callee, ...]:
         """See Directory."""
@@ -217,6 +277,8 @@ class FunctionRegistry:
         posted = self._posted.get(callee.endpoint)
         if posted is not None:
             return external_response(posted.external)
+        if callee.named and (deployed := self._endpoints.get(callee.endpoint)) is not None:
+            return deployed.response(callee)
         resource = self._resources.get(callee.endpoint)
         if resource is None:
             raise FunctionNotFound(f"no function {callee.function} is served here any more")
@@ -249,13 +311,13 @@ class FunctionRegistry:
             self._reserved.discard(name)
         return external_response(external)
 
-    async def patch(self, name: str, body: bytes) -> Mapping[str, Any]:
+    async def patch(self, name: str, body: bytes, where: Where = ANYWHERE) -> Mapping[str, Any]:
         """Change a function while it is served; FunctionResponse.
 
         POSTed ones: `concurrency`, `timeoutMs`, `maxRetries`. A project's (its whole endpoint): `mode`, `workersMin`,
         `workersMax`. Raises FunctionNotFound, AmbiguousFunction, ValidationError, MalformedRequest, StoreUnavailable.
         """
-        callee = self._one(name)
+        callee = self._one(name, where)
         posted = self._posted.get(callee.endpoint)
         if posted is None:
             return await self._patch_project(callee, changes_of(parse_body(body, ProjectPatch)))
@@ -282,9 +344,9 @@ class FunctionRegistry:
         self._withdraw(posted)
         self._changed()
 
-    async def replicas(self, name: str) -> Mapping[str, Any]:
+    async def replicas(self, name: str, where: Where = ANYWHERE) -> Mapping[str, Any]:
         """`{name, desiredReplicas, readyReplicas}`. Raises FunctionNotFound, AmbiguousFunction."""
-        callee = self._one(name)
+        callee = self._one(name, where)
         entry = next(
             (found for found in self._dispatcher.status()["endpoints"] if found["name"] == callee.endpoint), None
         )
@@ -293,18 +355,18 @@ class FunctionRegistry:
         if posted is not None:
             desired = 1 if posted.external.target or posted.external.per_call else posted.external.processes_min
         else:
-            desired = self._resources[callee.endpoint].config.workers_min
+            desired = self._resource_of(callee).config.workers_min
         return {"name": callee.function, "desiredReplicas": desired, "readyReplicas": ready}
 
-    async def set_replicas(self, name: str, replicas: int) -> Mapping[str, Any]:
+    async def set_replicas(self, name: str, replicas: int, where: Where = ANYWHERE) -> Mapping[str, Any]:
         """Keep so many processes (workers) at least, and let idle ones beyond it go; `{function, replicas}`.
 
         Raises ValidationError for what has no replicas here: an `endpointUrl`, or a process for each call.
         """
-        callee = self._one(name)
+        callee = self._one(name, where)
         posted = self._posted.get(callee.endpoint)
         if posted is None:
-            config = self._resources[callee.endpoint].config
+            config = self._resource_of(callee).config
             await self._patch_project(
                 callee, {"workers_min": replicas, "workers_max": max(1, replicas, config.workers_max)}
             )
@@ -368,13 +430,17 @@ class FunctionRegistry:
 
     # Acting
 
-    def _one(self, name: str) -> Callee:
+    def _one(self, name: str, where: Where = ANYWHERE) -> Callee:
         """A function by its name, or the only one of an endpoint."""
         try:
-            return self._names.function(name)
+            return self._names.function(name, where)
         except FunctionNotFound:
-            found = self._names.endpoint(name)
-            return found[0] if found else self._names.function(name)
+            found = self._names.endpoint(name, where)
+            return found[0] if found else self._names.function(name, where)
+
+    def _resource_of(self, callee: Callee) -> ResourceSpec:
+        deployed = self._endpoints.get(callee.endpoint) if callee.named else None
+        return self._resources[callee.endpoint] if deployed is None else deployed.resource
 
     def _checked(self, spec: FunctionSpec) -> External:
         external = check(spec)
@@ -437,6 +503,10 @@ class FunctionRegistry:
         self._changed()
 
     async def _patch_project(self, callee: Callee, changes: dict[str, Any]) -> Mapping[str, Any]:
+        if callee.named:
+            raise ValidationError(
+                f"{callee.function} is deployed; change its declaration and run `flash deploy`", field="name"
+            )
         resource = self._resources[callee.endpoint]
         new = changed(resource, changes)
         if new != resource:
@@ -449,7 +519,8 @@ class FunctionRegistry:
         return response(new, callee)
 
     def _changed(self) -> None:
-        served = [served_of(resource) for resource in self._resources.values()]
+        served = [served_of(resource)._replace(app=self._app) for resource in self._resources.values()]
+        served += [one.served() for one in self._endpoints.values()]
         served += [_served(posted.external) for posted in self._posted.values()]
         self._names = Names(served)
         self.version += 1

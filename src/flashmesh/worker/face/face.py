@@ -1,4 +1,4 @@
-"""The endpoint's Unix socket as one worker serves it: HTTP, one call per connection.
+"""The endpoint's Unix socket, and its TCP one, as one worker serves it: HTTP, one call per connection.
 
 All workers of an endpoint share the listening socket and accept only while they have a free slot, so the listen backlog
 is the queue and every call goes to a worker that can run it. A connection holds its slot from accept to answer. What a
@@ -19,6 +19,7 @@ from flashmesh.kit.ids import new_execution_id
 from flashmesh.wire.frames import JSON
 from flashmesh.worker.callables import Callables
 from flashmesh.worker.cancellation import has_hung_up
+from flashmesh.worker.face.access import Access
 from flashmesh.worker.face.answers import CallReply
 from flashmesh.worker.face.http import RequestReader, RequestRefused, answer, json_body
 from flashmesh.worker.face.selection import select
@@ -58,6 +59,7 @@ class Face:
     """One listening socket.
 
     Args:
+        access: asked of every request; None: who can connect may call.
         over_limit: calls are taken even when no slot is free (re-entrant calls).
         settle: called after a peer took a slot; True when the session has yet to be told before a synchronous body.
         taken: called when a call (not a `/ping`) is about to begin; False = the worker is leaving, do not run it.
@@ -71,6 +73,7 @@ class Face:
         callables: Callables,
         about: About,
         limits: Limits | None = None,
+        access: Access | None = None,
         over_limit: bool = False,
         settle: Callable[[], bool] = lambda: False,
         taken: Callable[[], bool] = lambda: True,
@@ -80,6 +83,7 @@ class Face:
         self.callables = callables
         self.about = about
         self.limits = limits or Limits()
+        self.access = access
         self.over_limit = over_limit
         self.settle = settle
         self.taken = taken
@@ -127,20 +131,22 @@ class Face:
             self._look_away()
             return
         try:
-            peer, _ = self._listener.accept()
+            peer, address = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another worker was faster
         except OSError as error:
             log.warning("a call could not be accepted: %s", error)
             return
         peer.setblocking(False)
-        Connection(self, peer, self.runner.take(by_link=False, over_limit=self.over_limit)).read()
+        slot = self.runner.take(by_link=False, over_limit=self.over_limit)
+        Connection(self, peer, slot, client="" if self.access is None else str(address[0])).read()
 
 
 class Connection:
     """One accepted connection: reads a request, hands it on, and writes what comes back."""
 
     __slots__ = (
+        "_client",
         "_deadline",
         "_reading",
         "_request",
@@ -154,12 +160,14 @@ class Connection:
         "peer",
     )
 
-    def __init__(self, face: Face, peer: socket.socket, slot: int | None) -> None:
+    def __init__(self, face: Face, peer: socket.socket, slot: int | None, *, client: str = "") -> None:
+        """`client`: the address it came from, until it was let in; empty where nobody is asked."""
         self.face = face
         self.peer = peer
         self.closed = False
         self.on_closed: Callable[[], None] | None = None
         self._slot = slot
+        self._client = client
         self._request = RequestReader(max_body=face.limits.max_body)
         self._unsent = bytearray()
         self._reading: Callable[[], None] | None = None
@@ -187,11 +195,24 @@ class Connection:
         except RequestRefused as refusal:
             self.refuse(refusal.status, refusal.message)
             return
+        if self._client and self._request.head_done and not self._let_in():
+            return
         if self._request.complete:
             self._stop_waiting()
             self._serve()
         else:
             self._await_more()
+
+    def _let_in(self) -> bool:
+        """Whether whoever calls may; asked once, before a body is waited for."""
+        request, access, client = self._request, self.face.access, self._client
+        self._client = ""
+        refusal = None
+        if access is not None:
+            refusal = access.refuse(method=request.method, path=request.path, headers=request.headers, client=client)
+        if refusal is not None:
+            self.refuse(refusal.status, refusal.message)
+        return refusal is None
 
     def _await_more(self) -> None:
         limits = self.face.limits

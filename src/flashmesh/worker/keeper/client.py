@@ -26,6 +26,12 @@ class EndpointSockets:
 
     socket_path: Path
     reentrant_path: Path
+    tcp: tuple[str, int] | None = None
+    """Host and port of its TCP socket, if it has one."""
+    tcp_error: str = ""
+    """Why it has none though one was asked for."""
+    tcp_unknown: bool = False
+    """It was opened after the template that runs, which does not have it: the next one will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,21 +200,29 @@ class Keeper:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_LIMIT)
         self._listening = asyncio.create_task(self._listen(), name="keeper")
 
-    async def open(self, endpoint: str, socket_dir: Path, *, queue_size: int = 1000) -> EndpointSockets:
-        """Make the endpoint's two listening sockets. Asking again gives the same ones, wherever they are."""
+    async def open(
+        self, endpoint: str, socket_dir: Path, *, queue_size: int = 1000, tcp: tuple[str, int] | None = None
+    ) -> EndpointSockets:
+        """Make the endpoint's listening sockets. Asking again gives the same ones, wherever they are.
+
+        tcp: host and port of one to have besides; port 0: any. That it cannot be had is told in `tcp_error`.
+        """
         path = str(socket_dir / f"{_file_name(endpoint)}.sock")
         answer = await self._ask(
-            "open", endpoint=endpoint, path=path, again_path=reentrant_path(path), backlog=max(1, queue_size)
+            "open", endpoint=endpoint, path=path, again_path=reentrant_path(path), backlog=max(1, queue_size), tcp=tcp
         )
-        return EndpointSockets(*map(Path, answer["paths"]))
+        return _sockets(answer)
 
     async def remember(self, spec: WorkerSpec) -> None:
         """Start this from now on when a peer connects; does not touch a running template."""
         await self._ask("remember", endpoint=spec.endpoint, spec=spec.to_dict())
 
-    async def start_template(self, spec: WorkerSpec) -> int:
-        """Start the endpoint's template if none runs; returns its pid. Waits out the pause after repeated deaths."""
-        answer = await self._ask("start", endpoint=spec.endpoint, spec=spec.to_dict())
+    async def start_template(self, spec: WorkerSpec, *, trial: bool = False) -> int:
+        """Start the endpoint's template if none runs; returns its pid. Waits out the pause after repeated deaths.
+
+        trial: what peers start later is still what was remembered.
+        """
+        answer = await self._ask("start", endpoint=spec.endpoint, spec=spec.to_dict(), trial=trial)
         return int(answer["pid"])
 
     async def stop_template(self, endpoint: str, *, drain_s: float = 30) -> None:
@@ -286,8 +300,17 @@ class Keeper:
 
 def _kept(told: dict[str, Any]) -> KeptEndpoint:
     spec = WorkerSpec.from_dict(told["spec"]) if told["spec"] is not None else None
-    return KeptEndpoint(
-        told["endpoint"], EndpointSockets(*map(Path, told["paths"])), spec, told["template"], told["failures"]
+    return KeptEndpoint(told["endpoint"], _sockets(told), spec, told["template"], told["failures"])
+
+
+def _sockets(told: dict[str, Any]) -> EndpointSockets:
+    path, again_path = told["paths"]
+    return EndpointSockets(
+        Path(path),
+        Path(again_path),
+        None if told["tcp"] is None else (told["tcp"][0], told["tcp"][1]),
+        told.get("tcp_error", ""),
+        told.get("tcp_unknown", False),
     )
 
 

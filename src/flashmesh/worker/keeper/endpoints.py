@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # `typing` is 6 ms, a third of the keeper's start
 
     from flashmesh.worker.eventloop import Timer
 
+SILENT_S = 10
+"""How long a TCP connection may say nothing before a worker is bothered with it."""
+
 
 class Template:
     """One running template process."""
@@ -27,7 +30,7 @@ class Template:
 
 
 class Endpoint:
-    """Its two listening sockets, what to start, and how the last starts went."""
+    """Its listening sockets, what to start, and how the last starts went."""
 
     def __init__(self, name: str, path: str, again_path: str, *, backlog: int) -> None:
         self.name = name
@@ -38,6 +41,7 @@ class Endpoint:
         except OSError:
             self.peer.close()
             raise
+        self.tcp: socket.socket | None = None
         self.groups = GroupTable.create()
         self.spec: dict[str, Any] | None = None
         self.template: Template | None = None
@@ -51,7 +55,23 @@ class Endpoint:
         self.on_gone: list[Callable[[], None]] = []
         """Stop commands that wait for the template's end."""
 
+    def listen_tcp(self, host: str, port: int, *, backlog: int) -> None:
+        """Open its TCP socket as well; `port` 0: any. Raises OSError, for example when the port is taken."""
+        self.tcp = _listen_tcp(host, port, backlog)
+
+    @property
+    def listeners(self) -> list[socket.socket]:
+        """Where somebody who wants it may wait."""
+        return [self.peer] if self.tcp is None else [self.peer, self.tcp]
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port of its TCP socket."""
+        return None if self.tcp is None else self.tcp.getsockname()[:2]
+
     def close(self) -> None:
+        if self.tcp is not None:
+            self.tcp.close()
         for listener, path in zip((self.peer, self.again), self.paths, strict=True):
             try:
                 os.unlink(path)  # noqa: PTH108 - pathlib is 8 ms of imports
@@ -74,5 +94,22 @@ def _listen(path: str, backlog: int) -> socket.socket:
         raise OSError(
             error.errno, f"cannot listen on {path} ({error}); set XDG_RUNTIME_DIR to a short, writable folder"
         ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _listen_tcp(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening TCP socket; a connection shows once it has sent something, where the system can wait."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, SILENT_S)
+        listener.bind((host, port))
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener

@@ -171,11 +171,32 @@ class Keeper:
         except (OSError, KeyError, TypeError, AttributeError) as error:
             self._say({"id": number, "error": f"{type(error).__name__}: {error}"})
 
-    def _do_open(self, answer: Callable[..., None], endpoint: str, path: str, again_path: str, backlog: int) -> None:
+    def _do_open(
+        self,
+        answer: Callable[..., None],
+        endpoint: str,
+        path: str,
+        again_path: str,
+        backlog: int,
+        tcp: list[Any] | None = None,
+    ) -> None:
+        """`tcp`: [host, port] of a socket to have besides. That it cannot be had is said and no error: those who come
+        by the others are served."""
         if endpoint not in self._endpoints:
             self._endpoints[endpoint] = Endpoint(endpoint, path, again_path, backlog=backlog)
             self._watch_peers(self._endpoints[endpoint])
-        answer(paths=self._endpoints[endpoint].paths)
+        target = self._endpoints[endpoint]
+        problem, unknown = "", False
+        if tcp is not None and target.tcp is None:
+            try:
+                target.listen_tcp(*tcp, backlog=backlog)
+            except OSError as error:
+                problem = error.strerror or str(error)
+            else:
+                unknown = target.template is not None
+                if target.template is None:
+                    self._watch_peers(target)
+        answer(paths=target.paths, tcp=target.address, tcp_error=problem, tcp_unknown=unknown)
 
     def _do_state(self, answer: Callable[..., None]) -> None:
         """What a server that takes over must know."""
@@ -185,6 +206,7 @@ class Keeper:
                 {
                     "endpoint": endpoint.name,
                     "paths": endpoint.paths,
+                    "tcp": endpoint.address,
                     "spec": endpoint.spec,
                     "template": endpoint.template.pid if endpoint.template is not None else 0,
                     "failures": endpoint.failures,
@@ -198,13 +220,15 @@ class Keeper:
         self._endpoints[endpoint].spec = spec
         answer()
 
-    def _do_start(self, answer: Callable[..., None], endpoint: str, spec: dict[str, Any]) -> None:
+    def _do_start(self, answer: Callable[..., None], endpoint: str, spec: dict[str, Any], trial: bool = False) -> None:
+        """`trial`: this once; peers that find no template later have what was remembered started."""
         target = self._endpoints[endpoint]
-        target.spec = spec
+        if not trial:
+            target.spec = spec
 
         def start() -> None:
             if target.template is None:
-                self._start(target)
+                self._start(target, spec)
             answer(pid=target.template.pid if target.template else 0)
 
         if target.template is None and target.not_before > time.monotonic():
@@ -220,7 +244,7 @@ class Keeper:
         def finish() -> None:
             closing = self._endpoints.pop(endpoint, None)
             if closing is not None:
-                self._loop.unwatch(closing.peer.fileno())
+                self._look_away(closing)
                 closing.close()
             answer()
 
@@ -256,12 +280,12 @@ class Keeper:
 
     # --- templates ---
 
-    def _start(self, endpoint: Endpoint) -> None:
-        """Exec a template on the endpoint's sockets with the last spec."""
+    def _start(self, endpoint: Endpoint, spec: dict[str, Any] | None) -> None:
+        """Exec a template on the endpoint's sockets with that spec."""
         endpoint.wanted = False
-        self._loop.unwatch(endpoint.peer.fileno())
+        self._look_away(endpoint)
         ours, theirs = socket.socketpair()
-        spec_fd = anonymous_file(json.dumps(endpoint.spec).encode())
+        spec_fd = anonymous_file(json.dumps(spec).encode())
         fds = {
             "peer": endpoint.peer.fileno(),
             "again": endpoint.again.fileno(),
@@ -270,6 +294,8 @@ class Keeper:
             "keeper": theirs.fileno(),
             "spec": spec_fd,
         }
+        if endpoint.tcp is not None:
+            fds["tcp"] = endpoint.tcp.fileno()
         spare, self._spare = self._spare, None
         if spare is not None and spare.become(fds):
             pid = spare.pid
@@ -385,14 +411,19 @@ class Keeper:
 
     def _watch_peers(self, endpoint: Endpoint) -> None:
         def wanted() -> None:
-            self._loop.unwatch(endpoint.peer.fileno())
+            self._look_away(endpoint)
             started = endpoint.spec is not None and not self._ending
             endpoint.wanted = not started
             if started:
-                self._start(endpoint)
+                self._start(endpoint, endpoint.spec)
             self._say({"event": "template_wanted", "endpoint": endpoint.name, "started": started})
 
-        self._loop.watch(endpoint.peer.fileno(), wanted)
+        for listener in endpoint.listeners:
+            self._loop.watch(listener.fileno(), wanted)
+
+    def _look_away(self, endpoint: Endpoint) -> None:
+        for listener in endpoint.listeners:
+            self._loop.unwatch(listener.fileno())
 
     # --- the end ---
 

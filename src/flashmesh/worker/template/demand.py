@@ -1,8 +1,8 @@
 """How many workers an endpoint should have, and when its template must look at the peer socket. Decisions only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from flashmesh.worker.records import Head, State
 
@@ -58,6 +58,23 @@ def forks_wanted(crew: Crew, limits: Limits, *, taken: bool = False) -> int:
     if limits.one_shot and taken and crew.fresh == 0:
         target = max(target, crew.live + 1)
     return max(0, min(limits.maximum, target) - crew.live)
+
+
+class _Stays(Protocol):
+    @property
+    def permanent(self) -> bool: ...
+
+
+_Worker = TypeVar("_Worker", bound=_Stays)
+
+
+def surplus(workers: Sequence[_Worker], limits: Limits) -> list[_Worker]:
+    """Who leaves when the limits have become these: the first of those beyond the maximum, and of those that would
+    stay for ever beyond the minimum."""
+    leave = list(workers[: max(0, len(workers) - limits.maximum)])
+    permanent = [worker for worker in workers if worker.permanent]
+    too_many = len(permanent) - limits.minimum - sum(worker.permanent for worker in leave)
+    return leave + [worker for worker in permanent if worker not in leave][: max(0, too_many)]
 
 
 def watches(crew: Crew, limits: Limits) -> bool:

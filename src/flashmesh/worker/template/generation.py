@@ -20,6 +20,9 @@ from flashmesh.worker.template.zygote import Inheritance, Zygote, ZygoteBorn, en
 
 EXTRA_WORKERS: Final = 16
 """Most re-entrant workers at one time: two full chains of eight calls."""
+ROOM: Final = 512
+"""Workers that a build has records for at least, so that its limits can be raised while it serves. Only records that
+are used take memory."""
 ZYGOTE_END_S: Final = 1.0
 LAST_WORDS_S: Final = 1.0
 """How long a zygote whose import took too long may take to say where it is."""
@@ -42,6 +45,7 @@ class Worker:
     __slots__ = (
         "index",
         "leaving",
+        "permanent",
         "pid",
         "pipes",
         "place",
@@ -54,13 +58,22 @@ class Worker:
     )
 
     def __init__(
-        self, *, index: int, place: int, record: WorkerRecord, pipes: dict[str, OutputPipe], reentrant: bool
+        self,
+        *,
+        index: int,
+        place: int,
+        record: WorkerRecord,
+        pipes: dict[str, OutputPipe],
+        reentrant: bool,
+        permanent: bool,
     ) -> None:
         self.index = index
         self.place = place
         self.record = record
         self.pipes = pipes
         self.reentrant = reentrant
+        self.permanent = permanent
+        """It does not leave when it is idle."""
         self.pid = 0
         self.since = time.monotonic()
         self.leaving = False
@@ -96,6 +109,7 @@ class Generation:
         groups: GroupTable,
         places: Places,
         sockets: tuple[int, int],
+        tcp_fd: int | None = None,
         notify_fd: int,
         session_fd: int,
     ) -> None:
@@ -115,7 +129,7 @@ class Generation:
         self._have = Inheritance(
             spec=spec,
             table=RecordTable.create(
-                workers=2 * max(1, resource.workers_max) + EXTRA_WORKERS,
+                workers=max(ROOM, 2 * max(1, resource.workers_max)) + EXTRA_WORKERS,
                 slots=max(1, resource.max_concurrency) + SPARE_SLOTS,
             ),
             groups=groups,
@@ -123,6 +137,7 @@ class Generation:
             again_fd=sockets[1],
             notify_fd=notify_fd,
             session_fd=session_fd,
+            tcp_fd=tcp_fd,
         )
         self.table = self._have.table
         self._zygote_pid = 0
@@ -248,7 +263,9 @@ class Generation:
         record.reset()
         pipes, (stdout, stderr) = self._make_pipes(index)
         place = self._places.take()
-        worker = Worker(index=index, place=place, record=record, pipes=pipes, reentrant=reentrant)
+        worker = Worker(
+            index=index, place=place, record=record, pipes=pipes, reentrant=reentrant, permanent=not may_idle_out
+        )
         orders = {
             "index": index,
             "place": place,
@@ -291,6 +308,8 @@ class Generation:
             "notify": have.notify_fd,
             "session": have.session_fd,
         }
+        if have.tcp_fd is not None:
+            fds["tcp"] = have.tcp_fd
         argument = json.dumps({"fds": fds, "parent": os.getpid(), **settings})
         pid = launch(
             [*self._program.spawn_command, argument],
@@ -385,6 +404,16 @@ class Generation:
                 _terminate(worker.pid)
             self.drain_worker(worker, drain_s, reason=reason)
         self._finish_if_empty()
+
+    def has_room_for(self, workers: int) -> bool:
+        """Whether so many workers may be there at most without another table of records."""
+        return bool(2 * max(1, workers) + EXTRA_WORKERS <= self.table.workers)
+
+    def dismiss(self, worker: Worker) -> None:
+        """One worker less: it finishes what it runs."""
+        if worker.pid:
+            _terminate(worker.pid)
+        self.drain_worker(worker, self.spec.drain_limit_s)
 
     def drain_worker(self, worker: Worker, drain_s: float, *, reason: str = "drain limit") -> None:
         """It has been told to leave; kill it when it has not after `drain_s`."""

@@ -1,8 +1,8 @@
-"""The template's eye on the endpoint's two sockets: a peer that nobody accepts is a reason to make a worker."""
+"""The template's eye on the endpoint's sockets: a peer that nobody accepts is a reason to make a worker."""
 
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flashmesh.worker.eventloop import EventLoop, Timer
@@ -28,6 +28,8 @@ class PeerWatch:
     not act; so a stream of short calls costs the template a look per settling time, not one per call.
 
     Args:
+        peers: the sockets that all its workers accept from.
+        again: the one for re-entrant calls.
         look: the state of things now; None while no worker can be made.
         fork: make one worker; True = one for re-entrant calls.
         refusal: what to answer when no worker will.
@@ -37,18 +39,18 @@ class PeerWatch:
         self,
         loop: EventLoop,
         *,
-        peer: socket.socket,
+        peers: Sequence[socket.socket],
         again: socket.socket,
         look: Callable[[], View | None],
         fork: Callable[[bool], None],
         refusal: Refusal,
     ) -> None:
         self._loop = loop
-        self._peer = peer
+        self._peers = peers
         self._again = again
         self._look = look
         self._fork = fork
-        self._refuse_peer = Refuser(loop, peer, refusal)
+        self._refuse_peers = [Refuser(loop, peer, refusal) for peer in peers]
         self._refuse_again = Refuser(loop, again, refusal)
         self._forks = 0
         self._settling: Timer | None = None
@@ -72,7 +74,8 @@ class PeerWatch:
 
     def rest(self, *, refuse: bool) -> None:
         """No workers can be made now: leave peers in the backlog, or refuse them."""
-        for listener, refuser in ((self._peer, self._refuse_peer), (self._again, self._refuse_again)):
+        listeners = [*zip(self._peers, self._refuse_peers, strict=True), (self._again, self._refuse_again)]
+        for listener, refuser in listeners:
             if refuse:
                 self._loop.watch(listener.fileno(), refuser.accept)
             else:
@@ -83,9 +86,10 @@ class PeerWatch:
         if watches(view.crew, view.limits):
             table.hush = True
             if not _pending(self._settling):
-                self._loop.watch(self._peer.fileno(), self._on_peer)
+                for peer in self._peers:
+                    self._loop.watch(peer.fileno(), self._on_peer)
             return
-        self._loop.unwatch(self._peer.fileno())
+        self._look_away()
         self._look_again_later(view.crew)
         # at the maximum nothing would follow from being told, except that JOB replaces whoever is taken
         hushed, table.hush = table.hush, view.crew.live >= view.limits.maximum and not view.limits.one_shot
@@ -99,8 +103,12 @@ class PeerWatch:
         if crew.starting and not crew.free and not _pending(self._patience):
             self._patience = self._loop.later(PATIENCE_S, self.attend)
 
+    def _look_away(self) -> None:
+        for peer in self._peers:
+            self._loop.unwatch(peer.fileno())
+
     def _on_peer(self) -> None:
-        self._loop.unwatch(self._peer.fileno())
+        self._look_away()
         view = self._look()
         if view is not None:
             self._settling = self._loop.later(settle_s(view.crew, self._forks), self._settled)
@@ -109,7 +117,7 @@ class PeerWatch:
         view = self._look()
         if view is None:
             return
-        waiting = _readable(self._peer)
+        waiting = _readable(*self._peers)
         if waiting and watches(view.crew, view.limits):
             self._forks += 1
             self._fork(False)
@@ -136,5 +144,5 @@ def _pending(timer: Timer | None) -> bool:
     return timer is not None and timer.pending
 
 
-def _readable(listener: socket.socket) -> bool:
-    return bool(select.select([listener], [], [], 0)[0])
+def _readable(*listeners: socket.socket) -> bool:
+    return bool(select.select(listeners, [], [], 0)[0])

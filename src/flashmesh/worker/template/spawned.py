@@ -31,6 +31,7 @@ def main(argument: str, program: Program) -> NoReturn:
         again_fd=fds["again"],
         notify_fd=fds["notify"],
         session_fd=fds["session"],
+        tcp_fd=fds.get("tcp"),
     )
     program.preload()
     if "control" in settings:

@@ -36,7 +36,7 @@ from flashmesh.worker.keeper.spare import wait_to_become
 from flashmesh.worker.launch import describe_status, kill_group, read_file, reap
 from flashmesh.worker.records import State
 from flashmesh.worker.spec import WorkerSpec
-from flashmesh.worker.template.demand import SETTLE_S, Crew, Limits, crew_of, forks_wanted, start_pause_s
+from flashmesh.worker.template.demand import SETTLE_S, Crew, Limits, crew_of, forks_wanted, start_pause_s, surplus
 from flashmesh.worker.template.enforcement import Enforcement
 from flashmesh.worker.template.generation import Generation, Phase, Worker
 from flashmesh.worker.template.output import LogOutlet
@@ -63,6 +63,7 @@ class Template:
         self._keeper_fd = fds["keeper"]
         self._peer = socket.socket(fileno=fds["peer"])
         self._again = socket.socket(fileno=fds["again"])
+        self._tcp = socket.socket(fileno=fds["tcp"]) if "tcp" in fds else None
         self._groups = GroupTable.attach(fds["groups"])
         self._places = Places()
         self._notify_read, self._notify_write = os.pipe()
@@ -83,7 +84,7 @@ class Template:
         self._enforcement = Enforcement(self._loop)
         self._peers = PeerWatch(
             self._loop,
-            peer=self._peer,
+            peers=[self._peer] if self._tcp is None else [self._peer, self._tcp],
             again=self._again,
             look=self._look,
             fork=self._fork_for_peer,
@@ -156,17 +157,38 @@ class Template:
     # --- generations ---
 
     def _update(self, spec: WorkerSpec) -> None:
-        """Serve this build from now on. The newest wins: an import still under way is given up."""
+        """Serve this build from now on. The newest wins: an import still under way is given up.
+
+        Limits that are all that changed are taken over by the workers that are there.
+        """
         if self._draining:
             return
         self._spec = spec
-        self._peer.listen(max(1, spec.resource.queue_size))  # on a listening socket this only sets the backlog
+        for listener in (self._peer, self._tcp):
+            if listener is not None:
+                listener.listen(max(1, spec.resource.queue_size))  # on a listening socket this only sets the backlog
         if self._incoming is not None:
             incoming, self._incoming = self._incoming, None
             # Its first worker may be ready, and run a call, though we have yet to hear that.
             incoming.retire(incoming.spec.drain_limit_s)
-        self._begin(spec)
+        current = self._current
+        if (
+            current is not None
+            and spec.differs_in_counts_only(current.spec)
+            and current.has_room_for(spec.resource.workers_max)
+        ):
+            self._resize(current, spec)
+        else:
+            self._begin(spec)
         self._attend()
+
+    def _resize(self, generation: Generation, spec: WorkerSpec) -> None:
+        generation.spec = spec
+        workers = [worker for worker in generation.workers.values() if not worker.leaving and not worker.reentrant]
+        workers.sort(key=lambda worker: worker.record.head().free == 0)  # who has nothing to do goes first
+        for worker in surplus(workers, self._limits(spec)):
+            generation.dismiss(worker)
+        self._staff()
 
     def _begin(self, spec: WorkerSpec) -> None:
         generation = Generation(
@@ -179,6 +201,7 @@ class Template:
             sockets=(self._peer.fileno(), self._again.fileno()),
             notify_fd=self._notify_write,
             session_fd=self._session_fd,
+            tcp_fd=None if self._tcp is None else self._tcp.fileno(),
         )
         self._generations.append(generation)
         self._incoming = generation
@@ -186,25 +209,39 @@ class Template:
 
     def on_loaded(self, generation: Generation) -> None:
         """The import worked. It takes over now, or, when there are workers to replace, with its first one."""
+        if generation.info["reason"]:
+            self._say(f"Workers of {self._spec.endpoint} are started, not forked: {generation.info['reason']}.")
+        first_a_worker = generation is self._incoming and self._needs_a_worker(generation)
+        self._announce_loaded(generation, serving=not first_a_worker)
+        if first_a_worker:
+            self._start(generation)
+        elif generation is self._incoming:
+            self._take_over(generation)
+
+    def _needs_a_worker(self, generation: Generation) -> bool:
+        """Before it takes over."""
+        if self._current is not None and self._crew(self._current).live:
+            return True
+        return generation.spec.on_trial and generation.spec.resource.workers_min > 0
+
+    def _announce_loaded(self, generation: Generation, *, serving: bool) -> None:
+        """`serving`: its workers take the endpoint's calls, or would if there were any."""
         info = generation.info
-        state = "ready" if generation.forkable else "not_forkable"
-        if info["reason"]:
-            self._say(f"Workers of {self._spec.endpoint} are started, not forked: {info['reason']}.")
         self._announce(
             generation,
-            state,
+            "ready" if generation.forkable else "not_forkable",
             functions=info["functions"],
             config=generation.spec.config,
             reason=info["reason"],
             native_threads=info["native_threads"],
             import_ms=info["import_ms"],
+            serving=serving,
         )
-        if generation is not self._incoming:
-            return
-        if self._current is not None and self._crew(self._current).live:
-            self._start(generation)
-        else:
-            self._take_over(generation)
+
+    def _has_proved_itself(self, generation: Generation) -> None:
+        """Its first worker is ready."""
+        self._announce_loaded(generation, serving=True)
+        self._take_over(generation)
 
     def _take_over(self, generation: Generation) -> None:
         old, self._current, self._incoming = self._current, generation, None
@@ -220,7 +257,11 @@ class Template:
             self._incoming = None
         if self._current is None:
             self._failure = error
+        elif generation.spec.on_trial and self._incoming is None:
+            self._spec = self._current.spec  # should the current one have to be made again, it is that one
         self._attend()
+        if self._current is None and self._incoming is None and generation.spec.on_trial:
+            self._drain("the build on trial could not be started")
 
     def on_zygote_lost(self, generation: Generation, status: int) -> None:
         """During the import: it failed. Later: its workers died with it, and a new one takes its place."""
@@ -330,7 +371,7 @@ class Template:
                     self.on_loaded(generation)  # it works after all: say so
                 generation.start_failures = 0
             if generation is self._incoming and any(worker.was_ready for worker in generation.workers.values()):
-                self._take_over(generation)
+                self._has_proved_itself(generation)
 
     def _note_leaving(self) -> None:
         """Somebody sent a worker a SIGTERM: it has the drain limit, and its place is free for another one."""
@@ -357,7 +398,7 @@ class Template:
     def _on_first_gone(self, generation: Generation, worker: Worker) -> None:
         """The first worker of a build has ended before it was noticed: after its one call (JOB), or by a SIGTERM."""
         if worker.was_ready:
-            self._take_over(generation)
+            self._has_proved_itself(generation)
         else:
             self._start(generation)
 
@@ -440,7 +481,8 @@ class Template:
 
 
 def main(argument: str, program: Program) -> None:
-    """`argument`: {"spec", "peer", "again", "groups", "session", "keeper"}: descriptors inherited from the keeper.
+    """`argument`: {"spec", "peer", "again", "groups", "session", "keeper", and "tcp" where the endpoint has such a
+    socket}: descriptors inherited from the keeper.
     {"ahead": fd}: the same will come over that socket, once an endpoint wants its template.
     """
     parent.prepare()

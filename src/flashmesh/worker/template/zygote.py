@@ -43,9 +43,11 @@ class Inheritance:
     again_fd: int
     notify_fd: int
     session_fd: int
+    tcp_fd: int | None = None
 
     def fds(self) -> set[int]:
-        return {self.table.fd, self.groups.fd, self.peer_fd, self.again_fd, self.notify_fd, self.session_fd}
+        own = {self.table.fd, self.groups.fd, self.peer_fd, self.again_fd, self.notify_fd, self.session_fd}
+        return own if self.tcp_fd is None else {*own, self.tcp_fd}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +301,7 @@ def run(have: Inheritance, assignment: Assignment, program: Program, *, loaded: 
         reentrant_fd=None if forbids_reentrance else have.again_fd,
         notify_fd=have.notify_fd,
         session_fd=have.session_fd,
+        tcp_fd=None if assignment.reentrant else have.tcp_fd,
         loaded=loaded,
         ahead=ahead,
         one_shot=assignment.one_shot,

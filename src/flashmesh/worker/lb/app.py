@@ -1,16 +1,14 @@
-"""The FastAPI application of one file's declared HTTP routes.
-
-Imported only when a project has such routes: FastAPI takes half a second.
-"""
+"""The FastAPI application of declared HTTP routes: the dev server makes one for each file, an endpoint's worker one."""
 
 import asyncio
 import inspect
 import logging
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import starlette
@@ -20,27 +18,37 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
-from flashmesh.dev.server import answers, route_log
-from flashmesh.dev.server.lb_body import BodyReader
-from flashmesh.dev.server.lb_packages import explain_missing
-from flashmesh.dev.server.lb_signature import REQUEST_NAME, RouteSignature, fastapi_signature, is_upload, split
-from flashmesh.dev.server.openapi import example_of, first_line
-from flashmesh.dev.server.requests import EVENT_STREAM, ClientGone, wanted_media
-from flashmesh.dev.server.route_book import HttpRoute
-from flashmesh.dev.session_calls import TRACE
 from flashmesh.functions.declarations import declarations_in
 from flashmesh.functions.errors import FlashmeshError, FunctionNotFound
 from flashmesh.wire import failures, values
 from flashmesh.wire.frames import BINARY, JSON, MSGPACK
+from flashmesh.wire.media import EVENT_STREAM, wanted_media
+from flashmesh.wire.plain_json import dump
+from flashmesh.worker.lb.body import BodyReader
+from flashmesh.worker.lb.examples import example_of, first_line
+from flashmesh.worker.lb.failures import failed
+from flashmesh.worker.lb.packages import explain_missing
+from flashmesh.worker.lb.reading import ClientGone
+from flashmesh.worker.lb.route import HttpRoute
+from flashmesh.worker.lb.signature import REQUEST_NAME, RouteSignature, fastapi_signature, is_file, is_upload, split
 
-log = logging.getLogger("flashmesh.dev")
+log = logging.getLogger("flashmesh.routes")
 Function = Callable[..., Any]
 _MACHINERY = tuple(str(Path(str(package.__file__)).parent) for package in (anyio, starlette, asyncio))
 """Folders whose frames stand between ours and the user's in a traceback."""
 
 
-def build(module: ModuleType, dotted: str, routes: Sequence[HttpRoute]) -> FastAPI:
+class Around(Protocol):
+    """What the program keeps around the body of each request: its log, what calls from inside it inherit."""
+
+    def __call__(self, route: HttpRoute, connection: HTTPConnection) -> AbstractContextManager[dict[str, Any]]:
+        """`outcome` in the yielded dict is set to `error` when the answer's status is 400 or more."""
+        ...
+
+
+def build(module: ModuleType, dotted: str, routes: Sequence[HttpRoute], around: Around) -> FastAPI:
     """An application that answers these routes with the functions of `module`.
 
     Args:
@@ -49,19 +57,33 @@ def build(module: ModuleType, dotted: str, routes: Sequence[HttpRoute]) -> FastA
         FunctionNotFound: the module does not define one of them.
         what FastAPI raises about a signature it cannot read.
     """
+    application = new_application()
+    add_routes(application, module, dotted, routes, around)
+    return application
+
+
+def new_application() -> FastAPI:
+    """One without routes, which tells failures as every face of ours does."""
     application = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     application.add_exception_handler(RequestValidationError, _on_invalid)  # type: ignore[arg-type]
     application.add_exception_handler(FlashmeshError, _on_error)
     application.add_exception_handler(Exception, _on_error)
+    return application
+
+
+def add_routes(
+    application: FastAPI, module: ModuleType, dotted: str, routes: Sequence[HttpRoute], around: Around
+) -> None:
+    """Add one module's routes. Raises as `build`."""
     add = application.router.add_api_route
     for route in routes:
         function = find_function(module, dotted, route)
         parts = split(function, route.method, route.path)
         if parts.is_websocket:
-            application.router.add_api_websocket_route(route.path, function)
+            application.router.add_api_websocket_route(route.path, websocket_endpoint(function, parts, route, around))
             continue
         reader = BodyReader(parts.body, function.__name__) if parts.body else None
-        endpoint = Endpoint(function, parts, reader, route).as_function()
+        endpoint = Endpoint(function, parts, reader, route, around).as_function()
         if route.method == "GET":
             add(route.path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
         add(
@@ -75,7 +97,23 @@ def build(module: ModuleType, dotted: str, routes: Sequence[HttpRoute]) -> FastA
             description=inspect.getdoc(function) or "",
             openapi_extra=request_body(reader) if reader is not None else None,
         )
-    return application
+
+
+def websocket_endpoint(function: Function, parts: RouteSignature, route: HttpRoute, around: Around) -> Function:
+    """What FastAPI is given for a function that takes a websocket."""
+
+    async def endpoint(**given: Any) -> Any:
+        connection = next(value for value in given.values() if isinstance(value, HTTPConnection))
+        with around(route, connection):
+            return await function(**given)
+
+    endpoint.__name__ = endpoint.__qualname__ = function.__name__
+    endpoint.__module__ = function.__module__
+    shown = (*parts.native, *parts.body)
+    endpoint.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shown]
+    )
+    return endpoint
 
 
 def find_function(module: ModuleType, dotted: str, route: HttpRoute) -> Function:
@@ -114,16 +152,22 @@ def request_body(reader: BodyReader) -> dict[str, Any]:
 
 
 def _is_binary(reader: BodyReader, name: str) -> bool:
-    from flashmesh.dev.server.lb_signature import is_file
-
     return is_file(reader.parameter(name).annotation)
 
 
 class Endpoint:
     """One route's function between FastAPI, which fills its own parameters, and the body, which we read."""
 
-    def __init__(self, function: Function, parts: RouteSignature, reader: BodyReader | None, route: HttpRoute) -> None:
+    def __init__(
+        self,
+        function: Function,
+        parts: RouteSignature,
+        reader: BodyReader | None,
+        route: HttpRoute,
+        around: Around,
+    ) -> None:
         self._function = function
+        self._around = around
         self._reader = reader
         self._parts = parts
         self._route = route
@@ -148,24 +192,20 @@ class Endpoint:
         return endpoint
 
     async def _answer(self, given: dict[str, Any]) -> Response:
-        with route_log.request(self._route) as fields:
-            response = await self._respond_to(given)
+        own = self._parts.request_name
+        request: Request = given.pop(REQUEST_NAME) if own is None else given[own]
+        with self._around(self._route, request) as fields:
+            response = await self._respond_to(given, request)
             if response.status_code >= 400:
                 fields["outcome"] = "error"
             return response
 
-    async def _respond_to(self, given: dict[str, Any]) -> Response:
-        own = self._parts.request_name
-        request: Request = given.pop(REQUEST_NAME) if own is None else given[own]
+    async def _respond_to(self, given: dict[str, Any], request: Request) -> Response:
         base = given.get(self._parts.response_name) if self._parts.response_name else None
         try:
             if self._reader is not None:
                 given |= await self._reader.read(request)
-            token = TRACE.set(request.headers.get("traceparent", ""))
-            try:
-                value = await self._run(given)
-            finally:
-                TRACE.reset(token)
+            value = await self._run(given)
             response = self._respond(value, request)
         except (HTTPException, RequestValidationError, ClientGone):
             await request.close()
@@ -266,17 +306,17 @@ def failure_response(error: Exception, route: HttpRoute | None = None) -> Respon
     more: dict[str, Any] = {}
     missing = explain_missing(error, route.dependencies) if route is not None else None
     if missing is not None:
-        info = answers.raised(missing)
+        info = failures.of_ours(missing)
     elif isinstance(error, FlashmeshError):
-        info = answers.raised(error)
+        info = failures.of_ours(error)
     else:
         log.error("%s", "".join(traceback.format_exception(error)).rstrip())
         info = failures.describe(error, hide_frames_of=_MACHINERY)
     if info.code == "VALIDATION_ERROR":
         where = ["body", *(info.field or "").split(".")] if info.field else ["body"]
         more["detail"] = [{"loc": where, "msg": info.message, "type": "value_error"}]
-    status, headers, body = answers.failed(None, info, **more)
-    return Response(answers.dump(body), status_code=status, headers=_text(headers), media_type=JSON)
+    status, headers, body = failed(None, info, **more)
+    return Response(dump(body), status_code=status, headers=_text(headers), media_type=JSON)
 
 
 def _text(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -302,6 +342,3 @@ async def _on_invalid(_request: Request, error: RequestValidationError) -> Respo
 async def _on_error(_request: Request, error: Exception) -> Response:
     """What is raised outside the body: by a dependency, or while the request is read."""
     return failure_response(error)
-
-
-__all__ = ["build"]

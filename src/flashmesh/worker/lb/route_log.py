@@ -1,6 +1,6 @@
 """What the bodies of HTTP routes print, under their function's name, and one closing line per request of theirs.
 
-Bodies run in the server itself, beside each other, so its stdout says nothing of who wrote: a context variable does,
+Bodies run in one process, beside each other, so its stdout says nothing of who wrote: a context variable does,
 which tasks and the thread pool carry along. It names the request, which keeps its own unfinished lines: two requests
 of one route may run at the same time.
 """
@@ -8,12 +8,23 @@ of one route may run at the same time.
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
-from flashmesh.deploy.local.printer import LogPrinter
-from flashmesh.dev.server.route_book import HttpRoute
+from flashmesh.worker.lb.route import HttpRoute
+
+
+class Printer(Protocol):
+    """Where lines go."""
+
+    def output(self, *, function: str, endpoint: str, text: str, stream: str) -> None:
+        """Whole lines that a body wrote, without the last one's end."""
+        ...
+
+    def closing(self, fields: Mapping[str, Any]) -> None:
+        """A request has ended."""
+        ...
 
 
 class Request:
@@ -44,7 +55,7 @@ _running: Final[contextvars.ContextVar[Request | None]] = contextvars.ContextVar
 class RouteLog:
     """Prints through `printer`. `stdout` and `stderr` are to stand in the place of sys's."""
 
-    def __init__(self, printer: LogPrinter, *, stdout: TextIO, stderr: TextIO) -> None:
+    def __init__(self, printer: Printer, *, stdout: TextIO, stderr: TextIO) -> None:
         self._printer = printer
         self.stdout = Labelled(stdout, "stdout", printer)
         self.stderr = Labelled(stderr, "stderr", printer)
@@ -73,7 +84,7 @@ class RouteLog:
 class Labelled:
     """A text stream whose lines are printed with the name of the function that wrote them; others pass as they are."""
 
-    def __init__(self, stream: TextIO, name: str, printer: LogPrinter) -> None:
+    def __init__(self, stream: TextIO, name: str, printer: Printer) -> None:
         self._stream = stream
         self._name = name
         self._printer = printer

@@ -10,11 +10,11 @@ from starlette.datastructures import FormData
 from starlette.datastructures import UploadFile as StarletteUpload
 from starlette.requests import Request
 
-from flashmesh.dev.server.lb_signature import Parameter, is_file, is_list, is_upload, with_parameters
-from flashmesh.dev.server.requests import body_media, wanted_media
 from flashmesh.functions.errors import MalformedRequest, ValidationError
 from flashmesh.wire.arguments import Binder
 from flashmesh.wire.frames import JSON
+from flashmesh.wire.media import body_media
+from flashmesh.worker.lb.signature import Parameter, is_file, is_list, is_upload, with_parameters
 
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
@@ -181,6 +181,3 @@ def _parsed(text: str | bytes) -> Any:
         return json.loads(text)
     except ValueError:
         return None
-
-
-__all__ = ["BodyReader", "wanted_media"]

@@ -27,6 +27,32 @@ def too_large(limit_bytes: int) -> PayloadTooLarge:
     )
 
 
+def limited(receive: Receive, *, limit_bytes: int, limit_s: float) -> Receive:
+    """`receive` with the body's limits, for an application that reads it by itself. Raises as `read_whole`."""
+    size = 0
+    deadline: float | None = None
+    over = False
+
+    async def receiving() -> Any:
+        nonlocal size, deadline, over
+        if over:
+            return await receive()
+        now = asyncio.get_running_loop().time()
+        deadline = now + limit_s if deadline is None else deadline
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow(f"The body did not arrive within {limit_s:g} s.") from None
+        size += len(message.get("body", b""))
+        if size > limit_bytes:
+            raise too_large(limit_bytes)
+        over = not message.get("more_body", False)
+        return message
+
+    return receiving
+
+
 async def read_whole(receive: Receive, *, limit_bytes: int, limit_s: float) -> bytes:
     """The whole body of an ASGI request.
 

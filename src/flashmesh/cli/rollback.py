@@ -1,0 +1,49 @@
+"""`flash rollback`: what an earlier deployment made of an environment serves again."""
+
+from pathlib import Path
+
+import click
+
+from flashmesh.cli.client import find_server
+from flashmesh.cli.commands import set_up_logging, verbose
+from flashmesh.cli.deploying import finish, follow, place_of, place_options, plan_lines, post, source_of
+
+_EPILOG = """\b
+Examples:
+  flash rollback                  # to what served before the last deployment
+  flash rollback 1f0c22ab3d44     # to that build
+  flash rollback --env staging
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("build", required=False)
+@click.option("--wait", is_flag=True, help="Wait while another deployment of this environment runs.")
+@place_options
+@verbose
+def rollback(
+    build: str | None,
+    wait: bool,
+    app: str | None,
+    environment: str | None,
+    server: str | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Bring an environment back to its deployment before the last, or to BUILD, values of variables included."""
+    set_up_logging(verbose)
+    here = Path()
+    place = place_of(here, app, environment)
+    client = find_server(server)
+    body = {
+        "app": place.app,
+        "environment": place.environment,
+        "build": build,
+        "rollback": True,
+        "source": source_of(here),
+    }
+    begun = post(client, "/v1/deployments", body, wait=wait)
+    click.echo(f"Rolling {place} back to build {begun['build']}", err=True)
+    for line in plan_lines(begun["plan"]):
+        click.echo(line, err=True)
+    finish(client, place, follow(client, begun["id"]), begun["plan"], as_json=as_json)

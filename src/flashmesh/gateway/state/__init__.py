@@ -1,0 +1,1 @@
+"""The State Manager: apps, environments, builds, deployments and what serves now, kept in the server's database."""

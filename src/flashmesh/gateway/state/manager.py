@@ -1,0 +1,428 @@
+"""The State Manager: what is deployed, in the server's database.
+
+Reads answer from what is committed and block, for well under a millisecond. Writes return when they are durable; the
+tables keep the rules (tables.py), so a write looks afterwards whether it was made, and says why not. Whatever happens
+in between, a crash included, leaves the state before a write or the one after it.
+
+An environment's resources are recorded by their identity, which outlives their names: see `project/identity.py`.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from secrets import token_hex
+from typing import Any, Final
+
+from flashmesh.executions.sqlite.schema import damaged
+from flashmesh.gateway.database import Database, durable
+from flashmesh.gateway.state import rows, tables
+from flashmesh.gateway.state.naming import not_found
+from flashmesh.gateway.state.records import (
+    AlreadyExists,
+    App,
+    AppId,
+    AppNotFound,
+    Build,
+    BuildNotFound,
+    Deployment,
+    DeploymentEnded,
+    DeploymentId,
+    DeploymentNotFound,
+    DeploymentRunning,
+    DeploymentStatus,
+    Env,
+    Environment,
+    EnvironmentId,
+    EnvironmentNotFound,
+    Kind,
+    Manifest,
+    Progress,
+    Served,
+    StillDeployed,
+)
+from flashmesh.gateway.state.scope import Holder, Scope, find_scope
+from flashmesh.gateway.state.view import deployed_manifest
+from flashmesh.project.appname import check_name
+
+KEPT_DEPLOYMENTS: Final = 50
+"""Of an environment: as far back as a rollback reaches. Each holds a manifest and its values: some 100 KB."""
+UNUSED_BUILD_S: Final = 24 * 3600.0
+"""How long a build is kept that nothing is deployed from: its deploy may be asked for after its upload."""
+
+
+class StateManager:
+    """Everything is called on the event loop's thread.
+
+    Writes raise, besides what they say: StoreUnavailable, NotStored (status 503): nothing was changed.
+
+    Args:
+        clock: seconds since the epoch.
+    Raises:
+        DatabaseDamaged: a row cannot be read; a copy of the database was made. Also DatabaseTooNew.
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+        database.add_schema(tables.SCHEMA_NAME, tables.SCHEMA)
+        problem = rows.damage(database)
+        if problem is not None:
+            raise damaged(database.path, problem)
+
+    # Apps
+
+    def apps(self) -> list[App]:
+        """All, by name."""
+        return [rows.app(row) for row in self._read(f"{rows.APPS} ORDER BY name")]
+
+    def app(self, name: str) -> App:
+        """Raises AppNotFound."""
+        for row in self._read(f"{rows.APPS} WHERE name = ?", name):
+            return rows.app(row)
+        raise not_found(AppNotFound, "app", name, [app.name for app in self.apps()])
+
+    def app_of_id(self, id: str) -> App:
+        """Raises AppNotFound."""
+        for row in self._read(f"{rows.APPS} WHERE id = ?", id):
+            return rows.app(row)
+        raise AppNotFound(f"There is no app with the id {id!r}. `flash app list` shows them.")
+
+    async def create_app(self, name: str) -> App:
+        """Raises AlreadyExists, BadName."""
+        check_name(name, what="app")
+        app = App(id=AppId(_new_id("app")), name=name, created_at=self._clock())
+        try:
+            await self._write(tables.create_app(app.id, app.name, app.created_at))
+        except sqlite3.IntegrityError as error:
+            raise AlreadyExists(f"There is an app {name!r} already. `flash app get {name}` shows it.") from error
+        return app
+
+    async def delete_app(self, name: str) -> None:
+        """With its environments, builds and deployments. Raises AppNotFound, StillDeployed, DeploymentRunning."""
+        app = self.app(name)
+        await self._write(tables.delete_app(app.id), *tables.ORPHANS)
+        if self._read(f"{rows.APPS} WHERE id = ?", app.id):
+            raise self._still_deployed(self.environments(name), f"app {name!r}")
+
+    # Environments
+
+    def environments(self, app: str | None = None) -> list[Environment]:
+        """Those of one app, or of all; by app and name. Raises AppNotFound."""
+        if app is None:
+            return [rows.environment(row) for row in self._read(f"{rows.ENVIRONMENTS} ORDER BY a.name, e.name")]
+        id = self.app(app).id
+        found = self._read(f"{rows.ENVIRONMENTS} WHERE e.app = ? ORDER BY e.name", id)
+        return [rows.environment(row) for row in found]
+
+    def environment(self, app: str, name: str) -> Environment:
+        """Raises AppNotFound, EnvironmentNotFound."""
+        for row in self._read(f"{rows.ENVIRONMENTS} WHERE a.name = ? AND e.name = ?", app, name):
+            return rows.environment(row)
+        known = [one.name for one in self.environments(app)]
+        raise not_found(EnvironmentNotFound, f"environment of the app {app!r}", name, known)
+
+    def environment_of_id(self, id: str) -> Environment:
+        """Raises EnvironmentNotFound."""
+        for row in self._read(f"{rows.ENVIRONMENTS} WHERE e.id = ?", id):
+            return rows.environment(row)
+        raise EnvironmentNotFound(f"There is no environment with the id {id!r}. `flash env list` shows them.")
+
+    async def create_environment(self, app: str, name: str) -> Environment:
+        """Raises AppNotFound, AlreadyExists, BadName."""
+        check_name(name, what="environment")
+        id = _new_id("env")
+        try:
+            await self._write(tables.create_environment(id, self.app(app).id, name, self._clock()))
+        except sqlite3.IntegrityError as error:
+            raise AlreadyExists(f"The app {app!r} has an environment {name!r} already.") from error
+        return self.environment(app, name)
+
+    async def ensure(self, app: str, environment: str) -> Environment:
+        """That environment; it and its app are made when they are not there."""
+        check_name(environment, what="environment")
+        await self.ensure_app(app)
+        try:
+            return self.environment(app, environment)
+        except EnvironmentNotFound:
+            pass
+        try:
+            return await self.create_environment(app, environment)
+        except AlreadyExists:
+            return self.environment(app, environment)
+
+    async def ensure_app(self, name: str) -> App:
+        """That app; it is made when it is not there."""
+        try:
+            return self.app(name)
+        except AppNotFound:
+            pass
+        try:
+            return await self.create_app(name)
+        except AlreadyExists:
+            return self.app(name)
+
+    async def delete_environment(self, app: str, name: str) -> None:
+        """With its deployments. Raises AppNotFound, EnvironmentNotFound, StillDeployed, DeploymentRunning."""
+        environment = self.environment(app, name)
+        await self._write(tables.delete_environment(environment.id), *tables.ORPHANS)
+        left = self._read(f"{rows.ENVIRONMENTS} WHERE e.id = ?", environment.id)
+        if left:
+            raise self._still_deployed([rows.environment(row) for row in left], f"environment {environment.place!r}")
+
+    def _still_deployed(self, environments: list[Environment], what: str) -> StillDeployed | DeploymentRunning:
+        for one in environments:
+            if one.running is not None:
+                return DeploymentRunning(self.deployment(one.running))
+        places = ", ".join(one.place for one in environments if one.resources)
+        return StillDeployed(
+            f"The {what} cannot be deleted while something is deployed there ({places}). "
+            "Take it down with `flash undeploy --all`."
+        )
+
+    # Builds
+
+    def builds(self, app: str) -> list[Build]:
+        """Newest first. Raises AppNotFound."""
+        id = self.app(app).id
+        found = self._read(f"{rows.BUILDS} WHERE b.app = ? ORDER BY b.created_at DESC, b.id", id)
+        return [rows.build(row) for row in found]
+
+    def build(self, app: str, id: str) -> Build:
+        """Raises AppNotFound, BuildNotFound."""
+        for row in self._read(f"{rows.BUILDS} WHERE a.name = ? AND b.id = ?", app, id):
+            return rows.build(row)
+        known = [one.id for one in self.builds(app)]
+        raise not_found(BuildNotFound, f"build of the app {app!r}", id, known)
+
+    def builds_of_id(self, id: str) -> list[Build]:
+        """The build, for each app that has it: equal sources are one build."""
+        return [rows.build(row) for row in self._read(f"{rows.BUILDS} WHERE b.id = ? ORDER BY a.name", id)]
+
+    def build_manifest(self, app: str, id: str) -> Manifest:
+        """As it was built. Raises AppNotFound, BuildNotFound, StateDamaged."""
+        self.build(app, id)
+        [(data,)] = self._read(
+            "SELECT b.manifest FROM state_builds b JOIN state_apps a ON a.id = b.app WHERE a.name = ? AND b.id = ?",
+            app,
+            id,
+        )
+        return rows.decoded(data, "state_builds", f"{app}/{id}")
+
+    async def add_build(self, app: str, id: str, manifest: Manifest, *, bytes: int = 0) -> Build:
+        """Keep a build's manifest; one that is there is brought up to date. Raises AppNotFound."""
+        data = rows.encoded(manifest)
+        await self._write(tables.add_build(self.app(app).id, id, data, bytes, self._clock()))
+        return self.build(app, id)
+
+    def published(self, app: str, id: str) -> Manifest | None:
+        """What a client of Flash's wrote over the build's manifest. Raises StateDamaged."""
+        for (data,) in self._read(
+            "SELECT b.published FROM state_builds b JOIN state_apps a ON a.id = b.app WHERE a.name = ? AND b.id = ?",
+            app,
+            id,
+        ):
+            return None if data is None else rows.decoded(data, "state_builds", f"{app}/{id}")
+        return None
+
+    async def publish(self, app: str, id: str, manifest: Manifest) -> None:
+        """Keep what a client of Flash's says about a build. What is deployed does not change by it.
+
+        Raises AppNotFound, BuildNotFound.
+        """
+        await self._write(tables.publish(self.app(app).id, id, rows.encoded(manifest)))
+        self.build(app, id)
+
+    async def forget_builds(self) -> set[str]:
+        """Forget builds that nothing is deployed from, nor could be rolled back to; the ids of those that are left."""
+        await self._write(tables.forget_builds(self._clock() - UNUSED_BUILD_S))
+        return {str(id) for (id,) in self._read("SELECT id FROM state_builds")}
+
+    # Deployments
+
+    async def begin(
+        self,
+        app: str,
+        environment: str,
+        build: str | None,
+        *,
+        kind: Kind = "deploy",
+        wanted: Manifest | None = None,
+        env: Env | None = None,
+        source: str = "",
+        by: str = "",
+    ) -> Deployment:
+        """A deployment that runs from now on: nobody else begins one of this environment until it is finished.
+
+        Args:
+            build: what it brings the environment to; None: an undeploy.
+            wanted: what shall serve when it is done.
+            env: values of environment variables, by resource identity.
+            source: machine and directory it comes from.
+            by: name of the token that asks for it.
+        Raises:
+            DeploymentRunning: it names the one that runs.
+            AppNotFound, EnvironmentNotFound, BuildNotFound.
+        """
+        place = self.environment(app, environment)
+        if build is not None:
+            self.build(app, build)
+        id = DeploymentId(_new_id("dep"))
+        began = tables.begin(
+            id,
+            place.id,
+            kind=kind,
+            build=build,
+            source=source,
+            by=by,
+            at=self._clock(),
+            wanted=None if wanted is None else rows.encoded(wanted),
+            env=rows.encoded(env or {}),
+        )
+        try:
+            await self._write(began, tables.forget_deployments(place.id, KEPT_DEPLOYMENTS), tables.ORPHANS[-1])
+        except sqlite3.IntegrityError as error:
+            running = self.running(app, environment)
+            if running is None:  # it ended meanwhile
+                return await self.begin(
+                    app, environment, build, kind=kind, wanted=wanted, env=env, source=source, by=by
+                )
+            raise DeploymentRunning(running) from error
+        try:
+            return self.deployment(id)
+        except DeploymentNotFound:
+            self.environment(app, environment)  # raises when it went meanwhile
+            raise BuildNotFound(f"The build {build!r} was removed meanwhile. Deploy again.") from None
+
+    def running(self, app: str, environment: str) -> Deployment | None:
+        """The deployment of that environment that runs. Raises AppNotFound, EnvironmentNotFound."""
+        running = self.environment(app, environment).running
+        return None if running is None else self.deployment(running)
+
+    def deployment(self, id: str) -> Deployment:
+        """Raises DeploymentNotFound."""
+        for row in self._read(f"{rows.DEPLOYMENTS} WHERE d.id = ?", id):
+            return rows.deployment(row)
+        raise DeploymentNotFound(f"There is no deployment {id!r}, or it is too old to be remembered.")
+
+    def deployments(self, app: str, environment: str) -> list[Deployment]:
+        """Newest first. Raises AppNotFound, EnvironmentNotFound."""
+        id = self.environment(app, environment).id
+        found = self._read(f"{rows.DEPLOYMENTS} WHERE d.environment = ? ORDER BY d.number DESC", id)
+        return [rows.deployment(row) for row in found]
+
+    def unfinished(self) -> list[Deployment]:
+        """Those that run; after a start, those that a crash cut short. Oldest first."""
+        found = self._read(f"{rows.DEPLOYMENTS} WHERE d.status = 'running' ORDER BY d.started_at, d.id")
+        return [rows.deployment(row) for row in found]
+
+    def wanted(self, deployment: str) -> Manifest | None:
+        """What shall serve when it is done. Raises DeploymentNotFound, StateDamaged."""
+        for (data,) in self._read("SELECT wanted FROM state_deployments WHERE id = ?", deployment):
+            return None if data is None else rows.decoded(data, "state_deployments", deployment)
+        raise DeploymentNotFound(f"There is no deployment {deployment!r}, or it is too old to be remembered.")
+
+    def wanted_env(self, deployment: str) -> dict[str, dict[str, str]]:
+        """Its values of environment variables, by identity: for who deploys. Raises DeploymentNotFound."""
+        for (data,) in self._read("SELECT env FROM state_deployments WHERE id = ?", deployment):
+            return rows.decoded(data, "state_deployments", deployment)
+        raise DeploymentNotFound(f"There is no deployment {deployment!r}, or it is too old to be remembered.")
+
+    async def progress(self, deployment: str, resource: str, state: str, error: str | None = None) -> None:
+        """Where one of its resources stands from now on."""
+        await self._write(tables.progress(deployment, resource, state, error, self._clock()))
+
+    def progress_of(self, deployment: str) -> list[Progress]:
+        """By resource."""
+        sql = "SELECT resource, state, error, at FROM state_progress WHERE deployment = ? ORDER BY resource"
+        return [rows.progress(row) for row in self._read(sql, deployment)]
+
+    async def finish(self, deployment: str, status: DeploymentStatus, error: str | None = None) -> Deployment:
+        """End it. Raises DeploymentNotFound, and DeploymentEnded when it had ended in another way."""
+        await self._write(tables.finish(deployment, status, error, self._clock()))
+        ended = self.deployment(deployment)
+        if (ended.status, ended.error) != (status, error):
+            raise DeploymentEnded(f"Deployment {ended.number} of {ended.place} has {ended.status} already.")
+        return ended
+
+    # What serves
+
+    def served(self, environment: EnvironmentId) -> list[Served]:
+        """What is recorded for an environment, by identity. Raises StateDamaged."""
+        found = self._read(f"{rows.RESOURCES} WHERE environment = ? ORDER BY identity", environment)
+        return [rows.served(row) for row in found]
+
+    def served_env(self, environment: EnvironmentId, identity: str) -> dict[str, str]:
+        """Values of environment variables that a resource serves with: for who starts its workers."""
+        sql = "SELECT env FROM state_resources WHERE environment = ? AND identity = ?"
+        for (data,) in self._read(sql, environment, identity):
+            return rows.decoded(data, "state_resources", identity)
+        return {}
+
+    async def record(
+        self,
+        environment: EnvironmentId,
+        identity: str,
+        entry: Mapping[str, Any] | None,
+        *,
+        name: str = "",
+        env: Mapping[str, str] | None = None,
+        source: str | None = None,
+    ) -> None:
+        """One resource's result, as it happens.
+
+        Args:
+            entry: its entry of the deployed manifest; None: it serves no longer.
+            name: its name in the manifest; default: what the entry says in `name`, else the identity.
+            env: the values it serves with; None: those recorded before.
+            source: where it was deployed from; None: what was recorded before.
+        Raises:
+            EnvironmentNotFound.
+        """
+        if entry is None:
+            await self._write(tables.forget(environment, identity))
+            return
+        step = tables.record(
+            environment,
+            identity,
+            name=name or str(entry.get("name") or identity),
+            build=entry.get("build"),
+            entry=rows.encoded(entry),
+            env=None if env is None else rows.encoded(env),
+            source=source,
+            at=self._clock(),
+        )
+        await self._write(step)
+        self.environment_of_id(environment)
+
+    def manifest(self, app: str, environment: str) -> dict[str, Any]:
+        """The manifest of what serves. Raises AppNotFound, EnvironmentNotFound, StateDamaged."""
+        place = self.environment(app, environment)
+        sql = """
+            SELECT id FROM state_deployments WHERE environment = ? AND build IS NOT NULL
+            ORDER BY (status = 'succeeded') DESC, number DESC LIMIT 1
+        """
+        last = self._read(sql, place.id)
+        return deployed_manifest(
+            app=app,
+            environment=environment,
+            build=place.build,
+            wanted=self.wanted(last[0][0]) if last else None,
+            served=self.served(place.id),
+        )
+
+    def scope(self, app: str | None, environment: str | None, holder: Holder | None = None) -> Scope:
+        """Which environment a request means. Raises AppNotFound, EnvironmentNotFound, OutOfScope, ScopeAmbiguous."""
+        known: dict[str, list[str]] = {one.name: [] for one in self.apps()}
+        for one in self.environments():
+            known[one.app].append(one.name)
+        return find_scope(known, app, environment, holder)
+
+    def _read(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return self._database.read(sql, parameters)
+
+    async def _write(self, *steps: tables.Step) -> None:
+        await durable(self._database, *steps)
+
+
+def _new_id(kind: str) -> str:
+    return f"{kind}-{token_hex(6)}"

@@ -1,0 +1,148 @@
+"""uvicorn's HTTP connection under limits: its own parser bounds neither heads nor bodies nor the time they take."""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from flashmesh.worker.face.limits import HttpLimits, Refusal, body_too_large, head_too_large, not_http, too_slow
+
+_SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+
+
+class LimitedConnection(HttpToolsProtocol):
+    """What every server of ours that is made of uvicorn has in common. A subclass says how refusals are sent."""
+
+    def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop, limits: HttpLimits) -> None:
+        super().__init__(config, state, {}, _loop=loop)
+        self._limits = limits
+        self._refusal: Refusal | None = None
+        self._part: str | None = None
+        """Which part of a request is arriving: head, body."""
+        self._part_bytes = 0
+        self._completed = False
+        self._names: set[bytes] = set()
+        self._since = loop.time()
+
+    def turn_away(self, refusal: Refusal) -> None:
+        """Send the refusal so that the client sees it, and end the connection. Nothing is being answered on it."""
+        raise NotImplementedError
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused() or self.transport.is_closing():
+            return
+        if self._part is None:
+            self._part_bytes, self._since = 0, self.loop.time()
+            self._part = "head"
+        before, self._completed = self._part, False
+        super().data_received(data)
+        if not self._is_refused() and self._part == before == "head" and not self._completed:
+            self._part_bytes += len(data)
+            if self._part_bytes > self._limits.max_head:
+                self.give_up(head_too_large(self._limits))
+
+    def _is_refused(self) -> bool:
+        return self._refusal is not None
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        raise refusal
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._part, self._since = "head", self.loop.time()
+        self._part_bytes = 0
+        self._names = set()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._part == "body":
+            return  # a trailer, which applications of ours do not ask for
+        super().on_header(name, value)
+        lower = self.headers[-1][0]
+        if lower in _SINGLE:
+            if lower in self._names:
+                self._refuse(not_http(f"header {lower.decode('latin-1')} came twice; send it once"))
+            self._names.add(lower)
+        if len(self.headers) > self._limits.max_headers:
+            self._refuse(head_too_large(self._limits))
+
+    def on_headers_complete(self) -> None:
+        limits, headers, version = self._limits, dict(self.headers), self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._refuse(Refusal(505, f"HTTP/{version} is not spoken here. Use HTTP/1.1."))
+        if b"host" not in headers and version == "1.1":
+            self._refuse(not_http("it has no Host header"))
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > limits.max_head:
+            self._refuse(head_too_large(limits))
+        if b"transfer-encoding" in headers:
+            if b"content-length" in headers or version == "1.0":
+                self._refuse(not_http("Transfer-Encoding goes with neither Content-Length nor HTTP/1.0"))
+            if headers[b"transfer-encoding"].lower() != b"chunked":
+                self._refuse(Refusal(501, "Only the transfer encoding `chunked` is understood."))
+        elif int(headers.get(b"content-length", b"0")) > limits.max_body and not limits.is_upload(self.url):
+            self._refuse(body_too_large(limits))
+        self._part, self._since, self._part_bytes = "body", self.loop.time(), 0
+        self.begin_request()
+
+    def begin_request(self) -> None:
+        """The head is good: give the request to the application."""
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._part_bytes += len(body)
+        if self._limits.is_upload(self.url):
+            self._since = self.loop.time()
+            if self._part_bytes > self._limits.max_body and self.cycle.response_complete:
+                self.transport.close()  # it was refused, and goes on and on
+                return
+        elif self._part_bytes > self._limits.max_body:
+            self._refuse(body_too_large(self._limits))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._part, self._completed = None, True
+        super().on_message_complete()
+
+    def give_up(self, refusal: Refusal) -> None:
+        """Refuse what is arriving."""
+        self._refusal = refusal
+        self.send_400_response("")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer the refusal, unless an answer is under way that it would cut; then close so that it is seen."""
+        refusal = self._refusal = self._refusal or not_http(msg)
+        cycle: Any = self.cycle
+        answering = cycle is not None and cycle.response_started and not cycle.response_complete
+        if answering or self.pipeline or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.turn_away(refusal)
+
+    def sweep(self, now: float) -> None:
+        """Look whether the client takes too long to send, or sent nothing since it came."""
+        limits = self._limits
+        waited = now - self._since - limits.sweep_s
+        cycle: Any = self.cycle  # None before the first request, whatever its annotation says
+        if self.transport.is_closing():
+            return
+        if self._part == "head" and waited > limits.head_s:
+            self.give_up(too_slow("head", limits.head_s))
+        elif self._part == "body" and waited > limits.body_s and not self.flow.read_paused:
+            self.give_up(too_slow("body", limits.body_s))
+        elif self._part is None and cycle is None and waited > limits.idle_s:  # afterwards uvicorn has a timer
+            self.transport.close()
+
+    def _should_upgrade_to_ws(self) -> bool:
+        if self.ws_protocol_class is None:
+            from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol  # heavy, and seldom needed
+
+            kind: Any = AutoWebSocketsProtocol
+            self.ws_protocol_class = self.config.ws_protocol_class = kind
+        return super()._should_upgrade_to_ws()
