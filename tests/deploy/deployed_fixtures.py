@@ -59,8 +59,8 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.root = folder / "project"
-        self.root.mkdir(exist_ok=True)
+        self.root = folder
+        self.builds = 0
         self.manifest = folder / "manifest.json"
         self.manifest.write_text("{}")
         self.keys = TokenKeys.open(folder)
@@ -122,6 +122,10 @@ class House:
         return self.keys.issue("test", scope, **place)[0]
 
     def write(self, version: int | str, *, settings: str = "workersMax=2", more: str = "") -> None:
+        """Another build, in a folder of its own."""
+        self.builds += 1
+        self.root = self.folder / f"build-{self.builds}"
+        self.root.mkdir()
         (self.root / "m.py").write_text(SOURCE.format(version=version, settings=settings) + more)
 
     def wanted(self, *, address: str | None = None, endpoint: EndpointName = ENDPOINT) -> Deployable:

@@ -1,11 +1,28 @@
 """Deployed endpoints on this machine, with real processes: what callers see while they are deployed and things die."""
 
 import asyncio
+import contextlib
+import dataclasses
+import http.client
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
-from deployed_fixtures import House, play, post, post_unix
+from deployed_fixtures import ENDPOINT, House, play, post, post_unix
 
 from flashmesh.deploy.target import DeployFailed
+from flashmesh.gateway.data import start_time
+
+
+def is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
+def lives(pid: int) -> bool:
+    return start_time(pid) != ""
 
 
 def test_a_deployed_endpoint_answers_by_queue_socket_and_tcp() -> None:
@@ -38,5 +55,273 @@ def test_a_build_that_does_not_import_leaves_the_one_before_serving() -> None:
         assert await house.deploy(3) == address
         assert (await house.value())["version"] == 3
         assert (await asyncio.to_thread(post, address))[1]["output"]["version"] == 3
+
+    play(story)
+
+
+@pytest.mark.parametrize("road", [post, post_unix])
+def test_no_call_fails_while_builds_follow_each_other(road: Any) -> None:
+    """Clients call all the time, by socket or TCP, and through the queue; every call is answered by some build."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(0)
+        done = asyncio.Event()
+        answers: list[tuple[int, Any]] = []
+
+        async def call_on() -> None:
+            while not done.is_set():
+                answers.append(await asyncio.to_thread(road, address))
+
+        async def queue_on() -> None:
+            while not done.is_set():
+                answers.append((200, {"output": await house.value()}))
+
+        clients = [asyncio.create_task(call_on()) for _ in range(3)] + [asyncio.create_task(queue_on())]
+        for version in range(1, 6):
+            await house.deploy(version)
+        done.set()
+        await asyncio.gather(*clients)
+        assert {status for status, _ in answers} == {200}, [answer for answer in answers if answer[0] != 200]
+        assert (await asyncio.to_thread(road, address))[1]["output"]["version"] == 5
+
+    play(story)
+
+
+def test_a_call_that_runs_during_an_update_ends_on_its_build(tmp_path: Path) -> None:
+    """While new calls are answered by the new one."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        end = tmp_path / "end"
+        running = asyncio.create_task(asyncio.to_thread(post, address, "/wait_for/run_sync", {"path": str(end)}))
+        await house.until(Path(f"{end}.begun").exists)
+        await house.deploy(2)
+        assert (await house.value())["version"] == 2
+        end.touch()
+        assert (await running)[1]["output"] == 1
+
+    play(story)
+
+
+def test_a_start_up_hook_that_fails_leaves_the_build_before_serving() -> None:
+    """Where workers ran, or are always wanted, deploying waits for the first one to be ready."""
+    hook = "\nfrom flashmesh import worker_start\n\n\n@worker_start\ndef connect():\n    raise OSError('no database')\n"
+
+    async def story(house: House) -> None:
+        with pytest.raises(DeployFailed, match="before it was ready") as failed:
+            await house.deploy(0, settings="workersMin=1, workersMax=2", more=hook)
+        assert "no database" in "".join(failed.value.__notes__)
+        address = await house.deploy(1, settings="workersMin=1, workersMax=2")
+        with pytest.raises(DeployFailed, match="before it was ready"):
+            await house.deploy(2, settings="workersMin=1, workersMax=2", more=hook)
+        assert (await house.value())["version"] == 1
+        assert (await asyncio.to_thread(post, address))[1]["output"]["version"] == 1
+
+    play(story)
+
+
+def test_a_failed_update_of_an_endpoint_at_rest_leaves_peers_the_build_before() -> None:
+    """No template of it ran; the one that tried the new build has left, and the next call starts the old one."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        await house.crash()
+        os.kill(house.keeper, signal.SIGKILL)
+        await house.start()
+        house.write(1)
+        before = house.wanted(address=address.endpoint_url)
+        assert await house.deployments.adopt(before) == address
+        with pytest.raises(DeployFailed, match="broken"):
+            await house.deploy(2, more="\nraise RuntimeError('broken')\n")
+        assert (await asyncio.to_thread(post, address))[1]["output"]["version"] == 1
+        assert (await house.value())["version"] == 1
+
+    play(story)
+
+
+def test_the_next_server_takes_endpoints_over_and_restarts_none() -> None:
+    """They answer while there is none; then calls by the queue reach the same process."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        pid = (await house.value())["pid"]
+        await house.crash()
+        assert (await asyncio.to_thread(post, address))[1]["output"]["pid"] == pid
+        await house.start()
+        assert await house.deployments.adopt(house.wanted(address=address.endpoint_url)) == address
+        await house.deployments.settle()
+        assert (await house.value())["pid"] == pid
+        assert (await asyncio.to_thread(post_unix, address))[1]["output"]["pid"] == pid
+
+    play(story)
+
+
+def test_endpoints_of_a_server_that_was_stopped_return_at_their_address() -> None:
+    """Stopping ends them; the first connection at the old port makes a worker again."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        keeper = house.keeper
+        await house.stop()
+        await house.until(lambda: not lives(keeper))
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(post, address)
+        await house.start()
+        assert await house.deployments.adopt(house.wanted(address=address.endpoint_url)) == address
+        assert (await asyncio.to_thread(post, address))[0] == 200
+
+    play(story)
+
+
+def test_an_endpoint_that_nobody_adopts_is_ended() -> None:
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        await house.crash()
+        await house.start()
+        await house.deployments.settle()
+        await house.until(lambda: not Path(address.peer_urls[0].removeprefix("unix:")).exists())
+
+    play(story)
+
+
+def test_a_port_that_another_program_has_is_told_and_the_socket_serves() -> None:
+    """Free again, it is the endpoint's again, without a lost call of those who use the socket."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        assert address.endpoint_url is not None
+        port = int(address.endpoint_url.rpartition(":")[2])
+        await house.stop()
+        with socket.create_server(("127.0.0.1", port)):
+            await house.start()
+            with pytest.raises(DeployFailed, match=f"Port {port} .*cannot be used"):
+                await house.deployments.adopt(house.wanted(address=address.endpoint_url))
+            assert (await house.value())["version"] == 1
+            assert (await asyncio.to_thread(post_unix, address))[0] == 200
+        await house.crash()
+        await house.start()
+        assert await house.deployments.adopt(house.wanted(address=address.endpoint_url)) == address
+        assert (await asyncio.to_thread(post, address))[0] == 200
+
+    play(story)
+
+
+@pytest.mark.parametrize("victim", ["worker", "template", "keeper"])
+def test_an_endpoint_whose_processes_are_killed_heals_at_its_address(victim: str) -> None:
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        pid = (await house.value())["pid"]
+        template = next(link.peer_pid for link in house.link._links if link.state.role == "template")
+        os.kill({"worker": pid, "template": template, "keeper": house.keeper}[victim], signal.SIGKILL)
+
+        async def answers() -> bool:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                status, answer = await asyncio.to_thread(post, address)
+                return status == 200 and answer["output"]["pid"] != pid
+            return False
+
+        async with asyncio.timeout(30):
+            while not await answers():
+                continue
+        assert (await house.value())["version"] == 1
+
+    play(story)
+
+
+def test_a_template_killed_while_a_build_is_offered_to_it_does_not_end_the_deploy(tmp_path: Path) -> None:
+    """It is offered again to the next one."""
+    gate = tmp_path / "gate"
+    waits = (
+        f"\nfrom pathlib import Path as _P\n_P('{gate}.begun').touch()\n"
+        f"while not _P('{gate}').exists():\n    time.sleep(0.005)\n"
+    )
+
+    async def story(house: House) -> None:
+        await house.deploy(1)
+        await house.value()
+        house.write(2, more=waits)
+        wanted = house.wanted()
+        deploying = asyncio.create_task(house.deployments.deploy(wanted))
+        await house.until(Path(f"{gate}.begun").exists)
+        template = next(link.peer_pid for link in house.link._links if link.state.role == "template")
+        os.kill(template, signal.SIGKILL)
+        gate.touch()
+        await deploying
+        assert (await house.value())["version"] == 2
+
+    play(story)
+
+
+def test_worker_counts_change_in_place() -> None:
+    """No worker is replaced; more may come, and those that need not stay leave."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1, settings="workersMin=1, workersMax=1")
+        pid = (await house.value())["pid"]
+        house.write(1, settings="workersMin=3, workersMax=4")
+        build = house.parts.dispatcher.plan(ENDPOINT).build
+        wanted = dataclasses.replace(house.wanted(), build=build)
+        assert await house.deployments.resize(wanted) == address
+
+        def workers() -> set[int]:
+            return {worker.peer_pid for worker in house.link._links if worker.state.role == "worker"}
+
+        await house.until(lambda: len(workers()) == 3)
+        assert pid in workers()
+        house.write(1, settings="workersMin=1, workersMax=2")
+        await house.deployments.resize(dataclasses.replace(house.wanted(), build=build))
+        await house.until(lambda: len(workers()) == 1)
+        assert (await house.value())["version"] == 1
+
+    play(story)
+
+
+def test_a_removed_endpoint_leaves_nothing() -> None:
+    """No socket, no port, no process; and removing it again is nothing."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        pid = (await house.value())["pid"]
+        await house.deployments.remove(ENDPOINT)
+        assert not lives(pid)
+        assert not is_there(address.peer_urls[0].removeprefix("unix:"))
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(post, address)
+        await house.deployments.remove(ENDPOINT)
+
+    play(story)
+
+
+def test_a_foreign_page_and_a_wrong_token_are_refused_at_the_tcp_address() -> None:
+    """A program of this machine needs no token; one that shows one is judged by it."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+
+        async def status(**headers: str) -> int:
+            return (await asyncio.to_thread(post, address, **headers))[0]
+
+        def bearer(token: str) -> str:
+            return f"Bearer {token}"
+
+        assert await status() == 200
+        assert await status(Origin="https://evil.example") == 403
+        assert await status(Sec_Fetch_Site="cross-site") == 403
+        assert await status(Host="evil.example") == 403
+        own = house.token("peer", app="shop", environment="production")
+        assert await status(Authorization=bearer(own), Host="node-7") == 200
+        assert await status(Authorization=bearer(own[:-4] + "AAAA")) == 401
+        assert await status(Authorization=bearer(house.token("peer", app="other", environment="production"))) == 403
+        assert await status(Authorization=bearer(house.token("metrics"))) == 403
+        assert await status(Authorization=bearer(house.token("admin")), Host="node-7") == 200
+
+    play(story)
+
+
+def test_a_server_without_deployments_starts_no_keeper_for_them() -> None:
+    async def story(house: House) -> None:
+        await house.deployments.settle()
+        await house.deployments.remove(ENDPOINT)
+        assert not house.pointer.exists()
 
     play(story)

@@ -117,14 +117,16 @@ def curl_lines(entry: Mapping[str, Any], function: Mapping[str, Any], caller: Ca
     direct = bool(url) and is_loopback(url) and caller.local
     if entry["is_load_balanced"]:
         base = url if direct else f"{caller.server}/lb/{entry['endpoint_id']}"
-        return [_http_line(base, function, () if direct else caller.options)]
+        schema = (entry.get("schemas") or {}).get(function["id"])
+        return [_http_line(base, function, schema, () if direct else caller.options)]
     callables = list(_callables(entry))
     lines = []
     for name, parameters in _callables_of(function):
         base = url if direct else f"{caller.server}/v2/{entry['endpoint_id']}"
         middle = f"/{_shortest(name, [one for one, _ in callables])}" if len(callables) > 1 else ""
         address = f"{base}{middle}/{'run_sync' if direct else 'runsync'}"
-        body = json.dumps({"input": sample(parameters)}, ensure_ascii=False)
+        schema = (entry.get("schemas") or {}).get(name)
+        body = json.dumps({"input": sample(parameters, schema)}, ensure_ascii=False)
         lines.append(_line("POST", address, body, () if direct else caller.options))
     return lines
 
@@ -154,10 +156,16 @@ def _shortest(name: str, names: Sequence[str]) -> str:
     return name
 
 
-def sample(parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A value for each parameter that needs one."""
+def sample(parameters: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A value for each parameter that needs one: one that fits its schema, where that is known."""
+    from flashmesh.worker.lb.examples import example_of
+
+    known = (schema or {}).get("properties", {})
+    definitions = (schema or {}).get("$defs", {})
     return {
-        str(one["name"]): _value(one.get("annotation"))
+        str(one["name"]): example_of(known[one["name"]], definitions)
+        if one["name"] in known
+        else _value(one.get("annotation"))
         for one in parameters
         if one.get("default") is None and one.get("kind", "positional") in ("positional", "keyword")
     }
@@ -168,7 +176,7 @@ def _value(annotation: Any) -> Any:
     return _SAMPLES.get(base, "text" if annotation is None else {})
 
 
-def _http_line(base: str, function: Mapping[str, Any], options: Sequence[str]) -> str:
+def _http_line(base: str, function: Mapping[str, Any], schema: Mapping[str, Any] | None, options: Sequence[str]) -> str:
     method, path = str(function.get("http_method") or "POST"), str(function.get("http_path") or "/")
     parameters = list(function.get("parameters") or ())
     inside = {one["name"] for one in parameters if f"{{{one['name']}" in path}
@@ -176,9 +184,10 @@ def _http_line(base: str, function: Mapping[str, Any], options: Sequence[str]) -
         value = _value(one.get("annotation"))
         shown = value if isinstance(value, int | float | str) and value != "" else "1"
         path = path.replace(f"{{{one['name']}:path}}", str(shown)).replace(f"{{{one['name']}}}", str(shown))
-    others = sample([one for one in parameters if one["name"] not in inside])
+    others = sample([one for one in parameters if one["name"] not in inside], schema)
     has_body = method in ("POST", "PUT", "PATCH") and bool(others)
-    body = json.dumps(others, ensure_ascii=False) if has_body else None
+    sent = next(iter(others.values())) if len(others) == 1 and isinstance(next(iter(others.values())), dict) else others
+    body = json.dumps(sent, ensure_ascii=False) if has_body else None
     if others and not has_body:
         from urllib.parse import urlencode
 

@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flashmesh.cli.commands import set_up_logging, verbose
+
+if TYPE_CHECKING:
+    from flashmesh.cli.client import ServerClient
 
 _COLUMNS = ("Endpoint", "Kind", "State", "Workers", "Running", "Queued", "File")
 _SERVER_COLUMNS = ("Endpoint", "Mode", "State", "Workers", "Running", "Queued", "Completed", "Failed")
 _EPILOG = """\b
 Examples:
   flash status
+  flash status --app shop --env staging      # of a server: endpoints, addresses, a curl line per function
   flash status --server http://localhost:7470
   flash status --json | jq '.endpoints'
 """
@@ -21,14 +25,16 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--server", metavar="URL", help="Of this server.")
+@click.option("--app", metavar="NAME", help="Only this app of the server.")
+@click.option("--env", "environment", metavar="NAME", help="Only this environment of the server's apps.")
 @verbose
-def status(as_json: bool, server: str | None, verbose: bool) -> None:
-    """Show what the `flash run` of this directory serves; without one, what the server does."""
+def status(as_json: bool, server: str | None, app: str | None, environment: str | None, verbose: bool) -> None:
+    """Show what the `flash run` of this directory serves; without one, what the server does, by environment."""
     set_up_logging(verbose)
     from flashmesh.cli.session import find
 
-    if server is not None or find() is None:
-        _of_server(server, as_json=as_json)
+    if server is not None or app is not None or environment is not None or find() is None:
+        _of_server(server, app, environment, as_json=as_json)
     else:
         _of_session(as_json=as_json)
 
@@ -57,25 +63,71 @@ def _of_session(*, as_json: bool) -> None:
         click.echo(f"{problem['severity']}: {place}: {problem['reason']}")
 
 
-def _of_server(server: str | None, *, as_json: bool) -> None:
-    from flashmesh.cli.client import find_server, path_name
+def _of_server(server: str | None, app: str | None, environment: str | None, *, as_json: bool) -> None:
+    from flashmesh.cli.client import find_server
 
     client = find_server(server)
-    functions = client.get("/v1/functions")
+    environments = _environments(client, app, environment)
+    others = describe_others(client) if app is None and environment is None else {"endpoints": []}
+    document = {"server": client.address.url, **others, "environments": environments}
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    click.echo(f"flash server  {client.address.url}")
+    _print_environments(environments)
+    if document["endpoints"] or not environments:
+        click.echo()
+        rows = [tuple(str(one[column.lower()]) for column in _SERVER_COLUMNS) for one in document["endpoints"]]
+        click.echo(columns([_SERVER_COLUMNS, *rows]))
+    for endpoint in document["endpoints"]:
+        if endpoint["error"]:
+            click.echo(f"error: {endpoint['endpoint']}: {endpoint['error']}")
+
+
+def _environments(client: "ServerClient", app: str | None, environment: str | None) -> list[dict[str, Any]]:
+    """What is deployed, by app and environment. Raises Refused for an app or environment that is not there."""
+    from flashmesh.cli.client import Refused
+    from flashmesh.cli.deploying import Place
+    from flashmesh.cli.endpoints import environment_of
+
+    try:
+        places = client.get("/v1/environments", app=app)["environments"]
+    except Refused as refused:
+        if refused.http_status in (401, 403) and app is None:
+            return []  # with a token that may not look at them, the endpoints it may call are shown all the same
+        raise
+    found = []
+    for place in places:
+        if environment in (None, place["environment"]):
+            serving = environment_of(client, Place(place["app"], place["environment"]))
+            found.append({**serving, "running": place["running"]})
+    if environment is not None and not found:
+        raise Refused(f"There is no environment {environment!r}. `flash env list` shows them.", status=404, body=None)
+    return found
+
+
+def _print_environments(environments: Sequence[Mapping[str, Any]]) -> None:
+    from flashmesh.cli.endpoints import endpoint_lines
+
+    for one in environments:
+        build = f"  build {one['build']}" if one["build"] else ""
+        running = f"  deployment {one['running']} runs" if one["running"] else ""
+        click.echo(f"\n{click.style(one['app'] + '/' + one['environment'], bold=True)}{build}{running}")
+        lines = endpoint_lines(one)
+        for line in lines[1:] or ["  nothing is deployed here"]:
+            click.echo(line)
+
+
+def describe_others(client: "ServerClient") -> dict[str, Any]:
+    """What the server serves beside deployments: a project of its own, and functions made by POST."""
+    from flashmesh.cli.client import path_name
+
+    functions = [function for function in client.get("/v1/functions") if "environment" not in function]
     names = sorted({str(function.get("endpoint") or function["name"]) for function in functions})
     health = {name: client.get(f"/v2/{path_name(name)}/health") for name in names}
     _, readiness = client.exchange("GET", "/readyz")
     reasons = readiness.get("reasons", []) if isinstance(readiness, dict) else []
-    document = {"server": client.address.url, **describe_server(functions, health, reasons)}
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-        return
-    click.echo(f"flash server  {client.address.url}\n")
-    rows = [tuple(str(endpoint[column.lower()]) for column in _SERVER_COLUMNS) for endpoint in document["endpoints"]]
-    click.echo(columns([_SERVER_COLUMNS, *rows]))
-    for endpoint in document["endpoints"]:
-        if endpoint["error"]:
-            click.echo(f"error: {endpoint['endpoint']}: {endpoint['error']}")
+    return describe_server(functions, health, reasons)
 
 
 def describe_server(

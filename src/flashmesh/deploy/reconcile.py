@@ -241,7 +241,7 @@ def serves(entry: Mapping[str, Any]) -> bool:
 _DEPLOYED: Final = frozenset(
     {
         *("endpoint_id", "endpoint_url", "peer_urls", "reentrant_url", "gateway_url", "status", "error"),
-        *("build", "env_hash", "deployed_at", "away"),
+        *("build", "env_hash", "deployed_at", "away", "schemas"),
     }
 )
 """Fields that only a deployed entry has."""

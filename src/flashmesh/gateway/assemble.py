@@ -112,6 +112,7 @@ def assemble(
     deployed = local.deployments
 
     def template_said(endpoint: EndpointName, info: Mapping[str, Any]) -> None:
+        deployments.template_said(endpoint, info)
         deployed.template_said(endpoint, info)
         on_template(endpoint, info)
 
@@ -186,7 +187,7 @@ def assemble(
             complete=registry.complete,
             metrics=metrics.exposition,
             limits=api_limits(settings),
-            faces=(state_faces.face(), deployment_face(deployments, state.manager)),
+            faces=(state_faces.face(), deployment_face(deployments, state.manager, gate.grant)),
         )
         return guard(door.guard(made), gate)
 

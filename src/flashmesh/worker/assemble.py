@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flashmesh.functions.caller import install
 from flashmesh.kit.ids import EndpointName
@@ -26,6 +26,9 @@ from flashmesh.worker.loader import Loaded, load
 from flashmesh.worker.runner import Runner
 from flashmesh.worker.spec import WorkerSpec
 from flashmesh.worker.uplink import Uplink
+
+if TYPE_CHECKING:
+    from flashmesh.worker.lb.face import HttpFace
 
 _LEVEL: Final = "LOG_LEVEL"
 
@@ -45,7 +48,7 @@ class Parts:
 
     runner: Runner
     callables: Callables
-    faces: tuple[Face, ...]
+    faces: "tuple[Face | HttpFace, ...]"
     uplink: Uplink | None
     hooks: tuple[Callable[[], Any], ...]
 
@@ -84,7 +87,8 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
     resource = spec.resource
     callables = loaded.callables
     # Synchronous bodies run one after the other whatever was declared: a second one is better off in another worker.
-    limit = max(1, resource.max_concurrency) if callables.any_async and not context.one_shot else 1
+    many = (callables.any_async or loaded.http is not None) and not context.one_shot
+    limit = max(1, resource.max_concurrency) if many else 1
     runner = Runner(
         context=context,
         limit=limit,
@@ -112,12 +116,18 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
         runner.on_peer_end = uplink.peer_ended
         runner.next_in = uplink.line.next_in
     about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
-    limits = Limits(max_body=max_body_bytes(os.environ))
+    access = Access.of(spec, public=resource.public and loaded.http is not None)
     sockets: list[tuple[int, bool, Access | None]] = [(context.listen_fd, False, None)]
     if context.tcp_fd is not None:
-        sockets.append((context.tcp_fd, False, Access.of(spec)))
+        sockets.append((context.tcp_fd, False, access))
     if context.reentrant_fd is not None:
         sockets.append((context.reentrant_fd, True, None))
+    if loaded.http is not None:
+        from flashmesh.worker.lb.face import http_faces  # uvicorn: only where HTTP is served
+
+        served = http_faces(sockets, loaded.http, runner=runner, context=context, about=about, taken=life.on_call)
+        return Parts(runner=runner, callables=callables, faces=served, uplink=uplink, hooks=loaded.hooks)
+    limits = Limits(max_body=max_body_bytes(os.environ))
     faces = tuple(
         Face(
             socket.socket(fileno=descriptor),

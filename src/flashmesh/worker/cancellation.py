@@ -89,9 +89,14 @@ class Canceller:
         if invocation.doomed is not None or invocation.finished:
             return
         invocation.doomed = ending(reason)
-        if invocation.in_user and CURRENT.get() is invocation:
+        if invocation.in_user and CURRENT.get() is invocation and self._is_stepped(invocation):
             raise invocation.doomed
         self._loop.call_soon_threadsafe(self._wake, invocation)
+
+    def _is_stepped(self, invocation: Invocation) -> bool:
+        """Not in a callback of the loop's that only inherited the context, such as the one that ends a sleep: what is
+        raised there nobody hears."""
+        return invocation.task is None or asyncio.current_task(self._loop) is not None
 
     def _wake(self, invocation: Invocation) -> None:
         if invocation.finished:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from flashmesh.functions.declarations import Declaration, declarations_in
 from flashmesh.functions.errors import ImportFailed
@@ -17,6 +17,9 @@ from flashmesh.worker.imports import ProjectImports
 from flashmesh.worker.spec import WorkerSpec
 from flashmesh.worker.stubs import CrossImports
 from flashmesh.worker.template.program import ImportTooLong
+
+if TYPE_CHECKING:
+    from flashmesh.worker.lb.serving import HttpProgram
 
 _OUR_FOLDER: Final = str(Path(__file__).resolve().parent.parent)
 
@@ -51,6 +54,8 @@ class Loaded:
     callables: Callables
     hooks: tuple[Callable[[], Any], ...] = ()
     imports: ProjectImports = field(repr=False)
+    http: "HttpProgram | None" = field(default=None, repr=False)
+    """The routes it serves, for a load-balanced resource."""
 
 
 def load(spec: WorkerSpec) -> Loaded:
@@ -64,6 +69,10 @@ def load(spec: WorkerSpec) -> Loaded:
     crossing.imports = imports
     place_paths(spec)
     imports.install()
+    if spec.resource.is_load_balanced:
+        from flashmesh.worker.lb import output  # only where HTTP is served
+
+        output.install()
     modules: dict[str, ModuleType] = {}
     for module in spec.modules:
         try:
@@ -73,6 +82,11 @@ def load(spec: WorkerSpec) -> Loaded:
         except BaseException as error:
             raise problem_of(error, file=module.file, imports=imports) from error
     declarations = served_declarations(spec, modules, imports)
+    routes = routes_of(spec, modules, imports)
+    resources = [
+        *declarations.values(),
+        *(one for of_one in routes.values() for of_all in of_one.values() for one in of_all),
+    ]
     return Loaded(
         modules=modules,
         declarations=declarations,
@@ -80,9 +94,10 @@ def load(spec: WorkerSpec) -> Loaded:
         hooks=tuple(
             hook
             for module in modules.values()
-            for hook in worker_start_hooks(own_names(module), tuple(one.resource for one in declarations.values()))
+            for hook in worker_start_hooks(own_names(module), tuple(one.resource for one in resources))
         ),
         imports=imports,
+        http=http_program(spec, modules, routes, imports) if spec.resource.is_load_balanced else None,
     )
 
 
@@ -111,6 +126,39 @@ def served_declarations(
     wanted = {name: declaration for name, declaration in found.items() if _is_wanted(name, declaration, spec.functions)}
     resources = {id(declaration.resource) for declaration in wanted.values()}
     return {name: found[name] for name in found if name in wanted or id(found[name].resource) in resources}
+
+
+Routes = dict[str, dict[str, list[Declaration]]]
+"""Declarations with an HTTP route, by module and function id, both as written."""
+
+
+def routes_of(spec: WorkerSpec, modules: dict[str, ModuleType], imports: ProjectImports) -> Routes:
+    """The routes of a load-balanced resource; none for another. A function may have several, at several endpoints."""
+    found: Routes = {name: {} for name in modules}
+    name = spec.resource.name
+    for dotted, module in modules.items() if spec.resource.is_load_balanced else ():
+        for declaration in declarations_in(own_names(module)):
+            id = f"{imports.written_name(declaration.module)}.{declaration.qualname}"
+            ours = name is None or declaration.resource.name in (None, name)
+            if declaration.path is not None and ours and id in spec.functions:
+                found[dotted].setdefault(id, []).append(declaration)
+    return found
+
+
+def http_program(
+    spec: WorkerSpec, modules: dict[str, ModuleType], routes: Routes, imports: ProjectImports
+) -> "HttpProgram":
+    """The application of these routes. Raises ImportProblem for a signature that cannot be served."""
+    from flashmesh.worker.lb.serving import HttpProgram  # FastAPI: half a second that only HTTP endpoints take
+
+    program = HttpProgram(spec)
+    files = {module.module: module.file for module in spec.modules}
+    for dotted, module in modules.items():
+        try:
+            program.add(module, dotted, routes[dotted])
+        except Exception as error:
+            raise problem_of(error, file=files[dotted], imports=imports) from error
+    return program
 
 
 def own_names(module: ModuleType) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from flashmesh.gateway.state.records import Deployment, Progress
+from flashmesh.gateway.state.records import Deployment, Environment, Progress
 from flashmesh.project.plan import Plan, lines
 
 
@@ -43,6 +43,19 @@ def _resource(one: Progress, entry: Mapping[str, Any] | None) -> dict[str, Any]:
         "error": one.error,
         "endpoint": None if entry is None else entry.get("endpoint_id"),
         "url": None if entry is None else entry.get("endpoint_url"),
+    }
+
+
+def environment_document(environment: Environment) -> dict[str, Any]:
+    """One environment, without what serves in it."""
+    return {
+        "id": environment.id,
+        "app": environment.app,
+        "environment": environment.name,
+        "build": environment.build,
+        "resources": environment.resources,
+        "running": environment.running,
+        "createdAt": moment(environment.created_at),
     }
 
 

@@ -1,10 +1,12 @@
 """The routes of deployments: `/v1/deployments…`, `/v1/plan`, `/v1/undeploy`."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from flashmesh.functions.errors import FlashmeshError
+from flashmesh.gateway.access.tokens import Grant
 from flashmesh.gateway.api.asgi import Receive, Send
 from flashmesh.gateway.api.bodies import read_object
 from flashmesh.gateway.api.executions import query_fields, whole_number
@@ -13,12 +15,14 @@ from flashmesh.gateway.api.operations import Operation, Vocabulary
 from flashmesh.gateway.api.starlette_app import OtherFace, of_reply
 from flashmesh.gateway.api.streams import EventStream, event
 from flashmesh.gateway.api.words import dump
-from flashmesh.gateway.deployments.documents import plan_document
+from flashmesh.gateway.deployments.documents import environment_document, plan_document
 from flashmesh.gateway.deployments.feed import Feed
 from flashmesh.gateway.deployments.requests import DeployRequest, PlanRequest, UndeployRequest
 from flashmesh.gateway.deployments.service import Deployments
 from flashmesh.gateway.http import JSON_TYPE, Answer, Request
 from flashmesh.gateway.state.manager import StateManager
+from flashmesh.gateway.state.scope import OutOfScope
+from flashmesh.gateway.state.visible import Visible
 from flashmesh.project.appname import check_name
 
 PREFIX: Final = b"/v1/deployments/"
@@ -55,6 +59,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         responses={202: "any", **_REFUSED},
     ),
     Operation(
+        id="list_environments",
+        method="GET",
+        path="/v1/environments",
+        tag="deployments",
+        summary="Environments, and the deployment that runs in each",
+        queries=("app",),
+        responses={200: "any", 400: "Refusal", 404: "Refusal"},
+    ),
+    Operation(
         id="list_deployments",
         method="GET",
         path="/v1/deployments",
@@ -85,13 +98,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 class DeploymentHandlers:
     """`serves` gives each operation's handler."""
 
-    def __init__(self, deployments: Deployments, state: StateManager) -> None:
+    def __init__(self, deployments: Deployments, state: StateManager, grant: Callable[[str], Grant | None]) -> None:
         self._deployments = deployments
+        self._grant = grant
         self._state = state
 
     async def plan(self, request: Request) -> Answer:
         asked: PlanRequest = read_object(request.body, PlanRequest)
-        _check_names(asked.app, asked.environment)
+        self._check(request, asked.app, asked.environment)
         manifest: Any = asked.manifest
         if manifest is None:
             if asked.build is None:
@@ -103,7 +117,7 @@ class DeploymentHandlers:
 
     async def create(self, request: Request) -> Answer:
         asked: DeployRequest = read_object(request.body, DeployRequest)
-        _check_names(asked.app, asked.environment)
+        self._check(request, asked.app, asked.environment)
         if asked.rollback:
             if asked.env:
                 raise InvalidRequest("`env` comes with the earlier deployment. Leave it out.", field="env")
@@ -128,6 +142,7 @@ class DeploymentHandlers:
 
     async def undeploy(self, request: Request) -> Answer:
         asked: UndeployRequest = read_object(request.body, UndeployRequest)
+        self._check(request, asked.app, asked.environment)
         if asked.all == bool(asked.resources):
             raise InvalidRequest("Name `resources`, or send `all`: one of the two.", field="resources")
         begun, found = await self._deployments.undeploy(
@@ -139,15 +154,33 @@ class DeploymentHandlers:
         )
         return self._begun(begun, found)
 
+    def _check(self, request: Request, app: str, environment: str) -> None:
+        """Raises BadName, and OutOfScope for a token of another app or environment."""
+        check_name(app, what="app")
+        check_name(environment, what="environment")
+        grant = self._grant(request.principal) if request.principal else None
+        if grant is not None and (grant.app not in ("", app) or grant.environment not in ("", environment)):
+            theirs = "/".join(name for name in (grant.app, grant.environment) if name)
+            raise OutOfScope(f"The token {grant.name!r} counts for {theirs} and not for {app}/{environment}.")
+
     def _begun(self, begun: Any, found: Any) -> Answer:
         location = (b"location", PREFIX + str(begun.id).encode())
         body = {**self._deployments.document(begun), "plan": plan_document(found)}
         return Answer(202, [JSON_TYPE, location], dump(body))
 
+    async def environments(self, request: Request) -> Answer:
+        app = query_fields(request.query, frozenset({"app"})).get("app")
+        visible = Visible(self._state, self._grant(request.principal) if request.principal else None)
+        apps = [visible.app(app)] if app else visible.apps()
+        found = [environment_document(one) for each in apps for one in visible.environments(each.name)]
+        return Answer(200, [JSON_TYPE], dump({"environments": found}))
+
     async def list(self, request: Request) -> Answer:
         wanted = query_fields(request.query, frozenset({"app", "env", "limit"}))
         limit = whole_number(wanted.get("limit"), range(1, MOST_LISTED + 1), "limit", 20)
-        places = self._state.environments(wanted.get("app"))
+        visible = Visible(self._state, self._grant(request.principal) if request.principal else None)
+        apps = [visible.app(wanted["app"])] if "app" in wanted else visible.apps()
+        places = [place for app in apps for place in visible.environments(app.name)]
         found = [
             one
             for place in places
@@ -161,10 +194,13 @@ class DeploymentHandlers:
 
     async def get(self, request: Request) -> Answer:
         deployment = self._state.deployment(_id(request.path))
+        self._check(request, deployment.app, deployment.environment)
         return Answer(200, [JSON_TYPE], dump(self._deployments.document(deployment)))
 
     async def follow(self, request: Request, receive: Receive, send: Send) -> Answer | None:
         id = _id(request.path, EVENTS)
+        deployment = self._state.deployment(id)
+        self._check(request, deployment.app, deployment.environment)
         feed = self._deployments.feed(id)
         await self._stream(id, feed, receive, send)
         return None
@@ -210,14 +246,9 @@ def _id(path: bytes, suffix: bytes = b"") -> str:
     return unquote_to_bytes(raw).decode("utf-8", "replace")[:200]
 
 
-def _check_names(app: str, environment: str) -> None:
-    check_name(app, what="app")
-    check_name(environment, what="environment")
-
-
-def deployment_face(deployments: Deployments, state: StateManager) -> OtherFace:
+def deployment_face(deployments: Deployments, state: StateManager, grant: Callable[[str], Grant | None]) -> OtherFace:
     """The routes, for the application."""
-    handlers = DeploymentHandlers(deployments, state)
+    handlers = DeploymentHandlers(deployments, state, grant)
     return OtherFace(
         operations=OPERATIONS,
         vocabulary=Vocabulary(structs=(DeployRequest, PlanRequest, UndeployRequest)),
@@ -225,6 +256,7 @@ def deployment_face(deployments: Deployments, state: StateManager) -> OtherFace:
             "plan_deployment": of_reply(handlers.plan),
             "create_deployment": of_reply(handlers.create),
             "undeploy": of_reply(handlers.undeploy),
+            "list_environments": of_reply(handlers.environments),
             "list_deployments": of_reply(handlers.list),
             "get_deployment": of_reply(handlers.get),
             "follow_deployment": handlers.follow,

@@ -32,12 +32,14 @@ class DeploymentJournal:
         deployables: Deployables,
         key: ValuesKey,
         server_url: str,
+        schemas: Callable[[EndpointName], Mapping[str, Any]],
         told: Told,
         changed: Callable[[], None],
     ) -> None:
         """Args:
         wanted: the build's manifest.
         given: values of environment variables that came with it, by identity.
+        schemas: of an endpoint's callables, by id: what their arguments look like.
         told, changed: called after each event, and after each change of what serves.
         """
         self._deployment = deployment
@@ -45,6 +47,7 @@ class DeploymentJournal:
         self._state = state
         self._deployables = deployables
         self._server_url = server_url
+        self._schemas = schemas
         self._told = told
         self._changed = changed
         self._key = key
@@ -98,6 +101,9 @@ class DeploymentJournal:
             gateway_url=f"{self._server_url}/{face}/{wanted.endpoint}",
             at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
+        schemas = self._schemas(wanted.endpoint)
+        if schemas:
+            entry["schemas"] = dict(schemas)
         await self._state.record(
             self._environment.id,
             step.identity,

@@ -34,6 +34,7 @@ from flashmesh.gateway.state.records import (
     Manifest,
     Served,
 )
+from flashmesh.kit.ids import EndpointName
 from flashmesh.project.identity import endpoint_id
 from flashmesh.project.plan import Plan, plan
 from flashmesh.project.restored import ManifestInvalid, project_of
@@ -86,8 +87,16 @@ class Deployments:
         self._running: dict[str, Feed] = {}
         """By deployment: those that this process carries out."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._schemas: dict[EndpointName, dict[str, Any]] = {}
+        """By endpoint and callable: the schema of its arguments, as its template last said."""
         self._known: dict[str, dict[str, tuple[float, Deployed | None]]] = {}
         """By environment and identity: endpoints as they were recorded at that time."""
+
+    def template_said(self, endpoint: EndpointName, info: Mapping[str, Any]) -> None:
+        """What a template said of its functions when it had imported them."""
+        functions = {str(one["id"]): one.get("parameters") for one in info.get("functions") or ()}
+        if functions:
+            self._schemas[endpoint] = functions
 
     # Looking
 
@@ -288,6 +297,7 @@ class Deployments:
             deployables=self._deployables,
             key=self._key,
             server_url=self._server_url,
+            schemas=lambda endpoint: self._schemas.get(endpoint, {}),
             told=told,
             changed=lambda: self._refresh(deployment.app, deployment.environment),
         )

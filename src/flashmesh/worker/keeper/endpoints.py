@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -17,6 +18,10 @@ if TYPE_CHECKING:  # `typing` is 6 ms, a third of the keeper's start
 
 SILENT_S = 10
 """How long a TCP connection may say nothing before a worker is bothered with it."""
+
+PORTS = (20_000, 32_768)
+"""Where a port is chosen that is to be kept: not among those that Linux gives to outgoing connections, one of which
+could have it when the endpoint returns."""
 
 
 class Template:
@@ -57,7 +62,7 @@ class Endpoint:
 
     def listen_tcp(self, host: str, port: int, *, backlog: int) -> None:
         """Open its TCP socket as well; `port` 0: any. Raises OSError, for example when the port is taken."""
-        self.tcp = _listen_tcp(host, port, backlog)
+        self.tcp = _listen_tcp(host, port, backlog) if port else _listen_anywhere(host, backlog)
 
     @property
     def listeners(self) -> list[socket.socket]:
@@ -96,6 +101,17 @@ def _listen(path: str, backlog: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+def _listen_anywhere(host: str, backlog: int) -> socket.socket:
+    for _ in range(20):
+        port = PORTS[0] + int.from_bytes(os.urandom(4)) % (PORTS[1] - PORTS[0])
+        try:
+            return _listen_tcp(host, port, backlog)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    return _listen_tcp(host, 0, backlog)
 
 
 def _listen_tcp(host: str, port: int, backlog: int) -> socket.socket:

@@ -6,17 +6,19 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 import anyio
 import starlette
+from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.background import BackgroundTask
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
@@ -228,7 +230,8 @@ class Endpoint:
             return await self._function(*positional, **arguments)
         if self._streams:
             return self._function(*positional, **arguments)
-        return await run_in_threadpool(self._function, *positional, **arguments)
+        # A body in a thread cannot be stopped; whoever waits for it can.
+        return await to_thread.run_sync(partial(self._function, *positional, **arguments), abandon_on_cancel=True)
 
     def _respond(self, value: Any, request: Request) -> Response:
         if isinstance(value, Response):

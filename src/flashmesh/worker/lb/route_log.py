@@ -27,11 +27,10 @@ class Printer(Protocol):
         ...
 
 
-class Request:
-    """One request of a route, and what it has written of lines that are not whole yet."""
+class Unfinished:
+    """What a request has written of lines that are not whole yet."""
 
-    def __init__(self, route: HttpRoute) -> None:
-        self.route = route
+    def __init__(self) -> None:
         self._begun: dict[str, str] = {}
         self._lock = threading.RLock()  # a body may have threads; re-entrant, since a finalizer may print
 
@@ -47,6 +46,14 @@ class Request:
         """What was left without a line's end."""
         with self._lock:
             return self._begun.pop(stream, "")
+
+
+class Request(Unfinished):
+    """One request of a route."""
+
+    def __init__(self, route: HttpRoute) -> None:
+        super().__init__()
+        self.route = route
 
 
 _running: Final[contextvars.ContextVar[Request | None]] = contextvars.ContextVar("flash_request", default=None)
@@ -95,17 +102,18 @@ class Labelled:
             return self._stream.write(text)
         whole = request.add(self._name, text)
         if whole is not None:
-            self._print(request.route, whole)
+            self._print(request, whole)
         return len(text)
 
     def end_line(self, request: Request) -> None:
         """Print what a body left without a line's end."""
         rest = request.take_rest(self._name)
         if rest:
-            self._print(request.route, rest)
+            self._print(request, rest)
 
-    def _print(self, route: HttpRoute, text: str) -> None:
-        self._printer.output(function=route.function, endpoint=route.resource, text=text, stream=self._name)
+    def _print(self, request: Request, text: str) -> None:
+        function, endpoint = request.route.function, request.route.resource
+        self._printer.output(function=function, endpoint=endpoint, text=text, stream=self._name)
 
     def writelines(self, lines: list[str]) -> None:
         for line in lines:

@@ -14,7 +14,7 @@ from flashmesh.worker.groups import GroupTable, Places
 from flashmesh.worker.launch import anonymous_file, fork, kill_group, launch
 from flashmesh.worker.records import SPARE_SLOTS, RecordTable, Running, State, WorkerRecord
 from flashmesh.worker.spec import WorkerSpec
-from flashmesh.worker.template.output import OutputPipe, attribute
+from flashmesh.worker.template.output import OutputPipe, attribute, by_writer
 from flashmesh.worker.template.program import Program
 from flashmesh.worker.template.zygote import Inheritance, Zygote, ZygoteBorn, environment
 
@@ -459,19 +459,19 @@ class Generation:
         if worker is None:
             self._owner.on_output("", stream, lines, "", "")
             return
-        if stream == "stderr":
-            worker.tail.extend(lines)
-        self._owner.on_output(self.worker_id(worker), stream, lines, *attribute(worker.record.calls()))
+        for writer, written in by_writer(lines, attribute(worker.record.calls())):
+            if stream == "stderr":
+                worker.tail.extend(written)
+            self._owner.on_output(self.worker_id(worker), stream, written, *writer)
 
     def _close_pipes(
         self, worker_id: str, pipes: dict[str, OutputPipe], function: str, execution: str, worker: Worker | None = None
     ) -> None:
         for stream, pipe in pipes.items():
-            lines = pipe.drain()
-            if worker is not None and stream == "stderr":
-                worker.tail.extend(lines)
-            if lines:
-                self._owner.on_output(worker_id, stream, lines, function, execution)
+            for writer, written in by_writer(pipe.drain(), (function, execution)):
+                if worker is not None and stream == "stderr":
+                    worker.tail.extend(written)
+                self._owner.on_output(worker_id, stream, written, *writer)
             self._loop.unwatch(pipe.fd)
             os.close(pipe.fd)
 

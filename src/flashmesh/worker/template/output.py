@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from flashmesh.wire.frames import Log
@@ -16,6 +16,32 @@ KEPT_BYTES: Final = 2 * 1024 * 1024
 RATE: Final = 2000.0
 """Lines per second one endpoint may send on; a terminal shows no more, and the session has other work."""
 BURST: Final = 4000.0
+
+
+_MARK: Final = "\x1e"
+_MARK_END: Final = "\x1f"
+
+
+def marked(function: str, execution: str, line: str) -> str:
+    """A line that says whose it is: of a worker that runs many calls at a time, which knows that itself."""
+    return f"{_MARK}{function}{_MARK_END}{execution}{_MARK_END}{line}"
+
+
+def by_writer(lines: Iterable[str], otherwise: tuple[str, str]) -> list[tuple[tuple[str, str], list[str]]]:
+    """Lines without their marks, with the (function, execution) that wrote them; `otherwise` wrote those without."""
+    found: list[tuple[tuple[str, str], list[str]]] = []
+    for line in lines:
+        writer, text = otherwise, line
+        if line.startswith(_MARK):
+            function, _, rest = line[1:].partition(_MARK_END)
+            execution, complete, rest = rest.partition(_MARK_END)
+            if complete:
+                writer, text = (function, execution), rest
+        if found and found[-1][0] == writer:
+            found[-1][1].append(text)
+        else:
+            found.append((writer, [text]))
+    return found
 
 
 class Lines:
