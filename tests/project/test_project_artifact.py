@@ -196,7 +196,14 @@ def test_ignore_files_and_the_option_leave_out_files(tmp_path: Path) -> None:
 
 
 def test_everything_the_scan_reads_is_packed(tmp_path: Path) -> None:
-    files = {"a.py": WORKER, "build/gen.py": WORKER, "docs/conf.py": "", ".hidden/x.py": "", "tests/t.py": "", "x/y/z.py": ""}
+    files = {
+        "a.py": WORKER,
+        "build/gen.py": WORKER,
+        "docs/conf.py": "",
+        ".hidden/x.py": "",
+        "tests/t.py": "",
+        "x/y/z.py": "",
+    }
     write(tmp_path, files)
     assert {file.path for file in find_files(tmp_path)} <= {file.path for file in find_contents(tmp_path).files}
 
@@ -299,7 +306,8 @@ def test_the_manifest_in_the_archive_is_json_without_a_time(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (250_000, "250 kB"), (5e8, "500 MB"), (2e9, "2.0 GB")]
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (250_000, "250 kB"), (5e8, "500 MB"), (2e9, "2.0 GB")],
 )
 def test_sizes_are_readable(size: float, text: str) -> None:
     assert readable(size) == text

@@ -48,7 +48,9 @@ def test_what_was_packed_is_unpacked_and_cannot_be_changed(tmp_path: Path, place
     manifest = unpack(artifact.path, place / "build", build_id=artifact.build_id)
     assert manifest == read_manifest(place / "build")
     assert [*manifest["resources"]] == ["a"]
-    found = {path.relative_to(place / "build").as_posix(): path for path in (place / "build").rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(place / "build").as_posix(): path for path in (place / "build").rglob("*") if path.is_file()
+    }
     assert found.keys() == {*files, MANIFEST_NAME, "handlers/handler_a.py"}
     assert all(found[name].read_bytes() == (root / name).read_bytes() for name in files)
     modes = {name: stat.S_IMODE(path.stat().st_mode) for name, path in found.items()}
@@ -69,7 +71,8 @@ def test_many_who_unpack_at_once_end_with_one_whole_folder(tmp_path: Path, place
     artifact = packed(write(tmp_path / "p", {"a.py": WORKER, "x.bin": b"x" * 99999}), tmp_path / "o.tar.gz")
     results: list[object] = []
     threads = [
-        threading.Thread(target=lambda: results.append(unpack(artifact.path, place / "build")["version"])) for _ in range(6)
+        threading.Thread(target=lambda: results.append(unpack(artifact.path, place / "build")["version"]))
+        for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -88,7 +91,21 @@ def test_an_artifact_of_another_build_is_refused(tmp_path: Path, place: Path) ->
 
 @pytest.mark.parametrize(
     "name",
-    ["../evil.py", "a/../../evil.py", "/evil", "a//b", "./a", "a/.", "..", "", "a/..", "x" * 300, "a\nb", "a\\b", "x/" * 80 + "x"],
+    [
+        "../evil.py",
+        "a/../../evil.py",
+        "/evil",
+        "a//b",
+        "./a",
+        "a/.",
+        "..",
+        "",
+        "a/..",
+        "x" * 300,
+        "a\nb",
+        "a\\b",
+        "x/" * 80 + "x",
+    ],
 )
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, place: Path, name: str) -> None:
     path = archive(tmp_path / "x.tar.gz", [*good_entries(tmp_path), (name, b"evil")])
@@ -211,7 +228,9 @@ def test_a_manifest_that_names_files_outside_or_missing_ones_is_refused(tmp_path
     assert "not a Python file inside the project" in refused(place, path)
 
 
-@pytest.mark.parametrize("spoil", [lambda raw: raw[:700], lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"x" * 999])
+@pytest.mark.parametrize(
+    "spoil", [lambda raw: raw[:700], lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"x" * 999]
+)
 def test_what_is_no_whole_tar_is_refused(tmp_path: Path, place: Path, spoil: Callable[[bytes], bytes]) -> None:
     refused(place, archive(tmp_path / "x.tar.gz", [*good_entries(tmp_path), ("z", b"z" * 5000)], change=spoil))
 
@@ -264,9 +283,13 @@ def test_a_good_archive_with_some_bytes_changed_is_unpacked_or_refused_and_nothi
     assert snapshot(tmp_path) == before
 
 
-KINDS = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+KINDS = st.sampled_from(
+    [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
 PARTS = st.sampled_from(["a", "b", "..", ".", "", "evil", "a.py", "\n", "ä", "build"])
-MEMBERS = st.tuples(st.lists(PARTS, min_size=1, max_size=4).map("/".join), KINDS, st.lists(PARTS, max_size=4).map("/".join))
+MEMBERS = st.tuples(
+    st.lists(PARTS, min_size=1, max_size=4).map("/".join), KINDS, st.lists(PARTS, max_size=4).map("/".join)
+)
 
 
 @FUZZ
@@ -293,7 +316,7 @@ def test_whatever_an_archive_holds_nothing_appears_outside_its_folder(
     except HostileArtifact:
         pass
     else:
-        found = [one for one in (place / "build").rglob("*")]
+        found = list((place / "build").rglob("*"))
         assert all(one.is_file() or one.is_dir() for one in found)
         assert not any(one.is_symlink() for one in found)
         remove(place / "build")

@@ -90,7 +90,8 @@ class FakeWorker:
         self.wake = socket.socketpair()
         for end in self.wake:
             end.setblocking(False)
-        self.listener = socket.socket(fileno=os.dup(context.listen_fd))
+        fds = [context.listen_fd] if context.tcp_fd is None else [context.listen_fd, context.tcp_fd]
+        self.listeners = [socket.socket(fileno=os.dup(fd)) for fd in fds]
 
     def run(self) -> NoReturn:
         signal.set_wakeup_fd(self.wake[1].fileno())
@@ -102,7 +103,7 @@ class FakeWorker:
         self.link = BlockingLink.connect(self.spec.link, *frames)
         context.announce_ready(1)
         while not self.leaving:
-            ready = select.select([self.link, self.wake[0], self.listener], [], [], self._patience())[0]
+            ready = select.select([self.link, self.wake[0], *self.listeners], [], [], self._patience())[0]
             if self.wake[0] in ready:
                 self.wake[0].recv(100)
             if not ready and context.may_idle_out:
@@ -110,8 +111,10 @@ class FakeWorker:
             if self.link in ready:
                 for frame in self.link.pump():
                     self._on_frame(frame)
-            elif self.listener in ready:
-                self._accept()
+            else:
+                for listener in self.listeners:
+                    if listener in ready:
+                        self._accept(listener)
             if context.one_shot and context.record.head().calls:
                 break
         context.record.set_leaving()
@@ -139,9 +142,9 @@ class FakeWorker:
         elif isinstance(frame, Drain):
             self.leaving = True
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            connection, _ = self.listener.accept()
+            connection, _ = listener.accept()
         except BlockingIOError:
             return
         with connection:

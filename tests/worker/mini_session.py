@@ -146,7 +146,7 @@ class MiniSession:
     # --- what tests do ---
 
     def spec(self, *, build: str = "b1", env: dict[str, str] | None = None, **more: Any) -> WorkerSpec:
-        own = ("generation", "import_limit_s", "drain_limit_s", "template_idle_s", "cuda_devices")
+        own = ("generation", "import_limit_s", "drain_limit_s", "template_idle_s", "cuda_devices", "on_trial")
         fields = {name: more.pop(name) for name in own if name in more}
         return WorkerSpec(
             endpoint="e",

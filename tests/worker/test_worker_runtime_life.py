@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 
 import pytest
 from worker_fixtures import (
+    DEADLINE_S,
     Worker,
     call,
     eventually,
@@ -18,7 +20,7 @@ from worker_fixtures import (
 
 from flashmesh.functions.errors import Cancelled, LinkLost, TimedOut
 from flashmesh.wire.frames import Cancel, Drain, Error, Result
-from flashmesh.worker.records import Reason
+from flashmesh.worker.records import Reason, State
 
 SOURCE = """
     import asyncio, os, pathlib, time
@@ -287,3 +289,23 @@ def is_running(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_call_that_was_accepted_runs_though_its_worker_was_told_to_leave_meanwhile() -> None:
+    """Its connection is in nobody else's hands: what is missing of the request is waited for."""
+    with session() as here:
+        worker = here.worker(SOURCE)
+        body = b'{"input": {"x": 1}}'
+        head = b"POST /echo/run_sync HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.settimeout(DEADLINE_S)
+            caller.connect(worker.spec.socket_path)
+            caller.sendall(head)
+            assert eventually(lambda: worker.record.head().free == 0)
+            os.kill(worker.process.pid, signal.SIGTERM)
+            assert eventually(lambda: worker.record.head().state in (State.LEAVING, State.DRAINING))
+            caller.sendall(body)
+            answer = b"".join(iter(lambda: caller.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200")
+        link_of(worker).close()
+        assert worker.exit_status() == 0

@@ -1,6 +1,5 @@
 """`flash build`: pack a project into what a server, or any image, can serve."""
 
-import asyncio
 import json
 import re
 import sys
@@ -104,6 +103,8 @@ def build(
     Left out: hidden files, what .gitignore and .flashignore name, virtual environments, tests, caches, and secrets.
     """
     set_up_logging(verbose)
+    import asyncio  # with what else it takes to build: `flash --help` imports this module
+
     from flashmesh.deploy import build as building
 
     env = read_env_file(env_file) if env_file is not None else {}

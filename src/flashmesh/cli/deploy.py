@@ -106,7 +106,8 @@ def deploy(
     click.echo(f"Deploying build {built.artifact.build_id} to {place}", err=True)
     for line in plan_lines(begun["plan"]):
         click.echo(line, err=True)
-    finish(client, place, follow(client, begun["id"]), begun["plan"], as_json=as_json)
+    client, ended = follow(client, begun["id"])
+    finish(client, place, ended, begun["plan"], as_json=as_json)
 
 
 async def built_of(directory: Path, place: Place, *, env_file: Path | None, exclude: tuple[str, ...]) -> "Built":

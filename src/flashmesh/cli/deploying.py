@@ -94,8 +94,8 @@ _SIGNS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def follow(client: ServerClient, deployment: str, *, quiet: bool = False) -> dict[str, Any]:
-    """Tell a deployment's progress on stderr until it has ended; its document then.
+def follow(client: ServerClient, deployment: str, *, quiet: bool = False) -> tuple[ServerClient, dict[str, Any]]:
+    """Tell a deployment's progress on stderr until it has ended; its document then, and where the server is now.
 
     A server that goes away meanwhile is waited for: it takes the deployment up again when it is back. Ctrl-C ends
     the command and not the deployment.
@@ -111,7 +111,7 @@ def follow(client: ServerClient, deployment: str, *, quiet: bool = False) -> dic
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _followed(client: ServerClient, deployment: str, *, quiet: bool) -> dict[str, Any]:
+def _followed(client: ServerClient, deployment: str, *, quiet: bool) -> tuple[ServerClient, dict[str, Any]]:
     import time
 
     path = f"/v1/deployments/{path_name(deployment)}/events"
@@ -124,7 +124,7 @@ def _followed(client: ServerClient, deployment: str, *, quiet: bool) -> dict[str
                 document: dict[str, Any] = json.loads(data)
                 if name == "end":
                     if document["status"] != "running":
-                        return document
+                        return client, document
                     break
                 if not quiet and (document["resource"], document["state"]) not in told:
                     told.add((document["resource"], document["state"]))
@@ -220,7 +220,7 @@ def running_deployment(refused: Refused) -> str | None:
 
 
 def post(client: ServerClient, path: str, body: Mapping[str, Any], *, wait: bool = False) -> dict[str, Any]:
-    """Ask for a change; with `wait` once nobody else's runs. Raises Refused."""
+    """Ask for a change, with `wait` once nobody else's runs; the deployment that begins. Raises Refused."""
     while True:
         try:
             found: dict[str, Any] = client.send("POST", path, json.dumps(body).encode())
@@ -230,7 +230,7 @@ def post(client: ServerClient, path: str, body: Mapping[str, Any], *, wait: bool
             if running is None or not wait:
                 raise
         click.echo(f"Another deployment ({running}) of this environment runs; waiting for it.", err=True)
-        follow(client, running, quiet=True)
+        client, _ = follow(client, running, quiet=True)
 
 
 def confirmed(question: str, *, yes: bool, hint: str) -> bool:

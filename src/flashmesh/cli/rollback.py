@@ -46,4 +46,5 @@ def rollback(
     click.echo(f"Rolling {place} back to build {begun['build']}", err=True)
     for line in plan_lines(begun["plan"]):
         click.echo(line, err=True)
-    finish(client, place, follow(client, begun["id"]), begun["plan"], as_json=as_json)
+    client, ended = follow(client, begun["id"])
+    finish(client, place, ended, begun["plan"], as_json=as_json)

@@ -50,4 +50,5 @@ def undeploy(
         "source": source_of(here),
     }
     begun = post(client, "/v1/undeploy", body, wait=wait)
-    finish(client, place, follow(client, begun["id"]), begun["plan"], as_json=as_json)
+    client, ended = follow(client, begun["id"])
+    finish(client, place, ended, begun["plan"], as_json=as_json)

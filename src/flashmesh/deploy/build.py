@@ -108,7 +108,7 @@ async def _found(root: Path, exclude: Sequence[str], env: Mapping[str, str], ins
     if missing:
         await inspections.import_all(root, missing)
     project = inspections.complete(project)
-    wrong = checks.errors(project)
+    wrong = checks.errors(project, Closures(project))
     if wrong:
         raise BuildRefused(wrong)
     if not project.functions:

@@ -53,6 +53,10 @@ class Door:
             return self._find(method, path)
         return _refuse_starting if phase == "starting" else _refuse_stopping
 
+    def closed(self) -> Answer | None:
+        """What is answered to whatever is new while nothing is let in; None: it is open."""
+        return None if self.phase == "ready" else _STARTING if self.phase == "starting" else _STOPPING
+
     def guard(self, application: ASGIApp) -> ASGIApp:
         """The same rule for what is not hot."""
 

@@ -22,7 +22,7 @@ Read = Callable[[str], bytes]
 _SECRET_NAMES: Final = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 
 
-def errors(project: Project) -> list[Problem]:
+def errors(project: Project, closures: Closures) -> list[Problem]:
     """Everything for which the project cannot be built, in the order of the files."""
     clashes = name_clashes(project.resources)
     found = [problem for problem in project.problems if problem.severity == "error" and problem not in clashes]
@@ -30,6 +30,8 @@ def errors(project: Project) -> list[Problem]:
     found += _declared_twice(project)
     found += declared_route_problems(project)
     found += _unresolved(project)
+    for file, syntax in closures.unreadable(_used(project, closures)).items():
+        found.append(Problem(file=file, line=syntax.line, reason=f"a function imports it, and {syntax.reason}"))
     return sorted(dict.fromkeys(found), key=lambda problem: (problem.file, problem.line or 0))
 
 
@@ -77,10 +79,12 @@ def _declared_twice(project: Project) -> Iterator[Problem]:
 def _unresolved(project: Project) -> Iterator[Problem]:
     for resource in project.resources:
         if resource.unresolved:
-            what = "its settings" if "*" in resource.unresolved else ", ".join(resource.unresolved)
+            any_of_them = "*" in resource.unresolved
+            what = "its settings" if any_of_them else ", ".join(resource.unresolved)
+            remedy = "Write them out" if any_of_them else "Write the values themselves, put them into flash.toml"
             reason = (
                 f"{resource.name}: {what} can only be told by importing the file, and that needs packages which are "
-                "not installed here. Write the values themselves, put them into flash.toml, or install the packages"
+                f"not installed here. {remedy}, or install the packages"
             )
             yield Problem(file=resource.file, line=resource.line, reason=reason)
 

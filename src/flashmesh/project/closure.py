@@ -14,7 +14,7 @@ from flashmesh.kit.ids import BuildId, EndpointName
 from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.project.modules import ModuleFinder
 from flashmesh.project.sources import Sources
-from flashmesh.project.syntax import PACKAGES, Import, ModuleSyntax
+from flashmesh.project.syntax import PACKAGES, Import, ModuleSyntax, SyntaxProblem
 
 
 class MissingPackage(NamedTuple):
@@ -91,6 +91,11 @@ class Closures:
                 if module and module.endswith("/") and self._finder.submodule(module, imported.name or "") is None:
                     found[MissingPackage(file, module.rstrip("/"), imported.name or "")] = None
         return list(found)
+
+    def unreadable(self, files: Iterable[str]) -> dict[str, SyntaxProblem]:
+        """Those of `files` that Python cannot read, and why."""
+        found = {file: self._sources.syntax_of(file) for file in sorted(files)}
+        return {file: syntax for file, syntax in found.items() if isinstance(syntax, SyntaxProblem)}
 
     def sources(self, resource: ResourceSpec) -> dict[str, str]:
         """Every file of its closure, with 12 hex of its bytes; an unreadable one has none."""

@@ -39,6 +39,7 @@ class Life(Protocol):
     def on_free(self, free: int, by_link: bool) -> None: ...
     def on_idle(self) -> None: ...
     def on_call(self) -> bool: ...
+    def on_accepted_call(self) -> bool: ...
     def drain(self, reason: str = ...) -> None: ...
 
 
@@ -138,7 +139,7 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
             access=access,
             over_limit=over_limit,
             settle=uplink.take_unsaid if uplink is not None else _nothing_unsaid,
-            taken=life.on_call,
+            taken=life.on_accepted_call,
         )
         for descriptor, over_limit, access in sockets
     )

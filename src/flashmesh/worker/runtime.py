@@ -68,6 +68,8 @@ class Worker:
         self._spec = spec
         self._context = context
         self._leaving = False
+        self._spent = False
+        """Its one call has begun."""
         self._leave = asyncio.Event()
         self._quiet = asyncio.Event()
         self._reason = ""
@@ -119,11 +121,20 @@ class Worker:
             self._quiet.set()
 
     def on_call(self) -> bool:
-        """A call is about to begin. False: not here, we are leaving."""
-        if self._leaving:
+        """A call of the session's is about to begin. False: not here, we are leaving; it gives it to another worker."""
+        return not self._leaving and self.on_accepted_call()
+
+    def on_accepted_call(self) -> bool:
+        """The same of a call whose connection was accepted: nobody else can take it, so it is run while leaving too.
+
+        False: this worker is there for one call only, and has had it.
+        """
+        if self._spent:
             return False
         if self._context.one_shot:
-            self._stop_accepting("one call was all")
+            self._spent = True
+            if not self._leaving:
+                self._stop_accepting("one call was all")
         return True
 
     def drain(self, reason: str = "asked to") -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from flashmesh.gateway.access.scopes import WITHOUT_TOKEN, permits, required_scope
 from flashmesh.gateway.api.operations import METRICS, OPERATIONS
+from flashmesh.gateway.state.operations import OPERATIONS as STATE
 from flashmesh.wire.tokens import SCOPES
 
 NAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True).filter(lambda name: name not in (".", ".."))
@@ -40,6 +41,16 @@ CHANGING = st.sampled_from(["POST", "PUT", "PATCH", "DELETE", "post", "PROPFIND"
         ("GET /v1/admin/runtime-config", "admin"),
         ("GET /v1/builds/abc/artifact", "link"),
         ("POST /v1/builds", "admin"),
+        ("GET /v1/builds", "admin"),
+        ("PUT /v1/builds/abc/artifact", "admin"),
+        ("PUT /v1/uploads/4f2pFv5q1yZx0cK3nB7sW8tR9uM6aEdG", None),
+        ("POST /v1/uploads/4f2pFv5q1yZx0cK3nB7sW8tR9uM6aEdG", "admin"),
+        ("PUT /v1/uploads/short", "admin"),
+        ("POST /v1/deployments", "admin"),
+        ("GET /v1/deployments", "admin"),
+        ("GET /v1/deployments/1/events", "admin"),
+        ("POST /v1/plan", "admin"),
+        ("POST /v1/undeploy", "admin"),
         ("GET /manifest", "call"),
         ("POST /v2/hello/run", "call"),
         ("POST /v2/hello/runsync", "call"),
@@ -56,10 +67,13 @@ CHANGING = st.sampled_from(["POST", "PUT", "PATCH", "DELETE", "post", "PROPFIND"
         ("GET /docs", "call"),
         ("GET /openapi.json", "call"),
         ("GET /ui", "call"),
-        ("POST /graphql", "admin"),
+        ("POST /graphql", "call"),
+        ("PUT /graphql", "admin"),
+        ("POST /graphql/x", "admin"),
         ("GET //v1/builds/abc/artifact", "admin"),
         ("GET /v1/../metrics", "admin"),
-        ("GET /graphql", "admin"),
+        ("GET /graphql", "call"),
+        ("GET /graphql/x", "admin"),
     ],
 )
 def test_every_route_has_its_scope(line: str, scope: str | None) -> None:
@@ -77,12 +91,12 @@ def test_every_code_bringing_path_needs_admin(name: str, method: str) -> None:
     assert required_scope(method, f"{one}/replicas") == "admin"
     assert required_scope(method, f"/v1/builds/{name}") == "admin"
     assert required_scope(method, f"/v1/environments/{name}") == "admin"
-    assert required_scope(method, "/graphql") == "admin"
+    assert required_scope(method, "/graphql") == ("call" if method == "POST" else "admin")  # mutations: see there
 
 
 @given(path=PATHS, method=CHANGING)
 def test_what_changes_something_and_is_not_known_needs_admin(path: str, method: str) -> None:
-    known = ("/healthz", "/readyz", "/lb", "/v2/", "/v1/executions/", "/v1/internal/")
+    known = ("/healthz", "/readyz", "/lb", "/v2/", "/v1/executions/", "/v1/internal/", "/graphql", "/v1/uploads/")
     calls = method == "POST" and path.startswith("/v1/functions/") and path.endswith((":invoke", ":enqueue"))
     if not calls and not path.startswith(known):
         assert required_scope(method, path) == "admin"
@@ -92,7 +106,7 @@ def test_what_changes_something_and_is_not_known_needs_admin(path: str, method: 
 def test_what_is_open_without_a_token_changes_nothing_but_calls(path: str) -> None:
     for method in ("PUT", "PATCH"):
         if required_scope(method, path) in (*WITHOUT_TOKEN, None):
-            assert path.startswith("/lb") or path in ("/healthz", "/readyz")
+            assert path.startswith(("/lb", "/v1/uploads/")) or path in ("/healthz", "/readyz")
 
 
 @given(name=NAMES, dots=st.sampled_from(["/../", "/./", "//", "/..\\", "/\n", "/x\x00"]))
@@ -116,10 +130,14 @@ def test_a_worker_may_less_than_a_caller(path: str, method: str) -> None:
 
 def test_of_the_documented_routes_those_that_change_what_is_served_need_admin() -> None:
     needed: dict[str | None, set[str]] = {}
-    for operation in (*OPERATIONS, METRICS):
-        scope = required_scope(operation.method, re.sub(r"\{[^}]*\}", "x", operation.path))
+    for operation in (*OPERATIONS, METRICS, *STATE):
+        scope = required_scope(operation.method, re.sub(r"\{[^}]*\}", "x" * 32, operation.path))
         needed.setdefault(scope, set()).add(operation.id)
-    assert needed.pop("admin") == {"create_function", "patch_function", "delete_function", "set_replicas"}
-    assert needed.pop(None) == {"get_healthz", "get_readyz"}
+    assert needed.pop("admin") == {
+        *("create_function", "patch_function", "delete_function", "set_replicas"),
+        *("list_builds", "put_artifact"),
+    }
+    assert needed.pop(None) == {"get_healthz", "get_readyz", "put_upload"}
     assert needed.pop("metrics") == {"get_metrics"}
+    assert needed.pop("link") == {"get_artifact"}
     assert list(needed) == ["call"]

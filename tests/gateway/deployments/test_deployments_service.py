@@ -1,6 +1,5 @@
 """What deployments do to an environment, and what is left of them when the server dies in the middle."""
 
-import asyncio
 import dataclasses
 import json
 import time

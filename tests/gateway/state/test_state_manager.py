@@ -66,7 +66,7 @@ def test_a_name_that_cannot_be_one_is_refused(state: State, name: str) -> None:
 
 def test_a_mistyped_name_is_told_the_nearest(state: State) -> None:
     state.run(state.manager.ensure("shop", "production"))
-    with pytest.raises(AppNotFound, match="did you mean 'shop'.*flash app list"):
+    with pytest.raises(AppNotFound, match=r"did you mean 'shop'.*flash app list"):
         state.manager.app("shpo")
     with pytest.raises(EnvironmentNotFound, match="did you mean 'production'"):
         state.manager.environment("shop", "producton")
@@ -321,5 +321,5 @@ def test_a_row_that_goes_bad_while_the_server_runs_is_told_and_not_left_out(depl
     deployed.run(deployed.manager.record(place, "gpu.py|", entry(), name="gpu"))
     deployed.run(deployed.manager.record(place, "cpu.py|", entry(name="cpu"), name="cpu"))
     deployed.execute("UPDATE state_resources SET entry = ? WHERE name = 'gpu'", b"{")
-    with pytest.raises(StateDamaged, match="gpu.py"):
+    with pytest.raises(StateDamaged, match=r"gpu\.py"):
         deployed.manager.manifest("shop", "production")

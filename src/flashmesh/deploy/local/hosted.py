@@ -56,7 +56,9 @@ class Hosted:
         return self.last_generation
 
     def successor(self, resource: ResourceSpec, project: Project, build: BuildId, placed: Placed | None) -> "Hosted":
-        """The same endpoint with another build, not served yet: in its place, with its GPUs."""
+        """The same endpoint with another build, not served yet: in its place, at its address, with its GPUs."""
+        if placed is not None and self.tcp is not None:
+            placed = dataclasses.replace(placed, tcp=self.tcp)
         other = Hosted(resource, project, build, placed=placed)
         other.generation = self.next_generation()
         other.sockets, other.devices = self.sockets, self.devices

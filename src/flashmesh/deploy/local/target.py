@@ -10,27 +10,25 @@ declared; what is not declared again is ended.
 
 import asyncio
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from flashmesh.deploy.local.gpus import Devices, Gpu, NoGpu
+from flashmesh.deploy.local.gpu_desk import GpuDesk
+from flashmesh.deploy.local.gpus import Gpu
 from flashmesh.deploy.local.hosted import Hosted, Stage
 from flashmesh.deploy.local.inherited import Inherited, devices_of, gpus_of
+from flashmesh.deploy.local.offering import offer
 from flashmesh.deploy.local.placed import Placed
 from flashmesh.deploy.local.plans import (
     Surroundings,
-    devices_for,
     endpoint_plan,
     gives_up,
     system_packages_of,
     worker_spec,
 )
 from flashmesh.deploy.local.ports import EnvironmentsPort, KeeperPort, StartKeeper, VolumesPort
-from flashmesh.deploy.local.rollout import Failed, Rollout, Served, TemplateGone, failure
 from flashmesh.deploy.local.system import install_command, missing_system_dependencies
-from flashmesh.deploy.target import DeployFailed
 from flashmesh.functions.errors import EndpointUnavailable, FlashmeshError
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId
 from flashmesh.project.model import Project, ResourceSpec
@@ -49,10 +47,6 @@ from flashmesh.worker.spec import WorkerSpec
 
 PORT_PATIENCE_S: Final = 1.0
 """How long a TCP port may be held by processes that are just ending: a killed keeper's workers."""
-ROLLOUT_LIMIT_S: Final = 600.0
-"""How long a build may take to be served, start-up hooks of its first worker included."""
-OFFERS: Final = 3
-"""Templates that may end under a build that is offered to them before it counts as one that does not work."""
 
 
 class LocalTarget:
@@ -87,19 +81,21 @@ class LocalTarget:
         self._surroundings = Surroundings(link=link_path, manifest=manifest_path, key_file=key_file)
         self._environments = environments
         self._volumes = volumes
-        self._detect = gpus
-        self._gpus: tuple[Gpu, ...] | None = None
-        self._notice = notice
         self._log = log
         self._endpoints: dict[EndpointName, Hosted] = {}
         self._inherited = Inherited()
+        self._desk = GpuDesk(
+            detect=gpus,
+            endpoints=self._endpoints,
+            inherited=self._inherited,
+            free_one=self._free_an_idle_gpu,
+            notice=notice,
+        )
         self._keeper: KeeperPort | None = None
         self._keeper_lock = asyncio.Lock()
         self._install = install
         self._background: set[asyncio.Task[None]] = set()
         self._leaving: dict[EndpointName, asyncio.Task[None]] = {}
-        self._said: set[str] = set()
-        self._gpu_freed = asyncio.Event()
         self._closed = False
 
     # What the session says
@@ -142,44 +138,23 @@ class LocalTarget:
             await asyncio.wait((endpoint.starting,))
         candidate = endpoint.successor(resource, project, build, placed)
         await self._prepare(candidate)
-        await self._reserve_devices(candidate)
+        await self._desk.reserve(candidate)
         spec = self._spec(candidate)
-        endpoint.rollout = rollout = Rollout(dataclasses.replace(spec, on_trial=True))
         try:
-            async with asyncio.timeout(ROLLOUT_LIMIT_S):
-                await self._follow(endpoint, rollout)
-        except BaseException as error:
-            endpoint.rollout = None
+            await offer(endpoint, spec, start=self._start_trial)
+        except BaseException:
             if not endpoint.running:
                 self._dispatcher.template_lost(endpoint.name)  # who waits may have what served before started
-            if endpoint.spec is not None and endpoint.port is not None:
-                endpoint.port.send(Update(endpoint.spec.to_dict()))  # one that is still on its way is given up
-            if isinstance(error, TimeoutError):
-                raise DeployFailed(f"{endpoint.name} was not ready after {ROLLOUT_LIMIT_S:.0f} s") from error
             raise
-        endpoint.rollout = None
         endpoint.become(candidate, spec)
         self._declare_plan(endpoint)
         self._stage(endpoint, "warm")
         await (await self._kept()).remember(spec)
 
-    async def _follow(self, endpoint: Hosted, rollout: Rollout) -> None:
-        reason = ""
-        for _ in range(OFFERS):
-            if endpoint.port is not None:
-                endpoint.port.send(Update(rollout.spec.to_dict()))
-            elif not endpoint.running:  # else it is told as soon as it is connected
-                await self._open(endpoint)
-                endpoint.running = True
-                await (await self._kept()).start_template(rollout.spec, trial=True)
-            match await rollout.news():
-                case Served():
-                    return
-                case Failed() as failed:
-                    raise failure(rollout.spec.resource_name or endpoint.name, failed)
-                case TemplateGone(reason=reason):
-                    continue
-        raise DeployFailed(f"{endpoint.name} could not be started: {reason or 'its template keeps leaving'}")
+    async def _start_trial(self, endpoint: Hosted, spec: WorkerSpec) -> None:
+        await self._open(endpoint)
+        endpoint.running = True
+        await (await self._kept()).start_template(spec, trial=True)
 
     async def resize(self, resource: ResourceSpec) -> None:
         """Take over other worker counts of a declared resource. No worker is replaced by another."""
@@ -200,7 +175,7 @@ class LocalTarget:
         A template that runs its build goes on; what the next one is given is as it would be made now.
         """
         endpoint = self._endpoints[name]
-        gpus = endpoint.resource.config.gpus and endpoint.devices is None and await self._found_gpus()
+        gpus = endpoint.resource.config.gpus and endpoint.devices is None and await self._desk.gpus()
         if self._to_install(endpoint) or gpus:
             return  # which this process has to see to, at the first call
         await self._prepare(endpoint)
@@ -362,7 +337,7 @@ class LocalTarget:
             return  # the next one is on its way already
         if endpoint.devices is not None:
             endpoint.devices = None
-            self._gpu_freed.set()
+            self._desk.freed.set()
         self._stage(endpoint, "")
 
     def _keeper_lost(self) -> None:
@@ -425,7 +400,7 @@ class LocalTarget:
         unheard = endpoint.sockets is not None and endpoint.sockets.tcp_unknown
         endpoint.running = kept.template_pid != 0 and not unheard
         if gpus_of(kept):
-            endpoint.devices = devices_of(kept, await self._found_gpus())
+            endpoint.devices = devices_of(kept, await self._desk.gpus())
         endpoint.generation = endpoint.last_generation = kept.spec.generation
         endpoint.spec = kept.spec
         if kept.spec.build != endpoint.build:
@@ -439,7 +414,7 @@ class LocalTarget:
         except EndpointUnavailable as error:
             self._log("remove_failed", {"endpoint": kept.endpoint, "reason": str(error)})
         self._inherited.take(EndpointName(kept.endpoint))
-        self._gpu_freed.set()
+        self._desk.freed.set()
 
     async def _start(self, endpoint: Hosted) -> None:
         """Environment, spec, template. Whatever fails becomes the endpoint's failure."""
@@ -454,13 +429,16 @@ class LocalTarget:
             endpoint.starting = None
 
     async def _start_template(self, endpoint: Hosted) -> None:
-        self._tell_system_packages(endpoint, await asyncio.to_thread(_lacking_system_packages, endpoint.resource))
+        lacking = await asyncio.to_thread(_lacking_system_packages, endpoint.resource)
+        if lacking:
+            line = f"needs system packages that are missing here. Install them with: {install_command(lacking)}"
+            self._desk.say_once(endpoint, line)
         while True:
             generation = endpoint.generation
             self._stage(endpoint, "building" if self._to_install(endpoint) else "starting")
             await self._prepare(endpoint)
             self._stage(endpoint, "starting")
-            await self._reserve_devices(endpoint)
+            await self._desk.reserve(endpoint)
             if generation == endpoint.generation:
                 break  # else it was saved again meanwhile: begin with what is there now
         await self._open(endpoint)
@@ -535,41 +513,6 @@ class LocalTarget:
             self._log("remove_failed", {"endpoint": endpoint.name, "reason": str(error)})
         self._forget_template(endpoint)
 
-    # GPUs and system packages
-
-    async def _reserve_devices(self, endpoint: Hosted) -> None:
-        """Choose the endpoint's GPUs; waits while all that fit belong to others that do not share."""
-        config = endpoint.resource.config
-        if not config.gpus or endpoint.devices is not None:
-            return
-        gpus = await self._found_gpus()
-        while True:
-            found = devices_for(config, gpus, self._in_use())
-            if isinstance(found, Devices):
-                endpoint.devices = found
-                if found.note:
-                    self._say_once(endpoint, found.note)
-                return
-            if not isinstance(found, NoGpu) or not found.busy:
-                self._say_no_gpu(endpoint)
-                return
-            self._notice(endpoint.name, found.reason)
-            self._gpu_freed.clear()
-            self._free_an_idle_gpu()
-            await self._gpu_freed.wait()
-
-    async def _found_gpus(self) -> tuple[Gpu, ...]:
-        if self._gpus is None:
-            self._gpus = await asyncio.to_thread(self._detect)
-        return self._gpus
-
-    def _in_use(self) -> dict[str, int]:
-        counts: dict[str, int] = dict(Counter(self._inherited.gpus()))
-        for endpoint in self._endpoints.values():
-            for gpu in endpoint.devices.gpus if endpoint.devices is not None else ():
-                counts[gpu.uuid] = counts.get(gpu.uuid, 0) + 1
-        return counts
-
     def _free_an_idle_gpu(self) -> None:
         """Ask an endpoint that holds GPUs and has nothing to do to leave."""
         load = {entry["name"]: entry["running"] + entry["queued"] for entry in self._dispatcher.status()["endpoints"]}
@@ -577,21 +520,6 @@ class LocalTarget:
             if endpoint.devices is not None and endpoint.running and not load.get(endpoint.name):
                 self._run(self._stop_template(endpoint))
                 return
-
-    def _say_no_gpu(self, endpoint: Hosted) -> None:
-        if "no GPU" not in self._said:
-            self._said.add("no GPU")
-            self._notice(endpoint.name, "no GPU here: running on CPU")
-
-    def _say_once(self, endpoint: Hosted, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
-            self._notice(endpoint.name, line)
-
-    def _tell_system_packages(self, endpoint: Hosted, lacking: list[str]) -> None:
-        if lacking:
-            line = f"needs system packages that are missing here. Install them with: {install_command(lacking)}"
-            self._say_once(endpoint, line)
 
     # Bookkeeping
 

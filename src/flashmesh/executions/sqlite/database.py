@@ -1,6 +1,7 @@
 """The server's one database: opened, checked, written by one writer, read beside it. Other parts use it too."""
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ class Database:
                 f"{'.'.join(map(str, _OLDEST_SQLITE))} at least. Use a newer Python, or `--store memory`"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(path)
         self._writing = self._opened(lambda: _writing(path, durability))
         try:
             self.add_schema("executions", EXECUTIONS)
@@ -124,6 +126,16 @@ class Database:
                 f"{self.path} cannot be used ({error}). Look at the disk and the file's permissions"
             )
         return error
+
+
+def _make_private(path: Path) -> None:
+    """Payloads and values of environment variables are in it: for its owner only. SQLite's own files follow suit."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError:
+        pass  # opening it says what is wrong
 
 
 def _writing(path: Path, durability: Durability) -> sqlite3.Connection:

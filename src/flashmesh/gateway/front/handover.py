@@ -4,23 +4,37 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from flashmesh.gateway.front.limits import FrontLimits, Refusal, answer_to, too_many_connections
 from flashmesh.gateway.http import Answer
 from flashmesh.worker.lb.connection import LimitedConnection
 
+if TYPE_CHECKING:
+    from flashmesh.gateway.lb.passages import Passages
+
+
+class _Elsewhere(Exception):
+    """The request is not the application's. Nobody sees this: it ends the parsing."""
+
 
 class AppState(ServerState):
     """What all of uvicorn's connections share, besides its own."""
 
-    def __init__(self, limits: FrontLimits, dismiss: Callable[[asyncio.Transport, Answer], None]) -> None:
+    def __init__(
+        self,
+        limits: FrontLimits,
+        dismiss: Callable[[asyncio.Transport, Answer], None],
+        passages: "Passages | None" = None,
+    ) -> None:
         super().__init__()
         self.limits = limits
         self.dismiss = dismiss
+        self.passages = passages
         self.refused = 0
 
     def refresh(self) -> None:
@@ -35,6 +49,11 @@ class AppConnection(LimitedConnection):
 
     def __init__(self, config: Config, state: AppState, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, state, loop, state.limits)
+        self._raw = b""
+        """The head that is arriving, as it came; empty where that cannot be told, behind another request's bytes."""
+        self._begun = 0
+        self._leaving = False
+        """Its request goes through a passage."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -42,11 +61,43 @@ class AppConnection(LimitedConnection):
         if len(self.connections) > limits.max_connections:
             self.give_up(too_many_connections(limits))
 
+    def data_received(self, data: bytes) -> None:
+        if self._part is None:
+            self._raw, self._begun = data, 0
+        elif self._part == "head" and self._raw:
+            self._raw += data
+        else:
+            self._raw = b""
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begun += 1
+        if self._begun > 1:
+            self._raw = b""
+
+    def begin_request(self) -> None:
+        passages, cycle = self.server_state.passages, cast("RequestResponseCycle | None", self.cycle)
+        alone = cycle is None or cycle.response_complete
+        if passages is not None and alone and self._raw and passages.claims(self._raw):
+            self._leaving = True
+            raise _Elsewhere
+        super().begin_request()
+
+    def _leave(self) -> None:
+        passages = self.server_state.passages
+        assert passages is not None
+        self.connection_lost(ConnectionAbortedError("the request goes elsewhere"))  # for uvicorn it ends here
+        passages.adopt(self.transport, self._raw)
+
     def turn_away(self, refusal: Refusal) -> None:
         self.server_state.dismiss(self.transport, answer_to(refusal))
         self.connection_lost(ConnectionAbortedError("the request was refused"))  # for uvicorn it ends here
 
     def send_400_response(self, msg: str) -> None:
+        if self._leaving:
+            self._leave()
+            return
         self.server_state.refused += 1
         super().send_400_response(msg)
 
@@ -60,9 +111,10 @@ class AppServer:
         limits: FrontLimits,
         loop: asyncio.AbstractEventLoop,
         dismiss: Callable[[asyncio.Transport, Answer], None],
+        passages: "Passages | None" = None,
     ) -> None:
-        """`dismiss` sends a last answer and ends the connection."""
-        self.state = AppState(limits, dismiss)
+        """`dismiss` sends a last answer and ends the connection; `passages` take requests for endpoints."""
+        self.state = AppState(limits, dismiss, passages)
         self.state.refresh()
         self._loop = loop
         self._config = Config(
@@ -87,7 +139,8 @@ class AppServer:
         connection = self.connection()
         transport.set_protocol(connection)
         connection.connection_made(transport)
-        connection.data_received(data)
+        if data:
+            connection.data_received(data)
 
     @property
     def connections(self) -> int:

@@ -33,8 +33,8 @@ class RequestParser:
         length: of the body, 0 when chunked; missing: what of it has not come yet.
         odd: `check` has something to look at. keep_alive, version: what the answer's connection header depends on.
         upgrade: it asks for another protocol. complete: its body is there too.
-        elsewhere: it bears an Origin, whose answer needs headers of its own, or asks for events as they come: the
-        application's, whatever its path.
+        elsewhere: it bears an Origin, whose answer needs headers of its own, or asks for events as they come, or its
+        host may be an endpoint's name: not a hot route's, whatever its path.
     """
 
     __slots__ = (
@@ -183,7 +183,11 @@ class RequestParser:
         self.length = length = int(headers.get(b"content-length", 0))
         self.missing = length - self._after
         self.keep_alive = keep_alive = parser.should_keep_alive()
-        if b"origin" in headers or (b"accept" in headers and b"event-stream" in headers[b"accept"]):
+        if (
+            b"origin" in headers
+            or (b"accept" in headers and b"event-stream" in headers[b"accept"])
+            or (b"host" in headers and b".localhost" in headers[b"host"].lower())
+        ):
             self.odd = self.elsewhere = True
         if (
             not keep_alive

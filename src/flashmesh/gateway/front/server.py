@@ -18,6 +18,7 @@ from flashmesh.gateway.http import Answer, Gate, Handler, HotRoutes
 
 if TYPE_CHECKING:
     from flashmesh.gateway.front.handover import AppServer
+    from flashmesh.gateway.lb.passages import Passages
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class FrontServer:
         gate: asked for every hot request; the application guards itself.
         application: makes the ASGI application; called when the first request is not hot.
         lean: False serves everything by uvicorn.
+        passages: take the connections whose next request means a load-balanced endpoint.
 
     Attributes, only to be read:
         requests: hot requests served. refused: answered by us instead of a handler. handed_over: connections given to
@@ -74,6 +76,7 @@ class FrontServer:
         limits: FrontLimits | None = None,
         *,
         lean: bool = True,
+        passages: "Passages | None" = None,
     ) -> None:
         self.limits = limits or FrontLimits()
         self.find: Callable[[bytes, bytes], Handler | None] = hot.find
@@ -90,6 +93,9 @@ class FrontServer:
         self._application = application
         self._lean = lean
         self._lanes: set[Connection] = set()
+        self._passages = passages
+        if passages is not None:
+            passages.bind(self)
         self._app: AppServer | None = None
         self._leaving: set[Farewell] = set()
         self._servers: list[asyncio.Server] = []
@@ -97,8 +103,9 @@ class FrontServer:
 
     @property
     def connections(self) -> int:
-        """Open ones, ours and uvicorn's."""
-        return len(self._lanes) + len(self._leaving) + (self._app.connections if self._app is not None else 0)
+        """Open ones, ours, those on their way through, and uvicorn's."""
+        others = sum(other.connections for other in (self._app, self._passages) if other is not None)
+        return len(self._lanes) + len(self._leaving) + others
 
     async def start(self, sockets: Sequence[socket.socket], ssl_context: ssl.SSLContext | None = None) -> None:
         """Accept on bound sockets, which are this server's from here. Call it again for sockets of another context."""
@@ -130,7 +137,7 @@ class FrontServer:
         if self._app is None:
             from flashmesh.gateway.front.handover import AppServer  # uvicorn: not before it is needed
 
-            self._app = AppServer(self._application(), self.limits, self.loop, self.dismiss)
+            self._app = AppServer(self._application(), self.limits, self.loop, self.dismiss, self._passages)
         return self._app
 
     # --- what connections tell ---
@@ -157,7 +164,10 @@ class FrontServer:
         self._lanes.discard(connection)
 
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Give a connection to uvicorn, with what was read of its next request."""
+        """Give a connection to uvicorn, with what was read of its next request; or to where that request goes."""
+        if self._passages is not None and self._passages.claims(data):
+            self._passages.adopt(transport, data)
+            return
         self.handed_over += 1
         try:
             app = self._app_server()
@@ -169,14 +179,35 @@ class FrontServer:
         if self.draining:
             app.wind_down()
 
-    def dismiss(self, transport: asyncio.Transport, answer: Answer) -> None:
-        """Send a last answer on a connection that nobody serves any more, and end it so that the client sees it."""
+    def take_back(self, transport: asyncio.Transport, data: bytes, *, last: bool = False) -> None:
+        """A connection that went through a passage goes on, with what was read of its next request.
+
+        last: it ends instead, once everything that was written is sent.
+        """
+        last = last or self.draining
+        if self._lean or last:
+            self.accepted -= 1  # it was counted when it came
+            connection = Connection(self)
+            transport.set_protocol(connection)
+            connection.connection_made(transport)
+            if last:
+                connection.wind_down()
+            elif data:
+                connection.data_received(data)
+        else:
+            self._app_server().adopt(transport, data)
+
+    def dismiss(self, transport: asyncio.Transport, answer: Answer | None) -> None:
+        """Send a last answer on a connection that nobody serves any more, and end it so that the client sees it.
+
+        None: it was sent already.
+        """
         self._farewell(answer).take(transport)
         if len(self._leaving) > _LEAVING_AT_ONCE:
             next(iter(self._leaving)).abort()
 
-    def _farewell(self, answer: Answer) -> Farewell:
-        last = encode_head(answer, date_line(time.time()), CLOSE) + answer.body
+    def _farewell(self, answer: Answer | None) -> Farewell:
+        last = b"" if answer is None else encode_head(answer, date_line(time.time()), CLOSE) + answer.body
         made = Farewell(last, limits=self.limits, loop=self.loop, gone=self._leaving.discard)
         self._leaving.add(made)
         return made
@@ -200,6 +231,8 @@ class FrontServer:
             connection.sweep(self.now)
         if self._app is not None:
             self._app.sweep(self.now)
+        if self._passages is not None:
+            self._passages.sweep()
         self._sweeping = None
         if self.connections:
             self._sweeping = self.loop.call_later(self.limits.sweep_s, self._sweep)
@@ -226,7 +259,8 @@ class FrontServer:
         return self.connections
 
     def _is_busy(self) -> bool:
-        return bool(self._lanes or self._leaving) or (self._app is not None and not self._app.is_quiet)
+        passing = self._passages is not None and self._passages.connections > 0
+        return bool(self._lanes or self._leaving) or passing or (self._app is not None and not self._app.is_quiet)
 
     def close(self) -> None:
         """End everything now."""
@@ -239,6 +273,8 @@ class FrontServer:
             leaving.abort()
         if self._app is not None:
             self._app.close()
+        if self._passages is not None:
+            self._passages.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None

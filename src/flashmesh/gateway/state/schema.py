@@ -19,16 +19,16 @@ type Query {
 }
 
 type Mutation {
-  createFlashApp(input: CreateFlashAppInput!): FlashApp!
-  createFlashEnvironment(input: CreateFlashEnvironmentInput!): FlashEnvironment!
+  createFlashApp(input: CreateFlashAppInput!): FlashApp
+  createFlashEnvironment(input: CreateFlashEnvironmentInput!): FlashEnvironment
   "Where an artifact may be sent to with PUT, without a token, for some minutes."
-  prepareFlashArtifactUpload(input: PrepareFlashArtifactUploadInput!): FlashArtifactUpload!
+  prepareFlashArtifactUpload(input: PrepareFlashArtifactUploadInput!): FlashArtifactUpload
   "Make a build of an artifact that was sent."
-  finalizeFlashArtifactUpload(input: FinalizeFlashArtifactUploadInput!): FlashBuild!
+  finalizeFlashArtifactUpload(input: FinalizeFlashArtifactUploadInput!): FlashBuild
   "Begin a deployment; the environment's state tells how it goes."
-  deployBuildToEnvironment(input: DeployBuildToEnvironmentInput!): FlashEnvironment!
+  deployBuildToEnvironment(input: DeployBuildToEnvironmentInput!): FlashEnvironment
   "Write over what is told of a build that this server does not deploy itself."
-  updateFlashBuildManifest(input: UpdateFlashBuildManifestInput!): FlashBuild!
+  updateFlashBuildManifest(input: UpdateFlashBuildManifestInput!): FlashBuild
   deleteFlashApp(flashAppId: String!): Boolean
   deleteFlashEnvironment(flashEnvironmentId: String!): Boolean
 }

@@ -62,7 +62,7 @@ class Face:
         access: asked of every request; None: who can connect may call.
         over_limit: calls are taken even when no slot is free (re-entrant calls).
         settle: called after a peer took a slot; True when the session has yet to be told before a synchronous body.
-        taken: called when a call (not a `/ping`) is about to begin; False = the worker is leaving, do not run it.
+        taken: called when a call (not a `/ping`) is about to begin; False = the worker takes no more, do not run it.
     """
 
     def __init__(
