@@ -4,7 +4,9 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -67,13 +69,13 @@ def until(condition: Callable[[], Any], what: str = "it") -> Any:
 
 
 class Machine:
-    """`flash` as its user runs it. Its server's port is any free one; endpoints and server are gone after `close`."""
+    """`flash` as its user runs it. Its server always has the same port; endpoints and server are gone after `close`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLASH_", "RUNPOD_"))}
-        self.env = {**kept, "FLASH_HOME": str(self.home), "FLASH_SERVER_PORT": "0"}
+        self.env = {**kept, "FLASH_HOME": str(self.home), "FLASH_SERVER_PORT": str(free_port())}
         self.started: list[subprocess.Popen[str]] = []
 
     def project(self, name: str = "shop", **files: str) -> Path:
@@ -235,6 +237,14 @@ class Load:
         """Until that was answered so many times more."""
         before = self.answers[answer]
         until(lambda: self.answers[answer] >= before + more or self.failures, f"{more} answers {answer}")
+
+
+def free_port() -> int:
+    """One that nobody listens on, below those that outgoing connections get."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def is_gone(pid: int) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flashmesh.cli.commands import flash
-from flashmesh.cli.login import LoginFailed, ServerAddress, server_address
+from flashmesh.dev.servers import LoginFailed, ServerAddress, server_address
 from flashmesh.functions.errors import InsecureAddress
 from flashmesh.gateway.access.certificates import own_certificate, server_ssl_context
 from flashmesh.gateway.access.gate import AccessGate

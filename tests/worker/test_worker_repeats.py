@@ -5,6 +5,7 @@ import pytest
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.functions.errors import NotEncodable, QueueFull, RemoteError, TimedOut, ValidationError, WorkerLost
 from flashmesh.worker.calls.exchange import NotReached
+from flashmesh.worker.calls.peer_call import Moved, NotRun
 from flashmesh.worker.calls.repeats import Repeats, may_repeat
 
 
@@ -45,16 +46,16 @@ def test_what_may_have_run_is_repeated_as_its_function_declares(
 
 def test_an_endpoint_that_nobody_answers_for_is_looked_up_once_more() -> None:
     """Without a pause, and whatever the function declares: nothing has run."""
-    looked: list[int] = []
-    repeats = Repeats(config, lambda: looked.append(1))
-    assert repeats.pause_s(NotReached()) == 0
-    with pytest.raises(NotReached):
-        repeats.pause_s(NotReached())
-    assert looked == [1]
+    for error in (NotReached(), NotRun(), Moved()):
+        repeats = Repeats(config)
+        assert repeats.pause_s(error) == 0
+        assert repeats.looks
+        with pytest.raises(type(error)):
+            repeats.pause_s(error)
 
 
 def test_pauses_grow() -> None:
-    repeats = Repeats(lambda: config(retries=3), lambda: None)
+    repeats = Repeats(lambda: config(retries=3))
     pauses = [repeats.pause_s(WorkerLost()) for _ in range(3)]
     assert 0.05 <= pauses[0] <= 0.1 <= pauses[1] <= 0.2 <= pauses[2] <= 0.4
     with pytest.raises(WorkerLost):

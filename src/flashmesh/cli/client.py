@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from flashmesh.cli.login import ServerAddress, server_address
+from flashmesh.dev.servers import ServerAddress, server_address
 from flashmesh.functions.errors import FlashmeshError
 
 CONNECT_S = 10.0

@@ -1,23 +1,19 @@
-"""`flash login`: which server commands use; and the decision which one that is."""
+"""`flash login`: which server commands use."""
 
 import dataclasses
 import json
-import os
 import ssl
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 import click
 
 from flashmesh.cli.commands import set_up_logging, verbose
+from flashmesh.dev.servers import LOGIN_FILE, LoginFailed, ServerAddress, server_address
 from flashmesh.functions.credentials import check_address, is_loopback
-from flashmesh.functions.errors import FlashmeshError
 from flashmesh.kit.home import flash_home
 
-_FILE: Final = "login.json"
 _DEFAULT_PORT: Final = 7470
 _TIMEOUT_S: Final = 10.0
 _EPILOG = """\b
@@ -27,116 +23,6 @@ Examples:
   flash login https://10.0.0.5:7470 --fingerprint sha256:5f1c...  # a server with a certificate of its own
   flash login --forget                               # back to this machine's server
 """
-
-
-class LoginFailed(FlashmeshError):
-    """The server could not be used as it was named."""
-
-    code = "LOGIN_FAILED"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ServerAddress:
-    """A server and what it needs to be shown. The token belongs to this address and goes nowhere else."""
-
-    url: str
-    """Scheme, host and port, without a slash at the end."""
-    token: str | None = dataclasses.field(default=None, repr=False)
-    anchor: str | None = dataclasses.field(default=None, repr=False)
-    """The certificate (PEM) to trust; None: what this machine trusts."""
-    source: str = "FLASH_SERVER"
-    """Who said so: `FLASH_SERVER`, `flash login` or `this machine`."""
-
-    def headers(self) -> dict[str, str]:
-        """What to send along."""
-        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """TLS towards it; None for plain HTTP, which is this machine's only."""
-        if not self.url.startswith("https:"):
-            return None
-        from flashmesh.gateway.access.pinning import client_ssl_context
-
-        return client_ssl_context(self.anchor)
-
-
-def server_address(env: Mapping[str, str] | None = None) -> ServerAddress | None:
-    """The server that commands use: FLASH_SERVER, else `flash login`'s, else the one that runs on this machine.
-
-    FLASH_TOKEN counts for FLASH_SERVER alone. A server that is named twice keeps the token known for it.
-
-    Raises:
-        InsecureAddress: neither https nor on this machine.
-        LoginFailed: what `flash login` wrote cannot be read.
-    """
-    env = os.environ if env is None else env
-    home = flash_home(env)
-    named = env.get("FLASH_SERVER", "").strip()
-    if not named:
-        return _logged_in(home) or _local(home, env)
-    check_address(named)
-    known = next(
-        (
-            address
-            for address in (_logged_in(home), _local(home, env))
-            if address is not None and _origin(address.url) == _origin(named)
-        ),
-        ServerAddress(url=named),
-    )
-    token = env.get("FLASH_TOKEN", "").strip() or known.token
-    return ServerAddress(url=named.rstrip("/"), token=token, anchor=known.anchor)
-
-
-def _logged_in(home: Path) -> ServerAddress | None:
-    path = home / _FILE
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return ServerAddress(
-            url=str(document["url"]),
-            token=document.get("token"),
-            anchor=document.get("anchor"),
-            source="flash login",
-        )
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoginFailed(f"{path} cannot be read ({error}). Log in again: `flash login URL`.") from error
-
-
-def _local(home: Path, env: Mapping[str, str]) -> ServerAddress | None:
-    """The server of this machine and user that is running, with its admin token."""
-    from flashmesh.gateway.access.keys import TOKEN_FILE, check_private
-    from flashmesh.gateway.data import live_server
-    from flashmesh.kit.machine import host_folder
-
-    folder = host_folder(home, environ=env, make=False)
-    found = live_server(folder / "server")
-    if found is None:
-        return None
-    path = folder / TOKEN_FILE
-    try:
-        check_private(path)
-        token = path.read_text(encoding="ascii").strip()
-    except OSError:
-        token = None
-    anchor = _own_authority(folder) if found.url.startswith("https:") else None
-    return ServerAddress(url=found.url.rstrip("/"), token=token, anchor=anchor, source="this machine")
-
-
-def _own_authority(folder: Path) -> str | None:
-    from flashmesh.gateway.access.certificates import AUTHORITY_FILE
-
-    try:
-        text = (folder / AUTHORITY_FILE).read_text(encoding="ascii")
-    except OSError:
-        return None  # a certificate the user gave
-    end = "-----END CERTIFICATE-----\n"
-    return text[: text.index(end) + len(end)]
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 @click.command(epilog=_EPILOG)
@@ -152,7 +38,7 @@ def login(url: str | None, given: str | None, fingerprint: str | None, forget: b
     """
     set_up_logging(verbose)
     if forget:
-        (flash_home() / _FILE).unlink(missing_ok=True)
+        (flash_home() / LOGIN_FILE).unlink(missing_ok=True)
         click.echo("Forgotten. Commands use the server of this machine.", err=True)
     elif url is None:
         _show()
@@ -295,7 +181,7 @@ def _write(address: ServerAddress) -> None:
     home = flash_home()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     document = {"url": address.url, "token": address.token, "anchor": address.anchor}
-    replace(home / _FILE, json.dumps(document, indent=1).encode() + b"\n")
+    replace(home / LOGIN_FILE, json.dumps(document, indent=1).encode() + b"\n")
 
 
 def _shown_name(token: str | None) -> str:

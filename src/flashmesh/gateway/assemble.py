@@ -26,6 +26,8 @@ from flashmesh.gateway.door import Door
 from flashmesh.gateway.front.limits import FrontLimits
 from flashmesh.gateway.front.server import FrontServer
 from flashmesh.gateway.functions.registry import FunctionRegistry
+from flashmesh.gateway.lb.directory import LbServed, LbTable, listed
+from flashmesh.gateway.lb.passages import Passages
 from flashmesh.gateway.logs import ServerLog
 from flashmesh.gateway.metrics import Histogram, Metrics, Sample
 from flashmesh.gateway.settings import ServerSettings
@@ -60,6 +62,8 @@ class Parts:
     metrics: Metrics
     door: Door
     front: FrontServer
+    lb: LbTable
+    passages: Passages
 
 
 def assemble(
@@ -168,11 +172,21 @@ def assemble(
         Place(app),
     )
 
+    def socket_of(endpoint: EndpointName) -> str | None:
+        hosted = (deployed.target_of(endpoint) or local.target).hosted(endpoint)
+        return None if hosted is None or hosted.sockets is None else str(hosted.sockets.socket_path)
+
+    lb = LbTable(socket_of)
+
     def served_elsewhere() -> None:
         gate.place = None if registry.scoped else Place(app)
 
+        lb.serve("deployed", deployed_http(registry))
+
     registry.on_scoped = served_elsewhere
     door = Door(api.hot_routes(calls, registry))
+    passages = Passages(lb, gate, closed=door.closed)
+    dispatcher.on_failed.append(passages.endpoint_failed)
 
     def application() -> Any:
         from flashmesh.gateway.deployments.faces import deployment_face  # with starlette, as the other
@@ -199,9 +213,10 @@ def assemble(
             f"open {files} files. Allow more with `ulimit -n`, or LimitNOFILE= of its systemd unit.",
             level="warning",
         )
-    front = FrontServer(door, gate, application, limits, lean=settings.lean)
+    front = FrontServer(door, gate, application, limits, lean=settings.lean, passages=passages)
     link.gathering = front.gathering
     metrics.add_source(lambda: http_samples(front))
+    metrics.add_source(lambda: passage_samples(passages))
     metrics.add_source(lambda: link_samples(dispatcher, link))
     metrics.add_source(lambda: [_dropped_lines(log)])
     commits = Histogram()
@@ -220,7 +235,18 @@ def assemble(
         metrics=metrics,
         door=door,
         front=front,
+        lb=lb,
+        passages=passages,
     )
+
+
+def deployed_http(registry: FunctionRegistry) -> Iterable[LbServed]:
+    """The deployed endpoints that have HTTP routes."""
+    return [
+        listed(one.resource, one.endpoint, app=one.app, environment=one.environment)
+        for one in registry.deployed_endpoints()
+        if one.resource.is_load_balanced
+    ]
 
 
 def standing(settings: ServerSettings, *, data: DataDirectory, place: SessionPlace, tokens: Tokens) -> Standing:
@@ -288,6 +314,14 @@ def http_samples(front: FrontServer) -> Iterable[Sample]:
     for attribute, name, help in _HTTP:
         yield name, "counter", help, {}, getattr(front, attribute)
     yield "flash_http_connections", "gauge", "Open connections.", {}, front.connections
+
+
+def passage_samples(passages: Passages) -> Iterable[Sample]:
+    """Requests to load-balanced endpoints, by the status of their answers; 0: their client left before."""
+    for status, count in sorted(passages.requests.items()):
+        name, labels = "flash_lb_requests_total", {"status": str(status)}
+        yield name, "counter", "Requests that went to load-balanced endpoints.", labels, count
+    yield "flash_lb_open", "gauge", "Requests and websockets on their way.", {}, len(passages.open)
 
 
 def link_samples(dispatcher: Dispatcher, link: LinkServer) -> Iterable[Sample]:

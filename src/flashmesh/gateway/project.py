@@ -26,7 +26,9 @@ class ServedProject:
 
     project: Project
     resources: tuple[ResourceSpec, ...]
-    """Those with a queue. HTTP routes are not among them: they have no queue to stand in."""
+    """Those with a queue."""
+    balanced: tuple[ResourceSpec, ...]
+    """Those with HTTP routes, which have no queue to stand in."""
     builds: Closures
 
     @classmethod
@@ -46,7 +48,8 @@ class ServedProject:
                 f"No function in {root} is decorated with `@remote(…)` or `@Endpoint(…)`. `flash init` writes a start."
             )
         queued = tuple(resource for resource in project.resources if not resource.is_load_balanced)
-        return cls(project, queued, Closures(project))
+        balanced = tuple(resource for resource in project.resources if resource.is_load_balanced)
+        return cls(project, queued, balanced, Closures(project))
 
     async def declare(self, target: LocalTarget, manifest: Path, resources: Iterable[ResourceSpec]) -> None:
         """Open every endpoint and write what workers route their calls by. Starts no template.
@@ -54,7 +57,7 @@ class ServedProject:
         Args:
             resources: those of `resources`, with what was changed about them since they were written.
         """
-        await asyncio.gather(*(self.update(target, resource) for resource in resources))
+        await asyncio.gather(*(self.update(target, resource) for resource in (*resources, *self.balanced)))
         write_manifest(manifest, [(self.project, self.builds)], sockets=target.sockets(), server_url=None)
 
     async def update(self, target: LocalTarget, resource: ResourceSpec) -> None:
@@ -62,10 +65,9 @@ class ServedProject:
         await target.update(resource, self.project, self.builds.builds()[resource.name])
 
     def say_problems(self, say: Callable[[str, str], None]) -> None:
-        """Tell, text and level, what is wrong with the project and what of it is not served."""
+        """Tell, text and level, what is wrong with the project and where its HTTP routes are."""
         for problem in self.project.problems:
             place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
             say(f"{place}: {problem.reason}", problem.severity)
-        balanced = [resource.name for resource in self.project.resources if resource.is_load_balanced]
-        if balanced:
-            say(f"HTTP routes are served by `flash run`, not here: {', '.join(balanced)}", "info")
+        if self.balanced:
+            say(f"HTTP routes: {', '.join(f'/lb/{resource.name}/…' for resource in self.balanced)}", "info")

@@ -26,6 +26,7 @@ from flashmesh.gateway.access.certificates import ServerCertificate
 from flashmesh.gateway.assemble import Parts, assemble
 from flashmesh.gateway.beginning import Beginning
 from flashmesh.gateway.door import Drained
+from flashmesh.gateway.lb.directory import listed
 from flashmesh.gateway.listening import Listener, bind
 from flashmesh.gateway.logs import RotatedFiles, ServerLog
 from flashmesh.gateway.notify import Starter, tell_systemd
@@ -168,6 +169,7 @@ class Server:
             resources = parts.registry.amended(found.resources)
             await found.declare(parts.local.target, place.manifest, resources)
             parts.registry.serve_project(resources)
+            parts.lb.serve("project", [listed(resource, resource.name) for resource in found.balanced])
         if self.settings.keep_endpoints and has_kept(place.directory):
             await parts.local.target.end_undeclared()
         await parts.deployments.restore()
@@ -209,7 +211,7 @@ class Server:
         if self._project is not None:
             target = self._parts.local.target
             await prestart(
-                [resource.name for resource in self._project.resources],
+                [resource.name for resource in (*self._project.resources, *self._project.balanced)],
                 start=lambda name: target.prestart(EndpointName(name)),
                 imported=lambda name: self._tried.setdefault(name, asyncio.Event()).wait(),
             )
@@ -281,7 +283,9 @@ class Server:
         dispatcher.on_requeued.append(lambda call: None if self._waits_for(call) else drained.ended(str(call.id)))
         if len(drained):
             self._log.notice(f"Stopping: {len(drained)} calls may finish, for at most {drain_s:g} s (again: now).")
-        finished = await drained.wait(drain_s)
+        finished, answered = await asyncio.gather(drained.wait(drain_s), parts.passages.drained(drain_s))
+        if not answered:
+            self._log.notice("Requests to HTTP endpoints did not finish in time.", level="warning")
         left_s = max(0.0, until - loop.time())
         closing = [parts.local.target.close(left_s, keep=self._beginning.keep)]
         if parts.local.deployments is not None:

@@ -99,6 +99,8 @@ class Dispatcher:
             scale=self._pumping.scale,
         )
         self._functions = endpoints.functions
+        self.on_failed = endpoints.on_failed
+        """Told of each endpoint that has no worker and cannot get one, and why."""
         # Endpoints and their workers: endpoints.py tells of each.
         self.declare, self.withdraw, self.fail_endpoint = endpoints.declare, endpoints.withdraw, endpoints.fail_endpoint
         self.template_ready, self.template_lost = endpoints.template_ready, endpoints.template_lost

@@ -42,6 +42,7 @@ class Endpoints:
         self.lanes = lanes
         self.functions: dict[FunctionId, Lane] = {}
         self.paused = False
+        self.on_failed: list[Callable[[EndpointName, FlashmeshError], None]] = []
         self._clock = clock
         self._log = log
         self._settlement = settlement
@@ -102,6 +103,9 @@ class Endpoints:
         lane = self.lanes.get(endpoint)
         if lane is None:
             return
+        if not lane.slots.serving():
+            for told in self.on_failed:
+                told(endpoint, error)
         lane.problem = error
         lane.asked, lane.ensured, lane.failed_starts = len(lane.slots.serving()), False, 0
         if isinstance(error, ImportFailed):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flashmesh.functions.caller import install
-from flashmesh.kit.ids import EndpointName
-from flashmesh.routing.registry import ServiceRegistry
+from flashmesh.functions.calls import process
 from flashmesh.wire.signature import Signer
 from flashmesh.worker.callables import Callables, outside_loop
+from flashmesh.worker.calls.assemble import worker_caller
 from flashmesh.worker.calls.caller import WorkerCaller
 from flashmesh.worker.context import WorkerContext
 from flashmesh.worker.dialling import dialling
@@ -66,16 +66,18 @@ def prepare(spec: WorkerSpec, loaded: Loaded | None) -> Loaded:
     """What comes before the loop: log output, the user's modules where they are not here yet, the way calls leave."""
     configure_logging()
     loaded = loaded or load(spec)
-    registry = ServiceRegistry(Path(spec.manifest), own=EndpointName(spec.endpoint))
     install(
-        WorkerCaller(
+        worker_caller(
             endpoint=spec.endpoint,
+            resource_name=spec.resource_name,
             config=spec.resource,
             declared=frozenset(loaded.declarations),
-            registry=registry,
+            manifest=Path(spec.manifest),
+            socket_path=Path(spec.socket_path),
+            link=spec.link,
             written_name=loaded.imports.written_name,
             signer=signer_of(spec),
-            link=spec.link,
+            token_file=spec.token_file,
             environ=os.environ,
         )
     )
@@ -116,7 +118,9 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
         )
         runner.on_peer_end = uplink.peer_ended
         runner.next_in = uplink.line.next_in
-    about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id)
+    caller = process.caller
+    queries = (lambda: caller.queries) if isinstance(caller, WorkerCaller) else lambda: 0
+    about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id, manifest_queries=queries)
     access = Access.of(spec, public=resource.public and loaded.http is not None)
     sockets: list[tuple[int, bool, Access | None]] = [(context.listen_fd, False, None)]
     if context.tcp_fd is not None:

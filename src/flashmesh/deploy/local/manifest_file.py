@@ -52,7 +52,7 @@ def describe(
     for name, entry in manifest["resources"].items():
         if name in sockets:
             entry["reentrant_url"] = f"unix:{sockets[name].reentrant_path}"
-        if entry["is_load_balanced"]:
+        if entry["is_load_balanced"] and name not in sockets:
             _add_prefixes(entry)
     return manifest
 
@@ -60,9 +60,9 @@ def describe(
 def _address(
     resource: ResourceSpec, sockets: Mapping[str, EndpointSockets], server_url: str | None
 ) -> EndpointAddress | None:
-    if resource.is_load_balanced:
-        return EndpointAddress(endpoint_url=server_url) if server_url else None
     found = sockets.get(resource.name)
+    if resource.is_load_balanced and found is None:
+        return EndpointAddress(endpoint_url=server_url) if server_url else None
     return EndpointAddress(peer_urls=(f"unix:{found.socket_path}",)) if found else None
 
 

@@ -1,9 +1,11 @@
 """A script's road: the Caller of a process that is neither worker nor server, made at its first call.
 
-Calls run in workers on this machine, under a session that is started for the script and ends with it.
+Calls go to the server on which the project is deployed (road.py says which), else to workers on this machine, under a
+session that is started for the script and ends with it.
 """
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -11,16 +13,37 @@ import threading
 from pathlib import Path
 
 from flashmesh.dev.script.caller import ScriptCaller
+from flashmesh.dev.script.deployed import DeployedCaller
+from flashmesh.dev.script.road import Road, find_road
 from flashmesh.dev.session.headless import SessionHandle, launch
+from flashmesh.functions.caller import Caller
 from flashmesh.functions.calls import install
 from flashmesh.functions.environment import load_dotenv
 
 log = logging.getLogger("flashmesh")
 
 
-def assemble() -> ScriptCaller:
-    """Make the Caller. The session is started by its first call."""
+def assemble() -> Caller:
+    """Make the Caller. Servers that could be meant are asked now; workers here are started by the first call.
+
+    Raises what `find_road` raises.
+    """
+    load_dotenv()
+    road = find_road()
+    caller: ScriptCaller | DeployedCaller
+    if isinstance(road, Road):
+        _say(road.line)
+        caller = DeployedCaller(road, here=_workers_here, say=_say)
+        atexit.register(caller.close)
+        os.register_at_fork(after_in_child=lambda: install(None))
+        return caller
+    if road.line:
+        _say(road.line)
     log.info("Calls of this script run in workers on this machine, which end with it")
+    return _workers_here()
+
+
+def _workers_here() -> ScriptCaller:
     session = ScriptSession()
     caller = ScriptCaller(session)
     atexit.register(caller.close)
@@ -31,6 +54,13 @@ def assemble() -> ScriptCaller:
 
     os.register_at_fork(after_in_child=forget)
     return caller
+
+
+def _say(line: str) -> None:
+    """One line for the person at the terminal; stdout is the script's own."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none at all
+        sys.stderr.write(f"flash: {line}.\n")
+        sys.stderr.flush()
 
 
 class ScriptSession:
@@ -49,7 +79,6 @@ class ScriptSession:
             return handle
         with self._starting:
             if self._handle is None or not self._handle.alive:
-                load_dotenv()
                 output = _relay()
                 try:
                     self._handle = launch(Path.cwd(), scan=False, output=output)

@@ -211,6 +211,10 @@ class FunctionRegistry:
         self.on_scoped()
         self._changed()
 
+    def deployed_endpoints(self) -> Iterable[Deployed]:
+        """All of all environments."""
+        return self._endpoints.values()
+
     def deployed(self, endpoint: EndpointName) -> Deployed | None:
         """A deployed endpoint by its id."""
         return self._endpoints.get(endpoint)

@@ -1,11 +1,12 @@
 """Which load-balanced endpoints there are, by every name that a URL may use."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from flashmesh.functions.errors import AmbiguousFunction, EndpointUnavailable, FlashmeshError
 from flashmesh.kit.ids import EndpointName
+from flashmesh.project.model import ResourceSpec
 
 
 class EndpointNotFound(FlashmeshError):
@@ -73,12 +74,14 @@ class LbTable:
 
     def __init__(self, socket_of: Callable[[EndpointName], str | None]) -> None:
         self._socket_of = socket_of
+        self._groups: dict[str, tuple[LbServed, ...]] = {}
         self._kinds: tuple[dict[str, list[LbServed]], ...] = ({}, {}, {})
 
-    def serve(self, served: Iterable[LbServed]) -> None:
-        """These, and no others."""
+    def serve(self, group: str, served: Iterable[LbServed]) -> None:
+        """Exactly these are the group's endpoints now."""
+        self._groups[group] = tuple(served)
         kinds: tuple[dict[str, list[LbServed]], ...] = ({}, {}, {})
-        for one in served:
+        for one in (one for found in self._groups.values() for one in found):
             for kind, name in zip(kinds, one.names, strict=True):
                 if name:
                     kind.setdefault(name.lower(), []).append(one)
@@ -88,12 +91,10 @@ class LbTable:
         return any(name.lower() in kind for kind in self._kinds)
 
     def find(self, name: str, *, app: str = "", environment: str = "") -> LbEndpoint:
-        ids = self._kinds[0]
         for kind in self._kinds:
             found = kind.get(name.lower())
             if found:
-                one = found[0] if kind is ids else self._choose(name, found, app, environment)
-                return self._as_now(one)
+                return self._as_now(found[0] if kind is self._kinds[0] else self._choose(name, found, app, environment))
         known = ", ".join(sorted({one.resource or one.endpoint for one in self._all()})[:20])
         there = f"There is: {known}." if known else "There is none here."
         raise EndpointNotFound(f"No HTTP endpoint is called {name[:200]!r}. {there}")
@@ -123,11 +124,19 @@ class LbTable:
         return (one for found in self._kinds[1].values() for one in found)
 
 
-def sockets_of(sockets: Callable[[], Mapping[str, object]]) -> Callable[[EndpointName], str | None]:
-    """A target's open sockets as a table asks for them."""
+def listed(resource: ResourceSpec, endpoint: EndpointName, *, app: str = "", environment: str = "") -> LbServed:
+    """A resource as a table takes it.
 
-    def socket_of(endpoint: EndpointName) -> str | None:
-        found = sockets().get(endpoint)
-        return None if found is None else str(getattr(found, "socket_path", ""))
-
-    return socket_of
+    Args:
+        endpoint: its name in this process; of a deployed one its id.
+        app, environment: where it is deployed; empty for a session's.
+    """
+    return LbServed(
+        endpoint=endpoint,
+        id=endpoint if app else resource.config.endpoint_id or "",
+        resource=resource.name,
+        declared=resource.config.name or "",
+        public=resource.config.public,
+        app=app,
+        environment=environment,
+    )

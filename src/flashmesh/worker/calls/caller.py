@@ -1,9 +1,9 @@
 """How user code in a worker calls decorated functions: here, at a peer, or over HTTP.
 
-A function of this endpoint runs in this process. One of another queue-based resource goes to that endpoint's Unix
-socket, one connection per call; a load-balanced one to its HTTP route. What no address is known for runs here when its
-code and the hardware it wants are here (with a warning that says why), else it is an error. The session takes no part
-in it, except in `spawn`.
+A function of this endpoint runs in this process. One of another resource goes to that endpoint's Unix socket where it
+is on this machine, one connection per call, else to its URL; a load-balanced one to its HTTP route there. What no
+address is known for runs here when its code and the hardware it wants are here (with a warning that says why), else it
+is an error. The session takes no part in it, except in `spawn`.
 
 A direct call runs at most once, unless its function declares `retries=`: else it is repeated only when nobody accepted
 the connection, after one fresh look at the manifest, or when the answer says that it was not run (repeats.py).
@@ -23,13 +23,17 @@ from flashmesh.functions.errors import EndpointUnresolved
 from flashmesh.functions.jobs import Job
 from flashmesh.functions.streams import as_async
 from flashmesh.kit.ids import FunctionId
+from flashmesh.routing.addresses import Address
+from flashmesh.routing.keys import Keys
 from flashmesh.routing.registry import ServiceRegistry
 from flashmesh.routing.route import Local, Remote, Route, Unresolved
 from flashmesh.wire.arguments import Binder
 from flashmesh.wire.signature import Signer
 from flashmesh.worker.calls.exchange import exchange, exchange_blocking, pieces, pieces_blocking
-from flashmesh.worker.calls.lb_call import LbCall
-from flashmesh.worker.calls.peer_call import PeerCall
+from flashmesh.worker.calls.lb_call import LbCall, RouteFailed
+from flashmesh.worker.calls.network import Network
+from flashmesh.worker.calls.peer_call import MOVED, PeerCall
+from flashmesh.worker.calls.queue_call import Pending, QueueCall
 from flashmesh.worker.calls.repeats import Repeats
 from flashmesh.worker.calls.spawning import Spawning
 from flashmesh.worker.stubs import is_stub
@@ -37,13 +41,16 @@ from flashmesh.worker.stubs import is_stub
 log = logging.getLogger(__name__)
 
 FALLBACK: Final = "FLASH_LOCAL_FALLBACK"
+Plan = PeerCall | QueueCall | LbCall
+"""One call as bytes, and what its answer means."""
 
 
 class WorkerCaller:
     """The Caller of a worker process.
 
     Args:
-        config: this endpoint's own, to know which hardware is here.
+        own: this endpoint's id, as chains of calls name it.
+        config: its own, to know which hardware is here.
         declared: function and class ids of this endpoint, as written.
         written_name: the dotted path of a module as the project writes it.
     """
@@ -51,24 +58,33 @@ class WorkerCaller:
     def __init__(
         self,
         *,
-        endpoint: str,
+        own: str,
         config: ResourceConfig,
         declared: frozenset[str],
         registry: ServiceRegistry,
+        keys: Keys,
+        network: Network,
         written_name: Callable[[str], str],
         signer: Signer | None,
         link: str,
         environ: Mapping[str, str],
     ) -> None:
-        self._endpoint = endpoint
+        self._own = own
         self._config = config
         self._declared = declared
         self._registry = registry
+        self._network = network
+        self._keys = keys
         self._written_name = written_name
         self._signer = signer
         self._environ = environ
         self._binders: dict[tuple[Declaration, str | None], Binder] = {}
         self._spawning = Spawning(link, signer=signer)
+
+    @property
+    def queries(self) -> int:
+        """How often this endpoint's workers asked the State Manager where others are."""
+        return self._registry.queries
 
     # --- the port ---
 
@@ -82,40 +98,44 @@ class WorkerCaller:
     async def call(self, call: Call) -> Any:
         repeats = self._repeats(call)
         while True:
-            plan = self._plan(call)
+            plan = await self._planned(call)
             if plan is None:
                 result = self._run_here(call)
                 return await result if hasattr(type(result), "__await__") else result
             try:
-                return plan.value(*await exchange(plan.address, plan.request(stream=False), seconds=plan.wait_s))
+                return await self._value(plan)
             except Exception as error:
-                pause_s = repeats.pause_s(error)
+                pause_s = self._pause_s(repeats, error)
+            if repeats.looks:
+                await self._look_again()
             await asyncio.sleep(pause_s)
 
     def call_blocking(self, call: Call) -> Any:
         repeats = self._repeats(call)
         while True:
-            plan = self._plan(call)
+            plan = self._planned_blocking(call)
             if plan is None:
                 result = self._run_here(call)
                 return run_blocking(result) if hasattr(type(result), "__await__") else result
             try:
-                return plan.value(*exchange_blocking(plan.address, plan.request(stream=False), seconds=plan.wait_s))
+                return self._value_blocking(plan)
             except Exception as error:
-                pause_s = repeats.pause_s(error)
+                pause_s = self._pause_s(repeats, error)
+            if repeats.looks:
+                self._registry.look_again()
             time.sleep(pause_s)
 
     async def stream(self, call: Call) -> AsyncIterator[Any]:
         repeats, began = self._repeats(call), False
         while True:
-            plan = self._plan(call)
+            plan = await self._planned(call)
             if plan is None:
                 items = self._run_here(call)
                 async for item in items if hasattr(type(items), "__anext__") else as_async(items):
                     yield item
                 return
             reader = plan.items()
-            parts = pieces(plan.address, plan.request(stream=True), seconds=plan.wait_s)
+            parts = pieces(plan.address, plan.request(stream=True), seconds=plan.wait_s, network=self._network)
             try:
                 async for response, data in parts:
                     for item in reader.feed(response, data):
@@ -126,22 +146,26 @@ class WorkerCaller:
             except Exception as error:
                 if began:
                     raise
-                pause_s = repeats.pause_s(error)
+                pause_s = self._pause_s(repeats, error)
             finally:
                 await parts.aclose()
+            if repeats.looks:
+                await self._look_again()
             await asyncio.sleep(pause_s)
 
     def stream_blocking(self, call: Call) -> Iterator[Any]:
         repeats, began = self._repeats(call), False
         while True:
-            plan = self._plan(call)
+            plan = self._planned_blocking(call)
             if plan is None:
                 items = self._run_here(call)
                 yield from iterate_blocking(items) if hasattr(type(items), "__anext__") else items
                 return
-            reader = plan.items()
+            reader, request = plan.items(), plan.request(stream=True)
             try:
-                for response, data in pieces_blocking(plan.address, plan.request(stream=True), seconds=plan.wait_s):
+                for response, data in pieces_blocking(
+                    plan.address, request, seconds=plan.wait_s, network=self._network
+                ):
                     for item in reader.feed(response, data):
                         began = True
                         yield item
@@ -150,7 +174,9 @@ class WorkerCaller:
             except Exception as error:
                 if began:
                     raise
-                pause_s = repeats.pause_s(error)
+                pause_s = self._pause_s(repeats, error)
+            if repeats.looks:
+                self._registry.look_again()
             time.sleep(pause_s)
 
     def spawn(self, call: Call) -> Job:
@@ -159,9 +185,51 @@ class WorkerCaller:
     # --- deciding ---
 
     def _repeats(self, call: Call) -> Repeats:
-        return Repeats(lambda: call.declaration.config, self._registry.forget)
+        return Repeats(lambda: call.declaration.config)
 
-    def _plan(self, call: Call) -> PeerCall | LbCall | None:
+    def _pause_s(self, repeats: Repeats, error: Exception) -> float:
+        """Seconds to wait before the call is made again. Raises `error` when it is final."""
+        if isinstance(error, RouteFailed) and error.http_status in MOVED:
+            self._registry.look_again_soon()  # a route of its own answers so, or nobody has it there any more
+        return repeats.pause_s(error)
+
+    async def _planned(self, call: Call) -> Plan | None:
+        if self._registry.must_ask and self._id(call.declaration) not in self._declared:
+            await asyncio.to_thread(self._registry.load)
+        return self._plan(call)
+
+    def _planned_blocking(self, call: Call) -> Plan | None:
+        if self._registry.must_ask and self._id(call.declaration) not in self._declared:
+            self._registry.load()
+        return self._plan(call)
+
+    async def _look_again(self) -> None:
+        if self._registry.asks:
+            await asyncio.to_thread(self._registry.look_again)
+        else:
+            self._registry.look_again()
+
+    async def _value(self, plan: Plan) -> Any:
+        request, wait_s = plan.request(stream=False), plan.wait_s
+        until = time.monotonic() + wait_s
+        while True:
+            value = plan.value(*await exchange(plan.address, request, seconds=wait_s, network=self._network))
+            if not isinstance(value, Pending):
+                return value
+            await asyncio.sleep(value.pause_s)
+            request, wait_s = value.request, until - time.monotonic()
+
+    def _value_blocking(self, plan: Plan) -> Any:
+        request, wait_s = plan.request(stream=False), plan.wait_s
+        until = time.monotonic() + wait_s
+        while True:
+            value = plan.value(*exchange_blocking(plan.address, request, seconds=wait_s, network=self._network))
+            if not isinstance(value, Pending):
+                return value
+            time.sleep(value.pause_s)
+            request, wait_s = value.request, until - time.monotonic()
+
+    def _plan(self, call: Call) -> Plan | None:
         """What to send where; None = run it here. Raises EndpointUnresolved, CallCycle, NotEncodable."""
         route: Route = self._registry.route(FunctionId(self._id(call.declaration)))
         match route:
@@ -174,10 +242,18 @@ class WorkerCaller:
             case Remote():
                 binder = self._binder_of(call)
                 log.debug("Routing '%s' to %s", call.declaration.name, route.url)
+                key = "" if route.socket or route.address is None else self._key(route.address)
                 if route.http_method is not None:
-                    return LbCall(route, call, binder=binder, token=self._environ.get("FLASH_TOKEN", ""))
+                    return LbCall(route, call, binder=binder, own=self._own, key=key)
                 function = self._callable_id(call)
-                return PeerCall(route, call, function=function, binder=binder, own=self._endpoint, signer=self._signer)
+                if route.queue:
+                    return QueueCall(route, call, function=function, binder=binder, own=self._own, key=key)
+                return PeerCall(
+                    route, call, function=function, binder=binder, own=self._own, signer=self._signer, key=key
+                )
+
+    def _key(self, address: Address) -> str:
+        return self._keys.for_endpoint(address, source=self._registry.source)
 
     def _check_fallback(self, call: Call, reason: str) -> None:
         """Returns when the body may run here instead; raises EndpointUnresolved when not."""

@@ -1,24 +1,31 @@
-"""One HTTP exchange per connection with a peer, in an event loop or blocking.
+"""One HTTP exchange with a peer, in an event loop or blocking.
 
 Same-host peers are reached by one Unix connection per call: connecting is instant or refused, the listen backlog is the
-peer's queue, and closing the connection takes the call back. Nothing here decides where a call goes or is retried.
+peer's queue, and closing the connection takes the call back. Others are reached over TCP, TLS as their address says, on
+connections that are kept where the peer keeps them (network.py). Nothing here decides where a call goes or is retried.
 """
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Iterator
 from time import monotonic
 from typing import Final
-from urllib.parse import urlsplit
 
 import httptools
 
 from flashmesh.functions.errors import EndpointUnreachable, QueueFull, WaitTimedOut, WorkerLost
+from flashmesh.routing.addresses import Address
+from flashmesh.routing.connecting import CA_FILE
+from flashmesh.worker.calls.network import Network, Stream
 
 PEER_WAIT_S: Final = 300.0
 """How long a call of a peer is waited for: queue, cold start and run together."""
 _READ_BYTES: Final = 256 * 1024
 _RECORD_HEAD: Final = 5
+
+Where = str | Address
+"""A Unix socket's path, or an address over TCP."""
 
 
 class NotReached(EndpointUnreachable):
@@ -30,13 +37,15 @@ class Response:
 
     Attributes:
         status: 0 until the head is here. headers: lower-case names. complete: the body is here too.
+        bodiless: it answers HEAD, so that its length is one of a body that does not come.
     """
 
-    __slots__ = ("_body", "_parser", "complete", "head_done", "headers", "status")
+    __slots__ = ("_body", "_parser", "bodiless", "complete", "head_done", "headers", "status")
 
-    def __init__(self) -> None:
+    def __init__(self, *, bodiless: bool = False) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self.bodiless = bodiless
         self.status = 0
         self.headers: dict[str, str] = {}
         self.head_done = False
@@ -61,6 +70,11 @@ class Response:
             raise WorkerLost()
         self.complete = True
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the connection may carry another call: the answer is complete, and the other side leaves it open."""
+        return self.complete and not self.bodiless and self._parser.should_keep_alive()
+
     def take(self) -> bytes:
         """The part of the body that came since the last time."""
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -72,89 +86,95 @@ class Response:
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        if self.status < 200:
+            return  # a word in between (RFC 9110, 15.2); the answer follows
         self.head_done = True
+        self.complete = self.bodiless
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        self.complete = True
+        if self.head_done:
+            self.complete = True
+        else:
+            self.headers.clear()
 
 
-def connect(address: str, *, seconds: float) -> socket.socket:
-    """A connected socket, non-blocking for a Unix path, for `http://host:port` with `seconds` to connect.
-
-    Raises QueueFull when the peer's backlog is full, NotReached when nobody listens.
-    """
-    try:
-        if address.startswith("http://"):
-            parts = urlsplit(address)
-            return socket.create_connection((parts.hostname or "", parts.port or 80), timeout=min(10.0, seconds))
-        if address.startswith("https://"):
-            raise NotReached(
-                f"{address} wants TLS, which calls between local endpoints do not use. Check the manifest."
-            )
-        return _unix(address)
-    except BlockingIOError as error:
-        raise QueueFull(f"Too many calls wait for the endpoint at {address}. Try again in a second.") from error
-    except TimeoutError as error:
-        raise NotReached(f"{address} does not answer. `flash status` shows what is up.") from error
-    except OSError as error:
-        raise _not_reached(address, error) from error
-
-
-async def exchange(address: str, request: bytes, *, seconds: float = PEER_WAIT_S) -> tuple[Response, bytes]:
+async def exchange(
+    where: Where, request: bytes, *, seconds: float = PEER_WAIT_S, network: Network | None = None
+) -> tuple[Response, bytes]:
     """Send a request and read the whole answer. Cancelling closes the connection, which cancels the call.
 
     Raises QueueFull, NotReached, WorkerLost (the connection ended without an answer), WaitTimedOut.
     """
     try:
         async with asyncio.timeout(seconds):
-            with await _open(address, seconds) as peer:
-                response = Response()
+            if isinstance(where, Address):
+                return await _exchange_over_network(where, request, network or Network())
+            with _unix(where) as peer:
+                response = Response(bodiless=_is_head(request))
                 await _send(peer, request)
                 while not response.complete:
                     response.feed(await _receive(peer))
                 return response, response.take()
     except TimeoutError as error:
-        raise _too_long(address, seconds) from error
+        raise _too_long(where, seconds) from error
 
 
-def exchange_blocking(address: str, request: bytes, *, seconds: float = PEER_WAIT_S) -> tuple[Response, bytes]:
+def exchange_blocking(
+    where: Where, request: bytes, *, seconds: float = PEER_WAIT_S, network: Network | None = None
+) -> tuple[Response, bytes]:
     """The same for synchronous code; an exception raised by a signal handler closes the connection as well."""
     until = monotonic() + seconds
-    with connect(address, seconds=seconds) as peer:
-        response = Response()
-        _send_blocking(peer, request, address, until, seconds)
+    peer, response = _opened_blocking(where, seconds, network), Response(bodiless=_is_head(request))
+    try:
+        _send_blocking(peer, request, where, until, seconds)
         while not response.complete:
-            response.feed(_receive_blocking(peer, address, until, seconds))
+            response.feed(_receive_blocking(peer, where, until, seconds))
         return response, response.take()
+    finally:
+        _give_back_blocking(where, peer, network, response)
 
 
-async def pieces(address: str, request: bytes, *, seconds: float) -> AsyncGenerator[tuple[Response, bytes], None]:
+async def pieces(
+    where: Where, request: bytes, *, seconds: float, network: Network | None = None
+) -> AsyncGenerator[tuple[Response, bytes], None]:
     """The answer's body as it comes; `seconds` limits each wait. Closing the iterator closes the connection."""
-    with await _open(address, seconds) as peer:
-        response = Response()
+    if isinstance(where, Address):
+        over_network = _pieces_over_network(where, request, network or Network(), seconds)
+        try:
+            async for piece in over_network:
+                yield piece
+        finally:
+            await over_network.aclose()
+        return
+    with _unix(where) as peer:
+        response = Response(bodiless=_is_head(request))
         await _send(peer, request)
         while not response.complete:
             try:
                 async with asyncio.timeout(seconds):
                     response.feed(await _receive(peer))
             except TimeoutError as error:
-                raise _too_long(address, seconds) from error
+                raise _too_long(where, seconds) from error
             if response.head_done:
                 yield response, response.take()
 
 
-def pieces_blocking(address: str, request: bytes, *, seconds: float) -> Iterator[tuple[Response, bytes]]:
+def pieces_blocking(
+    where: Where, request: bytes, *, seconds: float, network: Network | None = None
+) -> Iterator[tuple[Response, bytes]]:
     """The same for synchronous code."""
-    with connect(address, seconds=seconds) as peer:
-        response = Response()
-        _send_blocking(peer, request, address, monotonic() + seconds, seconds)
+    peer, response = _opened_blocking(where, seconds, network), Response(bodiless=_is_head(request))
+    try:
+        _send_blocking(peer, request, where, monotonic() + seconds, seconds)
         while not response.complete:
-            response.feed(_receive_blocking(peer, address, monotonic() + seconds, seconds))
+            response.feed(_receive_blocking(peer, where, monotonic() + seconds, seconds))
             if response.head_done:
                 yield response, response.take()
+    finally:
+        _give_back_blocking(where, peer, network, response)
 
 
 class RecordReader:
@@ -179,37 +199,78 @@ class RecordReader:
         return iter(found)
 
 
+def _is_head(request: bytes) -> bool:
+    return request.startswith(b"HEAD ")
+
+
 def _unix(path: str) -> socket.socket:
+    """A connected socket. Raises QueueFull when the peer's backlog is full, NotReached when nobody listens."""
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         peer.setblocking(False)  # a full backlog must say so and not block
         peer.connect(path)
+    except BlockingIOError as error:
+        peer.close()
+        raise QueueFull(f"Too many calls wait for the endpoint at {path}. Try again in a second.") from error
+    except OSError as error:
+        peer.close()
+        raise _not_reached(path, error) from error
     except BaseException:
         peer.close()
         raise
     return peer
 
 
-async def _open(address: str, seconds: float) -> socket.socket:
-    parts = urlsplit(address) if address.startswith("http:") else None
-    if parts is None:
-        return connect(address, seconds=seconds)
-    loop = asyncio.get_running_loop()
+async def _opened(network: Network, address: Address) -> Stream:
     try:
-        found = await loop.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, where = found[0]
-        peer = socket.socket(family, kind, protocol)
-        try:
-            peer.setblocking(False)
-            await loop.sock_connect(peer, where)
-        except BaseException:
-            peer.close()
-            raise
-    except OSError as error:
-        if isinstance(error, TimeoutError):
-            raise
+        return await network.open(address)
+    except OSError as error:  # TimeoutError and ssl.SSLError, too
         raise _not_reached(address, error) from error
-    return peer
+
+
+async def _exchange_over_network(address: Address, request: bytes, network: Network) -> tuple[Response, bytes]:
+    stream, response = await _opened(network, address), Response(bodiless=_is_head(request))
+    try:
+        await stream.send(request)
+        while not response.complete:
+            response.feed(await stream.receive())
+        return response, response.take()
+    finally:
+        network.give_back(address, stream, keep=response.keeps)
+
+
+async def _pieces_over_network(
+    address: Address, request: bytes, network: Network, seconds: float
+) -> AsyncGenerator[tuple[Response, bytes], None]:
+    stream, response = await _opened(network, address), Response(bodiless=_is_head(request))
+    try:
+        await stream.send(request)
+        while not response.complete:
+            try:
+                async with asyncio.timeout(seconds):
+                    response.feed(await stream.receive())
+            except TimeoutError as error:
+                raise _too_long(address, seconds) from error
+            if response.head_done:
+                yield response, response.take()
+    finally:
+        network.give_back(address, stream, keep=response.keeps)
+
+
+def _opened_blocking(where: Where, seconds: float, network: Network | None) -> socket.socket:
+    if isinstance(where, str):
+        return _unix(where)
+    try:
+        return (network or Network()).open_blocking(where, seconds=seconds)
+    except OSError as error:
+        raise _not_reached(where, error) from error
+
+
+def _give_back_blocking(where: Where, peer: socket.socket, network: Network | None, response: Response) -> None:
+    if isinstance(where, Address) and network is not None:
+        network.give_back_blocking(where, peer, keep=response.keeps)
+    else:
+        peer.close()
 
 
 async def _send(peer: socket.socket, request: bytes) -> None:
@@ -233,7 +294,7 @@ async def _receive(peer: socket.socket) -> bytes:
         return b""
 
 
-def _send_blocking(peer: socket.socket, request: bytes, address: str, until: float, seconds: float) -> None:
+def _send_blocking(peer: socket.socket, request: bytes, address: Where, until: float, seconds: float) -> None:
     peer.settimeout(max(0.001, until - monotonic()))
     try:
         peer.sendall(request)
@@ -243,7 +304,7 @@ def _send_blocking(peer: socket.socket, request: bytes, address: str, until: flo
         return  # as above
 
 
-def _receive_blocking(peer: socket.socket, address: str, until: float, seconds: float) -> bytes:
+def _receive_blocking(peer: socket.socket, address: Where, until: float, seconds: float) -> bytes:
     left = until - monotonic()
     if left <= 0:
         raise _too_long(address, seconds)
@@ -256,9 +317,19 @@ def _receive_blocking(peer: socket.socket, address: str, until: float, seconds: 
         return b""
 
 
-def _not_reached(address: str, error: OSError) -> NotReached:
-    return NotReached(f"{address} cannot be reached ({error.strerror}). `flash status` shows what is up.")
+def _not_reached(where: Where, error: OSError) -> NotReached:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = f"its certificate cannot be trusted: {error.verify_message}; {CA_FILE} names an authority of your own"
+    elif isinstance(error, TimeoutError):
+        reason = "it does not answer"
+    else:
+        reason = error.strerror or str(error)
+    return NotReached(f"{_shown(where)} cannot be reached ({reason}). `flash status` shows what is up.")
 
 
-def _too_long(address: str, seconds: float) -> WaitTimedOut:
-    return WaitTimedOut(f"{address} gave no answer within {seconds:.0f} s. The call was taken back.")
+def _too_long(where: Where, seconds: float) -> WaitTimedOut:
+    return WaitTimedOut(f"{_shown(where)} gave no answer within {seconds:.0f} s. The call was taken back.")
+
+
+def _shown(where: Where) -> str:
+    return where if isinstance(where, str) else where.origin

@@ -4,7 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -14,11 +14,15 @@ from flashmesh.routing.route import Remote
 from flashmesh.wire import values
 from flashmesh.wire.arguments import Binder
 from flashmesh.wire.frames import JSON
-from flashmesh.worker.calls.exchange import PEER_WAIT_S, Response
-from flashmesh.worker.calls.peer_call import child_trace
-from flashmesh.worker.invocation import CURRENT
+from flashmesh.worker.calls.around import Around, bearer
+from flashmesh.worker.calls.events import EVENTS, EventReader
+from flashmesh.worker.calls.exchange import Response
+from flashmesh.worker.calls.peer_call import address_of
 
 _BODILESS: Final = frozenset({"GET", "DELETE", "HEAD", "OPTIONS"})
+_LINES: Final = "application/x-ndjson"
+_STREAM: Final = f"{EVENTS}, */*;q=0.5"
+"""Events keep items apart: pieces of text may be cut anywhere on their way."""
 
 
 class LbCall:
@@ -28,18 +32,19 @@ class LbCall:
     has no body, else into a JSON object. The only argument of a bodied verb that is an object itself is the body.
     """
 
-    def __init__(self, route: Remote, call: Call, *, binder: Binder, token: str) -> None:
-        """Raises ValidationError when an argument has no name to go by, NotEncodable."""
-        parts = urlsplit(route.url)
-        self.address = f"{parts.scheme}://{parts.netloc}"
+    def __init__(self, route: Remote, call: Call, *, binder: Binder, own: str, key: str) -> None:
+        """`key` is shown to an endpoint over TCP; empty: none.
+
+        Raises ValidationError when an argument has no name to go by, NotEncodable, CallCycle.
+        """
+        self._around = around = Around.of_current(own)
+        self.address = where = address_of(route, around.chain)
         self._binder = binder
-        self._host = parts.netloc
+        self._host = route.address.authority if route.address is not None else "localhost"
         self._method = route.http_method or "POST"
-        self._token = token
-        current = CURRENT.get()
-        self._trace = child_trace(current.trace if current is not None else "")
-        self._deadline_ms = current.remaining_ms() if current is not None else 0
-        self._path, rest = fill_path(parts.path, named_arguments(call))
+        self._key = key
+        path, rest = fill_path(route.http_path or "/", named_arguments(call))
+        self._path = path if isinstance(where, str) else where.path + path
         self._body = b""
         if self._method in _BODILESS:
             if rest:
@@ -49,15 +54,17 @@ class LbCall:
 
     @property
     def wait_s(self) -> float:
-        return min(PEER_WAIT_S, self._deadline_ms / 1000) if self._deadline_ms else PEER_WAIT_S
+        return self._around.wait_s
 
     def request(self, *, stream: bool) -> bytes:
         """The whole HTTP request."""
         body = f"Content-Type: {JSON}\r\nContent-Length: {len(self._body)}\r\n"
-        token = f"Authorization: Bearer {self._token}\r\n" if self._token else ""
+        close = "Connection: close\r\n" if isinstance(self.address, str) else ""
         head = (
-            f"{self._method} {self._path} HTTP/1.1\r\nHost: {self._host}\r\nAccept: */*\r\n"
-            f"{'' if self._method in _BODILESS else body}{token}traceparent: {self._trace}\r\nConnection: close\r\n\r\n"
+            f"{self._method} {self._path} HTTP/1.1\r\nHost: {self._host}\r\n"
+            f"Accept: {_STREAM if stream else '*/*'}\r\n"
+            f"{'' if self._method in _BODILESS else body}{bearer(self.address, self._key)}"
+            f"{self._around.headers()}{close}\r\n"
         )
         return head.encode("latin-1") + self._body
 
@@ -73,21 +80,39 @@ class LbCall:
 
     def items(self) -> "LineReader":
         """What reads a streamed answer."""
-        return LineReader(failure_of)
+        return LineReader(failure_of, self._binder.convert_item)
+
+
+class RouteFailed(RemoteError):
+    """A route answered with an error. `http_status`: which."""
+
+    def __init__(self, message: str, http_status: int) -> None:
+        super().__init__(message, type_name="HTTPException")
+        self.http_status = http_status
 
 
 class LineReader:
-    """The pieces of a streamed answer as they come: text as str, anything else as bytes."""
+    """The items of a streamed answer as they come: of events and of lines of JSON as values, else text, else bytes."""
 
-    def __init__(self, failure: Callable[[Response, bytes], BaseException]) -> None:
+    def __init__(self, failure: Callable[[Response, bytes], BaseException], convert: Callable[[Any], Any]) -> None:
         self._failure = failure
+        self._convert = convert
         self._refusal: list[bytes] = []
+        self._events = EventReader()
+        self._line = b""
 
     def feed(self, response: Response, data: bytes) -> Iterator[Any]:
         if response.status >= 400:
             self._refusal.append(data)
             if response.complete:
                 raise self._failure(response, b"".join(self._refusal))
+        elif response.content_type == EVENTS:
+            for _, text in self._events.feed(data):
+                yield self._convert(values.decode(text, JSON))
+        elif response.content_type == _LINES:
+            *lines, self._line = (self._line + data).split(b"\n")
+            for line in lines:
+                yield self._convert(values.decode(line, JSON))
         elif data:
             yield data.decode("utf-8", "replace") if response.content_type.startswith("text/") else data
 
@@ -140,7 +165,7 @@ def failure_of(response: Response, body: bytes) -> BaseException:
     detail = told.get("detail") or told.get("error") or text if isinstance(told, dict) else text
     if response.status == 422:
         return ValidationError(f"The route refused the arguments: {detail}")
-    return RemoteError(f"The route answered {response.status}: {detail}", type_name="HTTPException")
+    return RouteFailed(f"The route answered {response.status}: {detail}", response.status)
 
 
 def _body_of(call: Call, rest: dict[str, Any]) -> Any:

@@ -1,8 +1,7 @@
-"""One call of a function that another endpoint serves, over that endpoint's Unix socket."""
+"""One call of a function that another endpoint of ours serves, over its Unix socket or its port."""
 
-import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -15,38 +14,42 @@ from flashmesh.wire import failures, values
 from flashmesh.wire.arguments import Binder, encode_arguments
 from flashmesh.wire.frames import MSGPACK
 from flashmesh.wire.signature import Purpose, Signer
-from flashmesh.worker.calls.exchange import PEER_WAIT_S, RecordReader, Response
+from flashmesh.worker.calls.around import Around, bearer
+from flashmesh.worker.calls.exchange import RecordReader, Response, Where
 from flashmesh.worker.face.answers import END, ERROR, ITEM, ITEMS
-from flashmesh.worker.invocation import CHAIN_LIMIT, CURRENT
+from flashmesh.worker.invocation import CHAIN_LIMIT
 from flashmesh.worker.spec import reentrant_path
+
+MOVED: Final = frozenset({404, 410})
+"""What an address answers that the endpoint has left, or that does not serve the function any more."""
 
 
 class NotRun(EndpointUnreachable):
     """The endpoint could not run the call now: its worker was leaving. Call again."""
 
 
+class Moved(EndpointUnreachable):
+    """The endpoint is not at its address, or does not serve this function: nothing ran. `flash status` shows more."""
+
+
 class PeerCall:
     """The bytes of one call, and what its answer means. Chain, trace and deadline come from the call that runs here.
 
     Attributes:
-        address: path of the socket to connect to. wait_s: how long to wait for the whole answer.
+        address: where to connect to. wait_s: how long to wait for the whole answer.
     """
 
     def __init__(
-        self, route: Remote, call: Call, *, function: str, binder: Binder, own: str, signer: Signer | None
+        self, route: Remote, call: Call, *, function: str, binder: Binder, own: str, signer: Signer | None, key: str
     ) -> None:
-        """Raises CallCycle, NotEncodable (naming the argument)."""
-        current = CURRENT.get()
-        chain = (*(current.chain if current is not None else ()), own)
-        self.address = address_of(route, chain)
+        """`key` is shown to an endpoint over TCP; empty: none. Raises CallCycle, NotEncodable (naming the argument)."""
+        self._around = around = Around.of_current(own)
+        self.address = address_of(route, around.chain)
         self._function = function
         self._binder = binder
         self._signer = signer
         self._execution = new_execution_id()
-        self._chain = chain
-        self._parent = current.execution if current is not None else ""
-        self._trace = child_trace(current.trace if current is not None else "")
-        self._deadline_ms = current.remaining_ms() if current is not None else 0
+        self._key = key
         self._body = encode_arguments(
             call.args,
             call.kwargs,
@@ -57,17 +60,17 @@ class PeerCall:
 
     @property
     def wait_s(self) -> float:
-        return min(PEER_WAIT_S, self._deadline_ms / 1000) if self._deadline_ms else PEER_WAIT_S
+        return self._around.wait_s
 
     def request(self, *, stream: bool) -> bytes:
         """The whole HTTP request."""
-        parent = f"X-Flash-Parent: {self._parent}\r\n" if self._parent else ""
-        deadline = f"X-Flash-Deadline-Ms: {self._deadline_ms}\r\n" if self._deadline_ms else ""
+        address = self.address
+        host, prefix = ("flash", "") if isinstance(address, str) else (address.authority, address.path)
         head = (
-            f"POST /{quote(self._function, safe='')}/run_sync HTTP/1.1\r\nHost: flash\r\nContent-Type: {MSGPACK}\r\n"
+            f"POST {prefix}/{quote(self._function, safe='')}/run_sync HTTP/1.1\r\nHost: {host}\r\n"
+            f"Content-Type: {MSGPACK}\r\n"
             f"Accept: {ITEMS if stream else MSGPACK}\r\nContent-Length: {len(self._body)}\r\n"
-            f"X-Execution-Id: {self._execution}\r\nX-Flash-Chain: {','.join(self._chain)}\r\n{parent}{deadline}"
-            f"traceparent: {self._trace}\r\n\r\n"
+            f"X-Execution-Id: {self._execution}\r\n{self._around.headers()}{bearer(address, self._key)}\r\n"
         )
         return head.encode("latin-1") + self._body
 
@@ -89,10 +92,12 @@ class PeerCall:
     def _failure(self, response: Response, body: bytes) -> BaseException:
         info = failures.unpack(body) if response.content_type == MSGPACK else told(body)
         if info is None:
-            text = body[:500].decode("utf-8", "replace")
-            return EndpointUnreachable(f"{self.address} answered {response.status}: {text}. Is it an endpoint of ours?")
-        if "x-flash-not-run" in response.headers and info.code == EndpointUnavailable.code:
-            return NotRun(info.message)
+            return foreign_failure(self.address, response, body)
+        if "x-flash-not-run" in response.headers:
+            if info.code == EndpointUnavailable.code:
+                return NotRun(info.message)
+            if response.status in MOVED:
+                return Moved(info.message)
         return failures.restore(info)
 
 
@@ -127,19 +132,36 @@ class ItemReader:
             raise WorkerLost()
 
 
-def address_of(route: Remote, chain: tuple[str, ...]) -> str:
-    """The socket to call, given the endpoints the call has come through, this one last.
+def address_of(route: Remote, chain: tuple[str, ...]) -> Where:
+    """Where to connect to, given the endpoints the call has come through, this one last.
 
     A call that comes back to an endpoint which waits for it goes to that endpoint's second socket, where it is taken
     over the limit, or refused at once where that is forbidden (each worker owns a GPU). Raises CallCycle for a chain
-    that is too long.
+    that is too long, and for one that comes back over TCP, where it could wait for itself.
     """
-    shown = " → ".join((*chain, route.endpoint))
+    comes_back = route.endpoint in chain
     if len(chain) > CHAIN_LIMIT:
+        shown = " → ".join((*chain, route.endpoint))
         raise CallCycle(f"The call went through {shown}: more than {CHAIN_LIMIT} endpoints. Call fewer in a row.")
-    if route.endpoint not in chain:
-        return route.socket
-    return reentrant_path(route.socket)
+    if route.socket:
+        return (route.reentrant or reentrant_path(route.socket)) if comes_back else route.socket
+    if comes_back and route.http_method is None:
+        shown = " → ".join((*chain, route.endpoint))
+        raise CallCycle(f"The call came back to an endpoint on another machine: {shown}. Break the cycle.")
+    assert route.address is not None  # a route has at least one of them
+    return route.address
+
+
+def foreign_failure(address: Where, response: Response, body: bytes) -> EndpointUnreachable:
+    """What an answer means that none of our endpoints gives."""
+    text = " ".join(body[:500].decode("utf-8", "replace").split())
+    shown = address if isinstance(address, str) else address.origin
+    if 300 <= response.status < 400:
+        return EndpointUnreachable(
+            f"{shown} answered with a redirect ({response.status}), which is not followed: deploy its target's address."
+        )
+    kind = Moved if response.status in MOVED else EndpointUnreachable
+    return kind(f"{shown} answered {response.status}: {text}. Is it an endpoint of ours? `flash status` shows them.")
 
 
 def told(body: bytes) -> failures.ErrorInfo | None:
@@ -154,11 +176,3 @@ def told(body: bytes) -> failures.ErrorInfo | None:
         )
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
         return None
-
-
-def child_trace(trace: str) -> str:
-    """A W3C traceparent for a call made while `trace` runs: the same trace, a new span; a new trace without one."""
-    parts = trace.split("-")
-    trace_id = parts[1] if len(parts) == 4 and len(parts[1]) == 32 else os.urandom(16).hex()
-    flags = parts[3] if len(parts) == 4 else "01"
-    return f"00-{trace_id}-{os.urandom(8).hex()}-{flags}"

@@ -11,7 +11,7 @@ from flashmesh.executions.backoff import backoff_s
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.functions.errors import FlashmeshError, RemoteError, TimedOut, WorkerLost
 from flashmesh.worker.calls.exchange import NotReached
-from flashmesh.worker.calls.peer_call import NotRun
+from flashmesh.worker.calls.peer_call import Moved, NotRun
 from flashmesh.worker.invocation import CURRENT
 
 _NAMED_BY_RETRY_ON: Final = (RemoteError, TimedOut)
@@ -23,15 +23,17 @@ class Repeats:
 
     Args:
         config: of the function that is called.
-        look_again: makes the next route come from a fresh manifest.
+
+    Attributes:
+        looks: the manifest is to be looked at once more before the call is made again.
     """
 
-    __slots__ = ("_attempt", "_config", "_look_again", "_looked")
+    __slots__ = ("_attempt", "_config", "_looked", "looks")
 
-    def __init__(self, config: Callable[[], ResourceConfig], look_again: Callable[[], None]) -> None:
+    def __init__(self, config: Callable[[], ResourceConfig]) -> None:
         self._config = config
-        self._look_again = look_again
         self._looked = False
+        self.looks = False
         self._attempt = 0
 
     def pause_s(self, error: Exception) -> float:
@@ -39,12 +41,12 @@ class Repeats:
         caller = CURRENT.get()
         if caller is not None and caller.doomed is not None:
             raise error  # the call that made this one must end
-        if isinstance(error, NotReached | NotRun):
+        if isinstance(error, NotReached | NotRun | Moved):
             if self._looked:
                 raise error
-            self._looked = True
-            self._look_again()
+            self._looked = self.looks = True
             return 0.0
+        self.looks = False
         self._attempt += 1
         if not may_repeat(self._config(), error, attempt=self._attempt):
             raise error

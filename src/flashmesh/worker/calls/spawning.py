@@ -20,7 +20,7 @@ from flashmesh.wire.blocking_client import BlockingClient
 from flashmesh.wire.frames import MSGPACK, Error, Invoke
 from flashmesh.wire.parts import sendable
 from flashmesh.wire.signature import Purpose, Signer
-from flashmesh.worker.calls.peer_call import child_trace
+from flashmesh.worker.calls.around import child_trace
 from flashmesh.worker.invocation import CURRENT
 
 T = TypeVar("T")

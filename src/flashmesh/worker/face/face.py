@@ -53,6 +53,8 @@ class About:
     endpoint: str
     build: str
     worker: str
+    manifest_queries: Callable[[], int] = lambda: 0
+    """How often the endpoint's workers asked the State Manager."""
 
 
 class Face:
@@ -316,6 +318,7 @@ class Connection:
                 f"flash_worker_calls_total{labels} {runner.calls}",
                 f"flash_worker_failures_total{labels} {runner.failures}",
                 f"flash_worker_running{labels} {len(runner.running)}",
+                f'flash_manifest_queries_total{{endpoint="{face.about.endpoint}"}} {face.about.manifest_queries()}',
             )
             self.finish(answer(200, ("\n".join(lines) + "\n").encode(), _PLAIN))
 

@@ -1,6 +1,7 @@
 """uvicorn's HTTP connection under limits: its own parser bounds neither heads nor bodies nor the time they take."""
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -9,6 +10,8 @@ from uvicorn.server import ServerState
 
 from flashmesh.worker.face.limits import HttpLimits, Refusal, body_too_large, head_too_large, not_http, too_slow
 
+_log: Final = logging.getLogger("flashmesh.http")
+_log.setLevel(logging.ERROR)  # below that uvicorn tells of every request that it cannot read
 _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
 
@@ -17,6 +20,7 @@ class LimitedConnection(HttpToolsProtocol):
 
     def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop, limits: HttpLimits) -> None:
         super().__init__(config, state, {}, _loop=loop)
+        self.logger = _log
         self._limits = limits
         self._refusal: Refusal | None = None
         self._part: str | None = None

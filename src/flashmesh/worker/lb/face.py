@@ -28,6 +28,8 @@ from flashmesh.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
+_silent: Final = logging.getLogger("flashmesh.http.worker")
+_silent.setLevel(logging.CRITICAL)  # what is worth telling of a request, calls.py tells
 _LOOK_S: Final = 0.02
 _REASONS: Final = {400: "Bad Request", 408: "Request Timeout", 413: "Content Too Large", 501: "Not Implemented"}
 
@@ -37,6 +39,7 @@ class WorkerConnection(LimitedConnection):
 
     def __init__(self, face: "HttpFace", slot: int | None) -> None:
         super().__init__(face.config, face.state, face.loop, face.limits)
+        self.logger = _silent
         self._face = face
         self._slot = slot
 
@@ -219,5 +222,4 @@ def _config(calls: HttpCalls, limits: HttpLimits) -> Config:
         timeout_keep_alive=int(limits.idle_s) or 1,
     )
     config.load()
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is worth telling, calls.py tells
     return config
