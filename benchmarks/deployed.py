@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,30 +29,26 @@ class Deployed:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def post(self, path: str, body: object) -> Any:
-        """Ask the server as an admin."""
-        (token,) = self._home.glob("hosts/*/token")
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "Authorization": f"Bearer {token.read_text().strip()}"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+    def ask(self, path: str, body: object = None) -> Any:
+        """The server's answer to an admin: to a POST where there is a body."""
+        with self._opened(path, body) as answer:
             return json.load(answer)
 
     def end_of(self, deployment: str) -> dict[str, Any]:
         """Follow a deployment to its end: its document."""
-        path = f"http://127.0.0.1:{self.port}/v1/deployments/{deployment}/events"
-        with urllib.request.urlopen(path, timeout=60) as answer:
+        with self._opened(f"/v1/deployments/{deployment}/events") as answer:
             last = [line for line in answer if line.startswith(b"data:")][-1]
         found: dict[str, Any] = json.loads(last.removeprefix(b"data:"))
         return found
 
-    def manifest(self, app: str) -> dict[str, Any]:
-        """What serves in the app's environment, and where."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/manifest?app={app}", timeout=60) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
+    def _opened(self, path: str, body: object = None) -> Any:
+        (token,) = self._home.glob("hosts/*/token")
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {token.read_text().strip()}"},
+        )
+        return urllib.request.urlopen(request, timeout=60)
 
 
 @contextmanager
@@ -76,16 +71,3 @@ def deploying(folder: Path) -> Iterator[Deployed]:
 def port_of(url: str) -> int:
     """Of `http://127.0.0.1:PORT`."""
     return int(url.rpartition(":")[2])
-
-
-def until_answered(action: Any, limit_s: float = 60.0) -> None:
-    """Do it until it raises no OSError."""
-    end = time.perf_counter() + limit_s
-    while True:
-        try:
-            action()
-            return
-        except OSError:
-            if time.perf_counter() > end:
-                raise
-            time.sleep(0.01)

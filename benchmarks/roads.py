@@ -40,7 +40,7 @@ async def own(count: int) -> list:
             await function({"a": 1})
         return (time.perf_counter() - begin) / count * 1e9
 
-    rounds = [(await one(echo), await one(plain)) for _ in range(9)]
+    rounds = [(await one(echo), await one(plain)) for _ in range(99)]
     return [statistics.median(a for a, _ in rounds), statistics.median(b for _, b in rounds)]
 """
 ROUTES = """
@@ -53,55 +53,6 @@ api = CpuLiveLoadBalancer(name="routes", workersMin=1, workersMax=1)
 async def routed(x: dict) -> dict:
     return x
 """
-CALLER = """
-import json, sys, time
-from pathlib import Path
-
-project, manifest, sockets, port, count, rounds = sys.argv[1:]
-sys.path.insert(0, project)
-from benchmarks.http_load import request_bytes, some
-from flashmesh.functions import caller
-from flashmesh.functions.config import ResourceConfig
-from flashmesh.worker.calls.assemble import worker_caller
-from workers import echo
-
-document = json.loads(Path(manifest).read_text())
-for entry in document["resources"].values():
-    entry["peer_urls"] = []
-over_tcp = Path(manifest).with_name("over-tcp.json")
-over_tcp.write_text(json.dumps(document))
-
-def road(path):
-    return worker_caller(
-        endpoint="bench", resource_name="bench", config=ResourceConfig(name="bench"), declared=frozenset(),
-        manifest=Path(path), socket_path=Path(sockets) / "bench.sock", link="", written_name=lambda name: name,
-        signer=None, token_file=None, environ={},
-    )
-
-def calls(which):
-    caller.install(which)
-    taken = []
-    for _ in range(int(count)):
-        begin = time.perf_counter()
-        echo.call({"a": 1})
-        taken.append(time.perf_counter() - begin)
-    return taken
-
-raw = request_bytes("/", b'{"input":{"a":1}}')
-turns = {
-    "socket": lambda which=road(manifest): calls(which),
-    "port": lambda which=road(over_tcp): calls(which),
-    "raw": lambda: some(int(port), raw, int(count)),
-}
-for action in turns.values():
-    action()
-found = {name: [] for name in turns}
-names = list(turns)
-for number in range(int(rounds)):
-    for name in names[number % 3:] + names[:number % 3]:
-        found[name].append(turns[name]())
-print(json.dumps(found))
-"""
 
 
 def road_rows(folder: Path, count: int = 300, rounds: int = 6) -> Iterator[Row]:
@@ -112,7 +63,7 @@ def road_rows(folder: Path, count: int = 300, rounds: int = 6) -> Iterator[Row]:
     (project / "routes.py").write_text(ROUTES)
     with deployed.deploying(folder) as server, floors.bare_uvicorn(folder) as bare:
         server.deploy(project)
-        manifest = server.manifest(APP)
+        manifest = server.ask(f"/manifest?app={APP}")
         entries = manifest["resources"]
         yield own_function(server.port)
         yield from peers(folder, project, manifest, bare, count=count, rounds=rounds)
@@ -121,7 +72,7 @@ def road_rows(folder: Path, count: int = 300, rounds: int = 6) -> Iterator[Row]:
 
 def own_function(port: int) -> Row:
     """Inside a worker: `await f(x)` of its own endpoint."""
-    request = http_load.request_bytes(f"/v1/functions/own:invoke?app={APP}", b'{"input":{"count":5000}}')
+    request = http_load.request_bytes(f"/v1/functions/own:invoke?app={APP}", b'{"input":{"count":500}}')
     decorated, plain = http_load.output(port, request)
     return Row(
         "a function of the same endpoint, called in its worker",
@@ -142,7 +93,9 @@ def peers(
     path.write_text(json.dumps(manifest))
     sockets = Path(manifest["resources"]["workers"]["peer_urls"][0].removeprefix("unix:")).parent
     arguments = [str(project), str(path), str(sockets), str(bare), str(count), str(rounds)]
-    done = subprocess.run([sys.executable, "-c", CALLER, *arguments], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peer_caller", *arguments], check=True, stdout=subprocess.PIPE
+    )
     found: dict[str, list[list[float]]] = json.loads(done.stdout)
 
     def median(name: str, share: float) -> float:

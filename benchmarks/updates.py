@@ -164,7 +164,7 @@ def unchanged_rows(folder: Path, resources: int = RESOURCES, rounds: int = 5) ->
 
 def _deployment(server: Deployed, body: dict[str, str]) -> float:
     begin = time.perf_counter()
-    begun = server.post("/v1/deployments", body)
+    begun = server.ask("/v1/deployments", body)
     document = server.end_of(begun["id"])
     if document["status"] != "succeeded" or begun["plan"]["new"] or begun["plan"]["changed"]:
         raise RuntimeError(f"not a deploy of unchanged resources: {document}")
