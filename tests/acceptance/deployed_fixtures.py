@@ -200,11 +200,12 @@ def call(endpoint: dict[str, Any], function: str, **arguments: Any) -> Any:
 
 
 class Load:
-    """Threads that call one function over the server, over and over, from `with` to its end."""
+    """Threads that call one function over and over, from `with` to its end: over the server, or at `url`."""
 
-    def __init__(self, machine: Machine, function: str, clients: int = 4) -> None:
-        self._machine = machine
-        self._path = f"/v1/functions/{function}:invoke"
+    def __init__(self, machine: Machine, function: str, clients: int = 4, *, url: str = "") -> None:
+        facts = machine.facts
+        assert facts is not None
+        self._url = url or f"{facts['url']}/v1/functions/{function}:invoke"
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._call) for _ in range(clients)]
         self._lock = threading.Lock()
@@ -214,7 +215,7 @@ class Load:
     def _call(self) -> None:
         while not self._over.is_set():
             try:
-                status, body = self._machine.api("POST", self._path, {"input": {}})
+                status, body = request("POST", self._url, {"input": {}})
             except OSError as error:
                 status, body = 0, repr(error)
             with self._lock:

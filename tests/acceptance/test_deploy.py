@@ -67,6 +67,25 @@ def test_a_changed_function_is_replaced_under_load_without_a_failed_call(here: M
     assert request("POST", after["asks"]["url"] + "/run_sync", {"input": {}})[1]["output"] == "cpu says 2"
 
 
+@pytest.mark.timeout(300)
+def test_ten_deploys_under_load_lose_no_call(here: Machine) -> None:
+    """32 clients: over the server, at the endpoint's own address, and from another endpoint."""
+    root = here.project(cpu=cpu("0"), asks=ASKS)
+    endpoints = {one["resource"]: one["url"] for one in here.deploy(root)["endpoints"]}
+    with (
+        Load(here, "version", 12) as over_server,
+        Load(here, "version", 10, url=f"{endpoints['cpu']}/version/run_sync") as direct,
+        Load(here, "ask", 10, url=f"{endpoints['asks']}/run_sync") as by_peer,
+    ):
+        for number in range(10):
+            here.project(cpu=cpu(str(number + 1)))
+            here.deploy(root)
+            over_server.wait_for(str(number + 1), 5)
+            direct.wait_for(str(number + 1), 5)
+            by_peer.wait_for(f"cpu says {number + 1}", 5)
+    assert [*over_server.failures, *direct.failures, *by_peer.failures] == []
+
+
 def test_a_third_deploy_of_the_same_files_changes_nothing(here: Machine) -> None:
     """The same build; no worker is replaced."""
     root = here.project(cpu=cpu("1"))

@@ -24,6 +24,7 @@ Examples:
   echo '{"n": 3}' | flash call count -      # or from stdin
   flash call train --async                  # print the id, do not wait
   flash call hello --server http://localhost:7470   # of that server, whatever runs here
+  flash call hello --env staging            # of what is deployed there
 """
 
 
@@ -33,8 +34,19 @@ Examples:
 @click.option("--async", "later", is_flag=True, help="Accept it and print its id; do not wait for the result.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait; the call goes on after.")
 @click.option("--server", metavar="URL", help="Call a function of this server.")
+@click.option("--app", metavar="NAME", envvar="FLASH_APP", help="Of this app, where several have a function so named.")
+@click.option("--env", "environment", metavar="NAME", envvar="FLASH_ENV", help="Of this environment.")
 @verbose
-def call(function: str, data: str, later: bool, timeout: float | None, server: str | None, verbose: bool) -> None:
+def call(
+    function: str,
+    data: str,
+    later: bool,
+    timeout: float | None,
+    server: str | None,
+    app: str | None,
+    environment: str | None,
+    verbose: bool,
+) -> None:
     """Call FUNCTION of the `flash run` of this directory; without one, of the server (FLASH_SERVER, `flash login`,
     this machine's).
 
@@ -47,7 +59,9 @@ def call(function: str, data: str, later: bool, timeout: float | None, server: s
     if server is not None or find() is None:
         from flashmesh.cli.client import find_server
 
-        _call_server(find_server(server), function, payload, later=later, timeout=timeout)
+        place = {"X-Flash-App": app, "X-Flash-Environment": environment}
+        headers = {name: value for name, value in place.items() if value}
+        _call_server(find_server(server), function, payload, headers, later=later, timeout=timeout)
     else:
         client, _ = connect()
         try:
@@ -82,19 +96,27 @@ def _call_session(
         _print_result(invocation, timeout)
 
 
-def _call_server(client: "ServerClient", function: str, payload: bytes, *, later: bool, timeout: float | None) -> None:
+def _call_server(
+    client: "ServerClient",
+    function: str,
+    payload: bytes,
+    headers: dict[str, str],
+    *,
+    later: bool,
+    timeout: float | None,
+) -> None:
     from flashmesh.cli.client import path_name
 
     body = b'{"input":' + payload + b"}"
     path = f"/v1/functions/{path_name(function)}"
     if later:
-        accepted = client.send("POST", path + ":enqueue", body)
+        accepted = client.send("POST", path + ":enqueue", body, headers)
         click.echo(json.dumps({"id": accepted["executionId"], "status": accepted["status"]}))
     elif timeout is None:
-        _print_events(client.events("POST", path + ":invoke", body))
+        _print_events(client.events("POST", path + ":invoke", body, headers))
     else:
         wait_ms = str(max(1, round(timeout * 1000)))
-        status, answer = client.exchange("POST", path + ":invoke", body, {"X-Timeout-Ms": wait_ms})
+        status, answer = client.exchange("POST", path + ":invoke", body, {**headers, "X-Timeout-Ms": wait_ms})
         if status == 408 and isinstance(answer, dict) and "executionId" in answer:
             _fail(f"The wait ended after {timeout:g} s; the execution {answer['executionId']} goes on.")
         if status != 200:

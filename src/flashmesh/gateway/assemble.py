@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from flashmesh.deploy.local.assemble import LocalParts, local_parts
@@ -76,6 +77,7 @@ def assemble(
     url: str,
     amend_project: Callable[[ResourceSpec], Awaitable[None]],
     on_template: Callable[[EndpointName, Mapping[str, Any]], None],
+    authority: Path | None = None,
 ) -> Parts:
     """Everything of a server, wired and still. Call it on the event loop that it will live on.
 
@@ -84,6 +86,7 @@ def assemble(
         url: where external functions on this machine reach it.
         amend_project: serves a project's resource with other settings.
         on_template: told when a template has tried its import.
+        authority: the certificate by which workers know this server; None: it needs none.
     Raises:
         FlashmeshError: what an unusable database, key or token register says.
     """
@@ -155,7 +158,13 @@ def assemble(
     manifests = ManifestFiles(data.manifests)
     deployments = Deployments(
         state=state.manager,
-        deployables=Deployables(state=state.manager, artifacts=state.artifacts, manifests=manifests, server_url=url),
+        deployables=Deployables(
+            state=state.manager,
+            artifacts=state.artifacts,
+            manifests=manifests,
+            server_url=url,
+            environ=workers_environ(settings, authority),
+        ),
         target=deployed,
         registry=registry,
         manifests=manifests,
@@ -264,6 +273,18 @@ def standing(settings: ServerSettings, *, data: DataDirectory, place: SessionPla
         revocations=tokens.revocations,
         token_for=token_for,
     )
+
+
+def workers_environ(settings: ServerSettings, authority: Path | None) -> dict[str, str]:
+    """What workers of deployed endpoints are told of the network they are in."""
+    environ = {}
+    if authority is not None:
+        environ["FLASH_CA_FILE"] = str(authority)
+    if settings.plain_networks:
+        environ["FLASH_PLAIN_NETWORKS"] = ",".join(settings.plain_networks)
+    if settings.mothership:
+        environ |= {"FLASH_IS_MOTHERSHIP": "", "RUNPOD_ENDPOINT_ID": ""}  # those are the server's, not theirs
+    return environ
 
 
 def public_url(settings: ServerSettings, url: str) -> str:

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from flashmesh import __version__
@@ -22,7 +23,7 @@ from flashmesh.executions.states import Status
 from flashmesh.functions.environment import conflict_message
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.gateway import transport
-from flashmesh.gateway.access.certificates import ServerCertificate
+from flashmesh.gateway.access.certificates import AUTHORITY_FILE, ServerCertificate
 from flashmesh.gateway.assemble import Parts, assemble
 from flashmesh.gateway.beginning import Beginning
 from flashmesh.gateway.door import Drained
@@ -63,6 +64,7 @@ class Server:
         self._listener: Listener
         self._project: ServedProject | None = None
         self._warming: asyncio.Task[None]
+        self._own: asyncio.Task[None]
         self._tried: dict[str, asyncio.Event] = {}
         """By endpoint: whether its template has tried its import."""
         self._certificate: ServerCertificate | None = None
@@ -116,6 +118,7 @@ class Server:
             url=self.address,
             amend_project=self._amend,
             on_template=self._imported,
+            authority=None if shown is None else authority_of(settings),
         )
         deployed = parts.local.deployments
         assert deployed is not None
@@ -132,6 +135,9 @@ class Server:
         await self._restore(place)
         parts.door.open()
         parts.deployments.resume()
+        if settings.mothership:
+            self._own = asyncio.get_running_loop().create_task(self._serve_own_build(), name="own build")
+            self._closers.append(self._end_own_build)
         data.announce(
             url=self.address,
             link=place.link,
@@ -197,6 +203,31 @@ class Server:
             error = info.get("error") or {}
             text = f"{error.get('file') or endpoint}: {error.get('reason') or 'the import failed'}"
             self._log.notice(text, level="error", endpoint=endpoint)
+
+    async def _serve_own_build(self) -> None:
+        """As a mothership: beside what is served meanwhile, the stored manifest among it."""
+        from flashmesh.gateway.deployments.mothership import own_build, serve_own_build
+
+        parts = self._parts
+
+        def notice(text: str, level: str) -> None:
+            self._log.notice(text, level=level)
+
+        try:
+            await serve_own_build(
+                own_build(self.settings.manifest_path, os.environ),
+                deployments=parts.deployments,
+                state=parts.state.manager,
+                builds=parts.state.builds,
+                environ=os.environ,
+                notice=notice,
+            )
+        except (FlashmeshError, OSError) as error:
+            notice(f"The build this server stands in is not deployed: {error}", "error")
+
+    async def _end_own_build(self) -> None:
+        self._own.cancel()
+        await asyncio.gather(self._own, return_exceptions=True)
 
     def _begin_warming(self) -> None:
         self._warming = asyncio.get_running_loop().create_task(self._warm(), name="starting templates")
@@ -310,6 +341,11 @@ class Server:
             closed = self._closers.pop()()
             if asyncio.iscoroutine(closed):
                 await closed
+
+
+def authority_of(settings: ServerSettings) -> Path | None:
+    """The server's own authority, where it shows a certificate of that; a given one is known or trusted anyway."""
+    return None if settings.tls_cert is not None else host_folder(settings.home) / AUTHORITY_FILE
 
 
 def settle_memory() -> None:

@@ -52,7 +52,13 @@ def test_without_a_token_the_loopback_serves_invoke_reads_and_docs(here: Door, l
 
 @pytest.mark.parametrize(
     "line",
-    [REGISTER, "PATCH /v1/functions/a", "DELETE /v1/functions/a", "PUT /v1/functions/a/replicas", "PUT /v1/builds/a/artifact"],
+    [
+        REGISTER,
+        "PATCH /v1/functions/a",
+        "DELETE /v1/functions/a",
+        "PUT /v1/functions/a/replicas",
+        "PUT /v1/builds/a/artifact",
+    ],
 )
 def test_what_brings_code_needs_the_admin_token_on_the_loopback_too(here: Door, line: str) -> None:
     status, body = refused(here.ask(line))

@@ -24,11 +24,21 @@ class Folders(Protocol):
 class Deployables:
     """Asks the State Manager for builds and the artifact store for their folders."""
 
-    def __init__(self, *, state: StateManager, artifacts: Folders, manifests: ManifestFiles, server_url: str) -> None:
+    def __init__(
+        self,
+        *,
+        state: StateManager,
+        artifacts: Folders,
+        manifests: ManifestFiles,
+        server_url: str,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environ`: variables that workers of every deployed endpoint get, below those of their place."""
         self._state = state
         self._artifacts = artifacts
         self._manifests = manifests
         self._server_url = server_url
+        self._shared = dict(environ or {})
         self._common: dict[tuple[str, str], Manifest] = {}
 
     async def folder(self, build: str) -> Path:
@@ -82,7 +92,7 @@ class Deployables:
         return {**common, "resources": {name: entry}}
 
     def _environ(self, environment: Environment) -> dict[str, str]:
-        return {
+        return self._shared | {
             "FLASH_SERVER": self._server_url,
             "FLASH_APP": environment.app,
             "FLASH_ENV": environment.name,
