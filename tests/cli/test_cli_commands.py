@@ -35,7 +35,7 @@ def test_version_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["init", "run", "dev", "call", "logs", "status", "ls"])
+@pytest.mark.parametrize("command", ["init", "run", "dev", "build", "call", "logs", "status", "ls"])
 def test_every_commands_help_ends_in_examples(command: str) -> None:
     shown = CliRunner().invoke(flash, [command, "--help"]).output
     assert "Examples:" in shown

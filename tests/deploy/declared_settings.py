@@ -90,7 +90,7 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "computeType": _EXTRA,
     "createdAt": _EXTRA,
     "flashBootType": _EXTRA,
-    "hubRelease": st.sampled_from(["h", {"a": [1, {"b": None}]}]),
+    "hubRelease": st.sampled_from(["h", {"a": [1, {"b": None}]}]) | _source("{1: GpuGroup.ADA_24, 'b': (1, {2})}"),
     "repo": st.sampled_from(["r", {"url": "u", "depth": 1}]),
     "userId": _EXTRA,
     "aiKey": _NAMES.map(SECRET.__add__),

@@ -105,6 +105,16 @@ def test_a_copy_in_another_folder_with_other_times_is_the_same_build(tmp_path: P
     assert (first.project.name, second.project.name) == ("one", "other-name")
 
 
+def test_a_default_that_is_an_object_makes_no_other_build_in_another_process(tmp_path: Path) -> None:
+    code = COMPUTED.replace("compute(n: int)", "compute(n: int, kind=object())")
+    code = code.replace("config = ", "def config():\n    return ").replace("@remote(config)", "@remote(config())")
+    root = project(tmp_path, computed=code)
+    first = built(root)
+    (parameter,) = first.manifest["resources"]["computed"]["functions"][0]["parameters"][1:]
+    assert parameter["default"] == "<object object>"
+    assert built(root).artifact.build_id == first.artifact.build_id
+
+
 def test_a_second_build_of_the_same_sources_is_the_same(tmp_path: Path) -> None:
     root = project(tmp_path, worker=WORKER)
     assert built(root).artifact.build_id == built(root).artifact.build_id

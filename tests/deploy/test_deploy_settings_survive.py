@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import enum
 import json
 import tempfile
 from pathlib import Path
@@ -66,10 +67,14 @@ def as_served(source: str) -> tuple[ResourceConfig, dict[str, str], bytes]:
 
 def plain(config: ResourceConfig) -> dict[str, Any]:
     """Its settings as JSON has them, without variables, which travel apart."""
-    values = json.loads(json.dumps({**config.to_dict(), "env": None}))
+    values = json.loads(json.dumps({**config.to_dict(), "env": None}, default=_in_json))
     if values["template"] is not None:
         values["template"]["env"] = None
     return dict(values)
+
+
+def _in_json(value: Any) -> Any:
+    return value.value if isinstance(value, enum.Enum) else sorted(value)
 
 
 def check(source: str, declared: ResourceConfig) -> None:

@@ -7,11 +7,13 @@ import http.client
 import os
 import signal
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from deployed_fixtures import ENDPOINT, House, play, post, post_unix
+from local_deployed_fixtures import ENDPOINT, House, play, post, post_unix, short_folder
 
 from flashmesh.deploy.target import DeployFailed
 from flashmesh.gateway.data import start_time
@@ -59,30 +61,34 @@ def test_a_build_that_does_not_import_leaves_the_one_before_serving() -> None:
     play(story)
 
 
-@pytest.mark.parametrize("road", [post, post_unix])
-def test_no_call_fails_while_builds_follow_each_other(road: Any) -> None:
-    """Clients call all the time, by socket or TCP, and through the queue; every call is answered by some build."""
+def test_32_clients_lose_no_call_through_ten_deploys() -> None:
+    """By TCP, by socket and through the queue, all the time; every call is answered by some build, the last by the
+    last."""
 
     async def story(house: House) -> None:
         address = await house.deploy(0)
         done = asyncio.Event()
         answers: list[tuple[int, Any]] = []
 
-        async def call_on() -> None:
+        async def call_on(road: Any) -> None:
+            loop = asyncio.get_running_loop()
             while not done.is_set():
-                answers.append(await asyncio.to_thread(road, address))
+                answers.append(await loop.run_in_executor(threads, road, address))
 
         async def queue_on() -> None:
             while not done.is_set():
                 answers.append((200, {"output": await house.value()}))
 
-        clients = [asyncio.create_task(call_on()) for _ in range(3)] + [asyncio.create_task(queue_on())]
-        for version in range(1, 6):
-            await house.deploy(version)
-        done.set()
-        await asyncio.gather(*clients)
-        assert {status for status, _ in answers} == {200}, [answer for answer in answers if answer[0] != 200]
-        assert (await asyncio.to_thread(road, address))[1]["output"]["version"] == 5
+        with ThreadPoolExecutor(16) as threads:
+            roads = [call_on(road) for road in (post, post_unix) for _ in range(8)]
+            clients = [asyncio.create_task(client) for client in [*roads, *(queue_on() for _ in range(16))]]
+            for version in range(1, 11):
+                await house.deploy(version)
+            done.set()
+            await asyncio.gather(*clients)
+        assert {status for status, _ in answers} == {200}, [answer for answer in answers if answer[0] != 200][:3]
+        assert len(answers) > 100
+        assert (await asyncio.to_thread(post, address))[1]["output"]["version"] == 10
 
     play(story)
 
@@ -323,5 +329,77 @@ def test_a_server_without_deployments_starts_no_keeper_for_them() -> None:
         await house.deployments.settle()
         await house.deployments.remove(ENDPOINT)
         assert not house.pointer.exists()
+
+    play(story)
+
+
+SERVER = f"""
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from local_deployed_fixtures import House
+async def main():
+    house = House(Path(sys.argv[1]))
+    await house.start()
+    address = await house.deploy(1)
+    print(address.endpoint_url, (await house.value())["pid"], flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+def test_a_server_killed_with_9_leaves_endpoints_that_answer_and_the_next_one_adopts_them() -> None:
+    """Woken from nothing as well: the worker is killed too while there is no server. Then the address is the same, the
+    process as well, and an update rolls as ever."""
+
+    async def scene(folder: Path) -> None:
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SERVER, str(folder), stdout=asyncio.subprocess.PIPE
+        )
+        assert server.stdout is not None
+        url, first = (await server.stdout.readline()).decode().split()
+        server.kill()
+        await server.wait()
+        assert (await asyncio.to_thread(post, url))[1]["output"]["pid"] == int(first)
+        os.kill(int(first), signal.SIGKILL)
+        pid = (await asyncio.to_thread(post, url))[1]["output"]["pid"]
+        assert pid != int(first)
+        house = House(folder)
+        house.builds, house.root = 1, folder / "build-1"
+        await house.start()
+        try:
+            address = await house.deployments.adopt(house.wanted(address=url))
+            assert address.endpoint_url == url
+            assert (await house.value())["pid"] == pid
+            assert await house.deploy(2) == address
+            assert (await asyncio.to_thread(post, url))[1]["output"]["version"] == 2
+        finally:
+            await house.stop()
+
+    with short_folder() as folder:
+        asyncio.run(scene(folder))
+
+
+def test_a_server_killed_while_a_build_is_on_its_way_leaves_the_one_before() -> None:
+    """The next server adopts what serves; offered again, the build is served."""
+    waits = "\nPath('{gate}.begun').touch()\nwhile not Path('{gate}').exists():\n    time.sleep(0.005)\n"
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        pid = (await house.value())["pid"]
+        before = house.wanted(address=address.endpoint_url)
+        gate = house.folder / "gate"
+        deploying = asyncio.create_task(house.deploy(2, more=waits.format(gate=gate)))
+        await house.until(Path(f"{gate}.begun").exists)
+        await house.crash()
+        deploying.cancel()
+        await asyncio.gather(deploying, return_exceptions=True)
+        assert (await asyncio.to_thread(post, address))[1]["output"]["pid"] == pid
+        await house.start()
+        assert await house.deployments.adopt(before) == address
+        assert (await house.value())["pid"] == pid
+        gate.touch()
+        assert await house.deployments.deploy(house.wanted()) == address
+        assert (await house.value())["version"] == 2
 
     play(story)

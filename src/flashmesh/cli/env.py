@@ -159,6 +159,7 @@ def delete(name: str, app: str | None, yes: bool, url: str | None, as_json: bool
 
 
 def _document(app: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """An environment; in a list of them with its last deployment only."""
     return {
         "id": found["id"],
         "app": app,

@@ -12,14 +12,15 @@ import click
 from flashmesh.cli import EXIT_USAGE
 from flashmesh.functions.errors import FlashmeshError
 
-ENVIRONMENT_FIELDS = """
+_ENVIRONMENT = """
     id name state createdAt activeBuildId
     endpoints { id name url status error }
-    flashDeployments { id number kind flashBuildId status error by startedAt finishedAt }
 """
+_DEPLOYMENT = "id number kind flashBuildId status error by startedAt finishedAt"
+ENVIRONMENT_FIELDS = f"{_ENVIRONMENT} flashDeployments {{ {_DEPLOYMENT} }}"
 APP_FIELDS = f"""
     id name createdAt
-    flashEnvironments {{ {ENVIRONMENT_FIELDS} }}
+    flashEnvironments {{ {_ENVIRONMENT} flashDeployments(limit: 1) {{ {_DEPLOYMENT} }} }}
     flashBuilds {{ id createdAt bytes }}
 """
 

@@ -20,7 +20,7 @@ import msgspec
 
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.kit.ids import BuildId
-from flashmesh.project.contents import MANIFEST_NAME, Contents, PackedFile, digest
+from flashmesh.project.contents import MANIFEST_NAME, Contents, PackedFile, new_digest
 from flashmesh.project.model import Manifest
 
 LIMIT_BYTES: Final = 500_000_000
@@ -173,9 +173,28 @@ def _write(raw: IO[bytes], contents: Contents, own: Mapping[str, bytes], digests
                 tar.addfile(_info(path, len(entry), executable=False), io.BytesIO(entry))
                 continue
             with (contents.root / path).open("rb") as file:
-                if os.fstat(file.fileno()).st_size != entry.size or digest(contents.root / path) != digests[path]:
+                digesting = _Digesting(file)
+                same = os.fstat(file.fileno()).st_size == entry.size
+                if same:
+                    tar.addfile(_info(path, entry.size, executable=entry.executable), cast("Any", digesting))
+                if not same or digesting.hexdigest() != digests[path]:
                     raise CannotPack(f"{path} changed while it was packed. Build again.")
-                tar.addfile(_info(path, entry.size, executable=entry.executable), file)
+
+
+class _Digesting:
+    """A file whose bytes are digested as they are read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._total = new_digest()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._total.update(data)
+        return data
+
+    def hexdigest(self) -> str:
+        return self._total.hexdigest()[:12]
 
 
 def _info(path: str, size: int, *, executable: bool) -> tarfile.TarInfo:

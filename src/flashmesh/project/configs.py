@@ -58,7 +58,8 @@ def build(config: Config, vocabulary: Vocabulary, *, default_name: str | None, l
     if getattr(made, "is_client", False):
         return Invalid(config.place.file, config.place.line, _CLIENT)
     if config.class_name == "Endpoint":
-        normal = _as_used(normal, default_name, load_balanced=load_balanced)
+        has_scaler = keywords.get("scaler_type") is not None
+        normal = _as_used(normal, default_name, load_balanced=load_balanced, has_scaler=has_scaler)
         if normal.is_load_balanced and "max_concurrency" not in config.keywords:
             normal = dataclasses.replace(normal, max_concurrency=LB_CONCURRENCY)
     return Built(normal, (*unresolved, *config.changed), made)
@@ -145,10 +146,12 @@ def _placeholder(config: Config, load_balanced: bool) -> ResourceConfig:
     return ResourceConfig(resource_type=config.class_name, name=config.variable, is_load_balanced=balanced)
 
 
-def _as_used(config: ResourceConfig, default_name: str | None, *, load_balanced: bool) -> ResourceConfig:
-    """An `Endpoint` is QB or LB by the way it is used; its scaler's default follows."""
+def _as_used(
+    config: ResourceConfig, default_name: str | None, *, load_balanced: bool, has_scaler: bool
+) -> ResourceConfig:
+    """An `Endpoint` is QB or LB by the way it is used; its scaler's default follows, unless one was declared."""
     name = config.name or default_name
     if not load_balanced or config.is_load_balanced:
         return dataclasses.replace(config, name=name)
-    scaler = "REQUEST_COUNT" if config.scaler_type == "QUEUE_DELAY" else config.scaler_type
+    scaler = config.scaler_type if has_scaler else "REQUEST_COUNT"
     return dataclasses.replace(config, name=name, is_load_balanced=True, scaler_type=scaler)

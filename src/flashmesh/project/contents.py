@@ -110,7 +110,12 @@ def is_usable(path: str) -> bool:
 def digest(path: Path) -> str:
     """12 hex of a file's bytes: what `Closures.sources` has for the same file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()[:12]
+        return hashlib.file_digest(file, new_digest).hexdigest()[:12]
+
+
+def new_digest() -> "hashlib.blake2b":
+    """The hash of `digest`, of nothing yet."""
+    return hashlib.blake2b(digest_size=16)
 
 
 class _Walk:

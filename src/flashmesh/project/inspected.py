@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,8 @@ from flashmesh.project.naming import module_of
 from flashmesh.project.syntax import Import, ModuleSyntax, parse
 
 _PR_SET_PDEATHSIG = 1
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""What an object's text has of its place in memory: it would make another build of the same sources."""
 
 
 def main(request: str) -> int:
@@ -184,7 +187,7 @@ def _parameters(target: Any, *, bound: bool = False) -> list[dict[str, str | Non
         {
             "name": parameter.name,
             "annotation": None if parameter.annotation is empty else inspect.formatannotation(parameter.annotation),
-            "default": None if parameter.default is empty else repr(parameter.default),
+            "default": None if parameter.default is empty else _ADDRESS.sub("", repr(parameter.default)),
             "kind": _KINDS.get(parameter.kind, "positional"),
         }
         for parameter in parameters

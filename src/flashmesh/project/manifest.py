@@ -6,10 +6,12 @@ Every declared setting is in it, except values of environment variables: only th
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, Final
 
 from flashmesh.functions.config import ResourceConfig
@@ -20,7 +22,9 @@ from flashmesh.project.naming import module_of, prefix_of, short_hash
 VERSION = "1.0"
 COUNTS: Final = frozenset({"workers_min", "workers_max", "scaler_type", "scaler_value"})
 """Settings that are changed in place: another value is no other version."""
-_LONGEST_NAME = 200
+_LONGEST_NAME: Final = 200
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
+"""What an object's text has of its place in memory: another one in every process."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,9 +225,19 @@ def public_config(config: ResourceConfig) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """As it reads back from JSON, lists for tuples; of every environment in it, however deep, the names only."""
-    if isinstance(value, Mapping):
-        return {key: _names(item) if key == "env" else _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    match value:
+        case Mapping():
+            return {str(key): _names(item) if key == "env" else _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case set() | frozenset():
+            return sorted((_plain(item) for item in value), key=repr)
+        case Enum():
+            return _plain(value.value)
+        case str() | int() | float() | None:
+            return value
+        case _:
+            return _ADDRESS.sub("", repr(value))
 
 
 def _names(env: object) -> list[str]:

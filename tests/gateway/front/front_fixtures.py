@@ -226,6 +226,7 @@ def serving(
     *,
     tls: ssl.SSLContext | None = None,
     lean: bool = True,
+    passages: Any = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
 ) -> Iterator[Served]:
     """A server for one test, ended afterwards."""
@@ -237,7 +238,7 @@ def serving(
         site.release = asyncio.Event()
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = FrontServer(site, site, site.application, limits, lean=lean)
+        server = FrontServer(site, site, site.application, limits, lean=lean, passages=passages)
         await server.start([listener], tls)
         stop = asyncio.Event()
         served = Served(server, site, port, asyncio.get_running_loop())

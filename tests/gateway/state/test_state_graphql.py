@@ -338,7 +338,28 @@ def test_only_so_many_manifests_are_answered_at_once(asked: Faces) -> None:
     code, _ = asked.error(
         f"query($x: String!) {{ flashEnvironment(flashEnvironmentId: $x) {{ {aliases} }} }}", x=place.id
     )
-    assert code == "TOO_MANY_MANIFESTS"
+    assert code == "ANSWER_TOO_LARGE"
+
+
+def test_only_so_long_lists_are_answered_at_once(asked: Faces) -> None:
+    place = deploy(asked)
+    for number in range(200):
+        asked.state.run(asked.state.manager.record(place.id, f"f{number}.py|", entry(), name=f"f{number}"))
+    inner = "flashEnvironments { endpoints { id } }"
+    assert asked.data("{" + " ".join(f"a{n}: flashApps {{ {inner} }}" for n in range(40)) + "}")
+    code, _ = asked.error("{" + " ".join(f"a{n}: flashApps {{ {inner} }}" for n in range(60)) + "}")
+    assert code == "ANSWER_TOO_LARGE"
+
+
+def test_a_token_of_one_app_changes_that_one_only(asked: Faces) -> None:
+    create = "mutation($name: String!) { createFlashApp(input: {name: $name}) { id } }"
+    assert asked.error(create, "shopkeeper", name="bank")[0] == "FORBIDDEN"
+    app = asked.data(create, "shopkeeper", name="shop")["createFlashApp"]["id"]
+    bank = asked.data(create, name="bank")["createFlashApp"]["id"]
+    delete = "mutation($id: String!) { deleteFlashApp(flashAppId: $id) }"
+    assert asked.error(delete, "shopkeeper", id=bank)[0] == "APP_NOT_FOUND"
+    asked.data(delete, "shopkeeper", id=app)
+    assert [one.name for one in asked.state.manager.apps()] == ["bank"]
 
 
 def test_the_schema_can_be_asked_for(asked: Faces) -> None:

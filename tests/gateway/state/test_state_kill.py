@@ -33,7 +33,8 @@ async def main():
         await manager.finish(one.id, "interrupted")
         say("finish", one.id, "interrupted")
     for turn in range(1_000_000):
-        begun = await manager.begin("shop", "production", BUILD, wanted={{"turn": turn}}, env={{"a": {{"T": str(turn)}}}})
+        wanted, env = {{"turn": turn}}, {{"a": {{"T": str(turn)}}}}
+        begun = await manager.begin("shop", "production", BUILD, wanted=wanted, env=env)
         say("begin", begun.id, turn)
         for name in ("a", "b"):
             await manager.record(place.id, name, entry(name=name, turn=begun.id), name=name, env={{"T": begun.id}})

@@ -15,6 +15,7 @@ from flashmesh.gateway.http import Answer
 from flashmesh.worker.lb.connection import LimitedConnection
 
 if TYPE_CHECKING:
+    from flashmesh.gateway.lb.heads import Destination
     from flashmesh.gateway.lb.passages import Passages
 
 
@@ -52,8 +53,8 @@ class AppConnection(LimitedConnection):
         self._raw = b""
         """The head that is arriving, as it came; empty where that cannot be told, behind another request's bytes."""
         self._begun = 0
-        self._leaving = False
-        """Its request goes through a passage."""
+        self._elsewhere: Destination | None = None
+        """Where its request goes, when that is not the application."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -79,24 +80,25 @@ class AppConnection(LimitedConnection):
     def begin_request(self) -> None:
         passages, cycle = self.server_state.passages, cast("RequestResponseCycle | None", self.cycle)
         alone = cycle is None or cycle.response_complete
-        if passages is not None and alone and self._raw and passages.claims(self._raw):
-            self._leaving = True
-            raise _Elsewhere
+        if passages is not None and alone and self._raw:
+            self._elsewhere = passages.claims(self._raw)
+            if self._elsewhere is not None:
+                raise _Elsewhere
         super().begin_request()
 
-    def _leave(self) -> None:
+    def _leave(self, where: "Destination") -> None:
         passages = self.server_state.passages
         assert passages is not None
         self.connection_lost(ConnectionAbortedError("the request goes elsewhere"))  # for uvicorn it ends here
-        passages.adopt(self.transport, self._raw)
+        passages.adopt(self.transport, self._raw, where)
 
     def turn_away(self, refusal: Refusal) -> None:
         self.server_state.dismiss(self.transport, answer_to(refusal))
         self.connection_lost(ConnectionAbortedError("the request was refused"))  # for uvicorn it ends here
 
     def send_400_response(self, msg: str) -> None:
-        if self._leaving:
-            self._leave()
+        if self._elsewhere is not None:
+            self._leave(self._elsewhere)
             return
         self.server_state.refused += 1
         super().send_400_response(msg)

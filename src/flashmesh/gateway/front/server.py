@@ -165,8 +165,8 @@ class FrontServer:
 
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
         """Give a connection to uvicorn, with what was read of its next request; or to where that request goes."""
-        if self._passages is not None and self._passages.claims(data):
-            self._passages.adopt(transport, data)
+        if self._passages is not None and (where := self._passages.claims(data)) is not None:
+            self._passages.adopt(transport, data, where)
             return
         self.handed_over += 1
         try:

@@ -35,9 +35,9 @@ from flashmesh.gateway.functions.external.far_end import FarEnd
 from flashmesh.gateway.functions.external.http import HttpFunction
 from flashmesh.gateway.functions.external.processes import Processes
 from flashmesh.gateway.functions.external.surroundings import Surroundings
-from flashmesh.gateway.functions.names import Names, Served
+from flashmesh.gateway.functions.names import Names
+from flashmesh.gateway.functions.posted import Adapter, Posted
 from flashmesh.gateway.functions.project_functions import (
-    MAX_WAIT_MS,
     Deployed,
     changed,
     changes_of,
@@ -46,7 +46,6 @@ from flashmesh.gateway.functions.project_functions import (
 )
 from flashmesh.gateway.functions.sources import Sources
 from flashmesh.gateway.functions.spec import (
-    TIMEOUT_MS,
     External,
     FunctionSpec,
     Patch,
@@ -64,7 +63,6 @@ from flashmesh.gateway.http import Request
 from flashmesh.kit.ids import EndpointName, ExecutionId
 from flashmesh.project.model import ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
-from flashmesh.queueing.plan import EndpointPlan
 from flashmesh.queueing.ports import Clock, EventLog
 from flashmesh.wire.frames import Log
 
@@ -83,33 +81,6 @@ class Settings(Protocol):
 
     @property
     def max_body_bytes(self) -> int: ...
-
-
-class Adapter(Protocol):
-    """What stands for a function that is not Python of ours: HttpFunction, CommandFunction, PerCallFunction."""
-
-    def start(self) -> None: ...
-
-    def scale(self, workers: int) -> None: ...
-
-    def amend(self, external: External) -> None: ...
-
-    def far_ends(self) -> tuple[FarEnd, ...]: ...
-
-    def retire(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-class _Posted:
-    """One function made by POST. `closing`: it is being removed."""
-
-    def __init__(self, external: External, plan: EndpointPlan, created_at: float, adapter: Adapter) -> None:
-        self.external = external
-        self.plan = plan
-        self.created_at = created_at
-        self.adapter = adapter
-        self.closing = False
 
 
 class FunctionRegistry:
@@ -174,7 +145,7 @@ class FunctionRegistry:
         self._resources: dict[EndpointName, ResourceSpec] = {}
         self._deployed: dict[tuple[str, str], tuple[Deployed, ...]] = {}
         self._endpoints: dict[EndpointName, Deployed] = {}
-        self._posted: dict[EndpointName, _Posted] = {}
+        self._posted: dict[EndpointName, Posted] = {}
         self._reserved: set[str] = set()
         self._adapters: dict[EndpointName, Adapter] = {}
         """Also of functions that were removed and still finish calls."""
@@ -378,7 +349,7 @@ class FunctionRegistry:
             await self._set_processes(posted, replicas)
         return {"function": callee.function, "replicas": replicas}
 
-    async def _set_processes(self, posted: _Posted, replicas: int) -> None:
+    async def _set_processes(self, posted: Posted, replicas: int) -> None:
         external = posted.external
         if external.target is not None or external.per_call:
             what = "answers at an address of its own" if external.target else "has a process for each call"
@@ -481,12 +452,12 @@ class FunctionRegistry:
         self._leaving = [left for left in self._leaving if any(end.flights for end in left.far_ends())]
         if name in self._adapters:
             self._leaving.append(self._adapters[name])
-        self._posted[name] = _Posted(external, plan, created_at, adapter)
+        self._posted[name] = Posted(external, plan, created_at, adapter)
         self._adapters[name] = adapter
         self._dispatcher.declare(plan)
         adapter.start()
 
-    def _withdraw(self, posted: _Posted) -> None:
+    def _withdraw(self, posted: Posted) -> None:
         name = EndpointName(posted.external.name)
         del self._posted[name]
         # A call that finishes now has no other attempt: there will be nobody to run it.
@@ -494,7 +465,7 @@ class FunctionRegistry:
         self._dispatcher.withdraw(name, FunctionRemoved(f"{name} was removed before the call ran"))
         posted.adapter.retire()
 
-    async def _respecify(self, posted: _Posted, spec: FunctionSpec) -> None:
+    async def _respecify(self, posted: Posted, spec: FunctionSpec) -> None:
         external = self._checked(spec)
         await self._catalog.keep(spec, posted.created_at)
         if posted.closing:
@@ -525,19 +496,6 @@ class FunctionRegistry:
     def _changed(self) -> None:
         served = [served_of(resource)._replace(app=self._app) for resource in self._resources.values()]
         served += [one.served() for one in self._endpoints.values()]
-        served += [_served(posted.external) for posted in self._posted.values()]
+        served += [posted.served() for posted in self._posted.values()]
         self._names = Names(served)
         self.version += 1
-
-
-def _served(external: External) -> Served:
-    name = EndpointName(external.name)
-    limit = external.spec.timeout_ms
-    callee = Callee(
-        function=external.name,
-        endpoint=name,
-        external=True,
-        wait_ms=limit if limit > TIMEOUT_MS else None,
-        max_wait_ms=max(MAX_WAIT_MS, limit),
-    )
-    return Served(name, None, (callee,))

@@ -14,6 +14,7 @@ PREFIX: Final = b"/lb/"
 LOCAL: Final = b".localhost"
 _HOP_BY_HOP: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"te"})
 _OURS: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix"})
+_NOT_PASSED: Final = _HOP_BY_HOP | _OURS
 _LASTING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"trailer"})
 """A Connection header cannot take these away: both ends have to agree on them."""
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?")
@@ -34,33 +35,26 @@ class RequestHead(NamedTuple):
     target: bytes
     old: bool
     """HTTP/1.0."""
-    lines: tuple[Line, ...]
-
-    @property
-    def path(self) -> bytes:
-        return self.target.partition(b"?")[0]
-
-    def headers(self) -> dict[bytes, bytes]:
-        """By name; of one that came twice the values are joined."""
-        return _joined(self.lines)
+    lines: list[Line]
+    headers: dict[bytes, bytes]
+    """By name; of one that came twice the values are joined."""
+    tokens: frozenset[bytes]
+    """What its Connection header names."""
 
     def body(self) -> Body:
         """What reads its body."""
-        headers = self.headers()
-        if b"transfer-encoding" in headers:
+        if b"transfer-encoding" in self.headers:
             return Chunked()
-        return KnownLength(int(headers.get(b"content-length", b"0")))
+        return KnownLength(int(self.headers.get(b"content-length", b"0")))
 
     @property
     def is_websocket(self) -> bool:
-        headers = self.headers()
-        return headers.get(b"upgrade", b"").lower() == b"websocket" and b"upgrade" in _tokens(headers)
+        return b"upgrade" in self.tokens and self.headers.get(b"upgrade", b"").lower() == b"websocket"
 
     @property
     def keeps_alive(self) -> bool:
         """Whether the client wants to go on with this connection."""
-        tokens = _tokens(self.headers())
-        return b"keep-alive" in tokens if self.old else b"close" not in tokens
+        return b"keep-alive" in self.tokens if self.old else b"close" not in self.tokens
 
 
 class Destination(NamedTuple):
@@ -77,7 +71,9 @@ class AnswerHead(NamedTuple):
 
     status: int
     status_line: bytes
-    lines: tuple[Line, ...]
+    lines: list[Line]
+    headers: dict[bytes, bytes]
+    """By name; of one that came twice the values are joined."""
 
     @property
     def is_final(self) -> bool:
@@ -87,10 +83,9 @@ class AnswerHead(NamedTuple):
         """What reads its body. Raises BadHead."""
         if method == b"HEAD" or self.status in _WITHOUT_BODY:
             return KnownLength(0)
-        headers = _joined(self.lines)
-        if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
+        if self.headers.get(b"transfer-encoding", b"").lower() == b"chunked":
             return Chunked(decode=decode)
-        length = headers.get(b"content-length")
+        length = self.headers.get(b"content-length")
         if length is None:
             return UntilClose()
         if not length.isdigit():
@@ -104,7 +99,8 @@ def request_head(head: bytes) -> RequestHead:
     words = first.split(b" ")
     if len(words) != 3:
         raise BadHead("its first line is not a method, a target and a version")
-    return RequestHead(words[0], words[1], words[2] == b"HTTP/1.0", _lines(rest))
+    lines, headers = _lines(rest)
+    return RequestHead(words[0], words[1], words[2] == b"HTTP/1.0", lines, headers, _tokens(headers))
 
 
 def answer_head(head: bytes) -> AnswerHead:
@@ -113,7 +109,7 @@ def answer_head(head: bytes) -> AnswerHead:
     found = _STATUS_LINE.fullmatch(first)
     if found is None:
         raise BadHead("its first line is not an HTTP/1 status")
-    return AnswerHead(int(found[1]), first, _lines(rest))
+    return AnswerHead(int(found[1]), first, *_lines(rest))
 
 
 def destination(data: bytes) -> Destination | None:
@@ -136,9 +132,9 @@ def destination(data: bytes) -> Destination | None:
 
 def to_endpoint(head: RequestHead, where: Destination, *, client: str, scheme: str) -> bytes:
     """The head as the endpoint gets it: its own path, no token of ours, who asked and how in X-Forwarded-*."""
-    headers = head.headers()
-    websocket = head.is_websocket
-    dropped = _HOP_BY_HOP | _OURS | (_tokens(headers) - _LASTING)
+    headers, dropped = head.headers, _NOT_PASSED
+    if not _HOP_BY_HOP.issuperset(head.tokens):
+        dropped = dropped | (head.tokens - _LASTING)
     out = [b"%b %b HTTP/1.1\r\n" % (head.method, where.target)]
     out += [
         line + b"\r\n"
@@ -158,7 +154,8 @@ def to_endpoint(head: RequestHead, where: Destination, *, client: str, scheme: s
         out.append(b"x-forwarded-prefix: %b\r\n" % where.prefix)
     if headers.get(b"te", b"").lower() == b"trailers":
         out.append(b"te: trailers\r\n")
-    out.append(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n" if websocket else b"connection: close\r\n\r\n")
+    upgrade = b"connection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    out.append(upgrade if head.is_websocket else b"connection: close\r\n\r\n")
     return b"".join(out)
 
 
@@ -170,8 +167,9 @@ def to_client(head: AnswerHead, *, connection: bytes, unframed: bool = False, mo
         unframed: the body goes without chunks, to a client of HTTP/1.0.
         more: whole lines to add.
     """
-    headers = _joined(head.lines)
-    dropped = (_HOP_BY_HOP | (_tokens(headers) - _LASTING)) - ({b"upgrade"} if head.status == 101 else set())
+    dropped: frozenset[bytes] = _HOP_BY_HOP
+    if b"connection" in head.headers:
+        dropped = (dropped | (_tokens(head.headers) - _LASTING)) - ({b"upgrade"} if head.status == 101 else set())
     if unframed:
         dropped |= {b"transfer-encoding"}
     out = [head.status_line + b"\r\n"]
@@ -185,7 +183,7 @@ def to_client(head: AnswerHead, *, connection: bytes, unframed: bool = False, mo
 
 def allows_origin(head: AnswerHead) -> bool:
     """Whether the endpoint itself says which pages may read its answer."""
-    return b"access-control-allow-origin" in _joined(head.lines)
+    return b"access-control-allow-origin" in head.headers
 
 
 def _without_ours(one: Line) -> Line:
@@ -201,23 +199,20 @@ def _without_ours(one: Line) -> Line:
     return one
 
 
-def _lines(lines: Iterable[bytes]) -> tuple[Line, ...]:
-    found = []
+def _lines(lines: Iterable[bytes]) -> tuple[list[Line], dict[bytes, bytes]]:
+    found: list[Line] = []
+    headers: dict[bytes, bytes] = {}
     for line in lines:
         name, colon, value = line.partition(b":")
-        if not colon or not name or name[:1] in b" \t" or name.rstrip() != name:
+        if not colon or not name or name[:1] in b" \t" or name[-1:] in b" \t":
             raise BadHead("one of its lines is not a header")
-        found.append((name.lower(), value.strip(b" \t"), line))
-    return tuple(found)
-
-
-def _joined(lines: Iterable[Line]) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = {}
-    for name, value, _ in lines:
-        found[name] = found[name] + b", " + value if name in found else value
-    return found
+        name, value = name.lower(), value.strip(b" \t")
+        headers[name] = headers[name] + b", " + value if name in headers else value
+        found.append((name, value, line))
+    return found, headers
 
 
 def _tokens(headers: Mapping[bytes, bytes]) -> frozenset[bytes]:
     """What the Connection header names."""
-    return frozenset(token.strip().lower() for token in headers.get(b"connection", b"").split(b",") if token.strip())
+    value = headers.get(b"connection")
+    return frozenset(filter(None, (one.strip().lower() for one in value.split(b",")))) if value else frozenset()

@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
+from urllib.parse import unquote
 
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.gateway.access import gate as gates
@@ -61,12 +62,12 @@ class Passages:
 
     # --- what the port asks ---
 
-    def claims(self, data: bytes) -> bool:
-        """Whether the request whose head `data` begins with goes to an endpoint."""
+    def claims(self, data: bytes) -> Destination | None:
+        """Where the request goes whose head `data` begins with; None: to no endpoint."""
         where = destination(data)
-        return where is not None and (bool(where.prefix) or self._directory.has(where.name))
+        return where if where is not None and (where.prefix or self._directory.has(where.name)) else None
 
-    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
+    def adopt(self, transport: asyncio.Transport, data: bytes, where: Destination) -> None:
         """Serve the claimed request that `data` begins with; its connection comes back afterwards."""
         end = data.find(heads.END) + len(heads.END)
         try:
@@ -74,8 +75,6 @@ class Passages:
         except BadHead as problem:
             self._port.dismiss(transport, answer_to(not_http(problem)))
             return
-        where = destination(data)
-        assert where is not None
         made = self._passage(head, where, transport)
         if isinstance(made, Answer):
             self.requests[made.status] += 1
@@ -89,18 +88,10 @@ class Passages:
         closed = self._closed()
         if closed is not None:
             return closed
-        headers, secure = head.headers(), transport.get_extra_info("sslcontext") is not None
+        headers, secure = head.headers, transport.get_extra_info("sslcontext") is not None
 
         def decide() -> gates.Decision:
-            # As if it came below `/lb/`, however it names the endpoint. Its query is the endpoint's own.
-            query = head.target.partition(b"?")[2].decode("latin-1") if where.prefix else ""
-            return self._gate.decide(
-                method=head.method.decode("latin-1"),
-                path=f"/lb/{where.name}{where.target.partition(b'?')[0].decode('latin-1')}",
-                query=query if "token=" in query else "",
-                headers=headers,
-                websocket=head.is_websocket,
-            )
+            return self._decide(head, where)
 
         decision = decide()
         entered = decision if isinstance(decision, Entered) else None
@@ -131,6 +122,24 @@ class Passages:
             sent=to_endpoint(head, where, client=_client(transport), scheme="https" if secure else "http"),
             more=b"" if origin is None else b"".join(b"%b: %b\r\n" % line for line in cors_headers(origin)),
             still=(lambda: isinstance(decide(), Entered)) if lasting else None,
+        )
+
+    def _decide(self, head: RequestHead, where: Destination) -> gates.Decision:
+        """As if it came below `/lb/`, however it names the endpoint. Its query is the endpoint's own."""
+        path, _, query = where.target.partition(b"?")
+        signs_in = b"token=" in query and bool(where.prefix)
+        websocket = head.is_websocket
+        if not (signs_in or websocket or b"/." in path or b"%" in path):
+            # What it needs is the same for all paths of all endpoints.
+            principal = self._gate.quick(head.method, b"/lb/any", b"", head.headers)
+            if principal is not None:
+                return Entered(principal)
+        return self._gate.decide(
+            method=head.method.decode("latin-1"),
+            path=f"/lb/{where.name}{unquote(path.decode('latin-1'))}",
+            query=query.decode("latin-1") if signs_in else "",
+            headers=head.headers,
+            websocket=websocket,
         )
 
     def _turned_away(self, decision: gates.Decision, headers: dict[bytes, bytes], *, secure: bool) -> Answer:

@@ -58,7 +58,9 @@ class Builds:
         """
         await self._artifacts.receive(pieces, id)
         await self._manager.ensure_app(app)
-        return await self.add(id, app)
+        build = await self.add(id, app)
+        await self._tidy()
+        return build
 
     async def add(self, id: str, app: str) -> Build:
         """A build of an artifact that is here.
@@ -78,6 +80,13 @@ class Builds:
             await self._artifacts.drop(id)
             raise ArtifactRefused(f"The artifact {id} has no manifest that can be read ({error}).") from error
         return await self._manager.add_build(app, id, manifest, bytes=size)
+
+    async def _tidy(self) -> None:
+        """With every build that comes: a server may run for months."""
+        try:
+            await self.sweep()
+        except (FlashmeshError, OSError) as error:
+            log.warning("Builds that nobody uses could not be removed: %s", error)
 
     async def sweep(self) -> list[str]:
         """Remove builds that nothing is deployed from nor can be rolled back to; the artifacts that went."""

@@ -41,7 +41,7 @@ from flashmesh.gateway.state.records import (
     StillDeployed,
 )
 from flashmesh.gateway.state.scope import Holder, Scope, find_scope
-from flashmesh.gateway.state.view import deployed_manifest
+from flashmesh.gateway.state.view import PER_RESOURCE, deployed_manifest
 from flashmesh.project.appname import check_name
 
 KEPT_DEPLOYMENTS: Final = 50
@@ -79,7 +79,7 @@ class StateManager:
         """Raises AppNotFound."""
         for row in self._read(f"{rows.APPS} WHERE name = ?", name):
             return rows.app(row)
-        raise not_found(AppNotFound, "app", name, [app.name for app in self.apps()])
+        raise not_found(AppNotFound, "There is no app", name, [app.name for app in self.apps()])
 
     def app_of_id(self, id: str) -> App:
         """Raises AppNotFound."""
@@ -119,7 +119,7 @@ class StateManager:
         for row in self._read(f"{rows.ENVIRONMENTS} WHERE a.name = ? AND e.name = ?", app, name):
             return rows.environment(row)
         known = [one.name for one in self.environments(app)]
-        raise not_found(EnvironmentNotFound, f"environment of the app {app!r}", name, known)
+        raise not_found(EnvironmentNotFound, f"The app {app!r} has no environment", name, known)
 
     def environment_of_id(self, id: str) -> Environment:
         """Raises EnvironmentNotFound."""
@@ -192,7 +192,7 @@ class StateManager:
         for row in self._read(f"{rows.BUILDS} WHERE a.name = ? AND b.id = ?", app, id):
             return rows.build(row)
         known = [one.id for one in self.builds(app)]
-        raise not_found(BuildNotFound, f"build of the app {app!r}", id, known)
+        raise not_found(BuildNotFound, f"The app {app!r} has no build", id, known)
 
     def builds_of_id(self, id: str) -> list[Build]:
         """The build, for each app that has it: equal sources are one build."""
@@ -398,16 +398,15 @@ class StateManager:
         """The manifest of what serves. Raises AppNotFound, EnvironmentNotFound, StateDamaged."""
         place = self.environment(app, environment)
         sql = """
-            SELECT id FROM state_deployments WHERE environment = ? AND build IS NOT NULL
+            SELECT id, wanted FROM state_deployments WHERE environment = ? AND build IS NOT NULL
             ORDER BY (status = 'succeeded') DESC, number DESC LIMIT 1
         """
-        last = self._read(sql, place.id)
+        common: dict[str, Any] = {}
+        for id, wanted in self._read(sql, place.id):
+            if wanted is not None:
+                common = rows.partly(wanted, "state_deployments", id, PER_RESOURCE)
         return deployed_manifest(
-            app=app,
-            environment=environment,
-            build=place.build,
-            wanted=self.wanted(last[0][0]) if last else None,
-            served=self.served(place.id),
+            app=app, environment=environment, build=place.build, common=common, served=self.served(place.id)
         )
 
     def scope(self, app: str | None, environment: str | None, holder: Holder | None = None) -> Scope:

@@ -10,6 +10,6 @@ E = TypeVar("E", bound=StateError)
 
 
 def not_found(kind: type[E], what: str, name: str, known: Sequence[str]) -> E:
-    """The error, with the name that was probably meant."""
+    """The error: `what` without its name, the name that was probably meant, and what to do."""
     near = did_you_mean(name, known)
-    return kind(f"There is no {what} {name!r}{near}. {' '.join(str(kind.__doc__).split('. ', 1)[-1].split())}")
+    return kind(f"{what} {name!r}{near}. {' '.join(str(kind.__doc__).split('. ', 1)[-1].split())}")

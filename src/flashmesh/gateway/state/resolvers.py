@@ -1,11 +1,12 @@
 """What answers each field of the GraphQL schema."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
-from flashmesh.functions.errors import FlashmeshError
+from flashmesh.functions.errors import FlashmeshError, PayloadTooLarge
 from flashmesh.gateway.state.builds import Builds, Ticket
 from flashmesh.gateway.state.records import (
     App,
@@ -16,11 +17,17 @@ from flashmesh.gateway.state.records import (
     Environment,
     EnvironmentNotFound,
     Manifest,
+    Served,
 )
 from flashmesh.gateway.state.visible import Visible
 
+T = TypeVar("T")
 MAX_MANIFESTS: Final = 20
 """Of one request: each is some 100 KB, and every one of up to 1000 fields could be another."""
+MAX_ITEMS: Final = 10_000
+"""Of all lists of one answer: some 0.2 s, in which the server does nothing else."""
+MAX_PUBLISHED_BYTES: Final = 8 * 1024 * 1024
+"""Of a manifest that a client writes."""
 
 
 class Deployer(Protocol):
@@ -34,10 +41,10 @@ class Deployer(Protocol):
         ...
 
 
-class TooManyManifests(FlashmeshError):
-    """One request is answered with so many manifests at most. Ask for less at once."""
+class AnswerTooLarge(FlashmeshError):
+    """The answer would be too large. Ask for less at once."""
 
-    code = "TOO_MANY_MANIFESTS"
+    code = "ANSWER_TOO_LARGE"
     status = 400
 
 
@@ -60,12 +67,28 @@ class Asked:
     """The environment it says it means, by name."""
     manifests: int = 0
     """How many its answer holds so far."""
+    items: int = 0
+    """How many its lists hold so far."""
+    _served: dict[str, list[Served]] = dataclasses.field(default_factory=dict)
 
     def manifest(self, read: Callable[[], Manifest]) -> Manifest:
         self.manifests += 1
         if self.manifests > MAX_MANIFESTS:
-            raise TooManyManifests(f"At most {MAX_MANIFESTS} manifests are answered at once. Ask for less.")
+            raise AnswerTooLarge(f"At most {MAX_MANIFESTS} manifests are answered at once. Ask for less.")
         return read()
+
+    def listed(self, found: list[T]) -> list[T]:
+        """A list of the answer. Raises AnswerTooLarge."""
+        self.items += len(found)
+        if self.items > MAX_ITEMS:
+            raise AnswerTooLarge(f"The answer's lists hold more than {MAX_ITEMS} items. Ask for less at once.")
+        return found
+
+    def served(self, environment: Environment) -> list[Served]:
+        """What is recorded for an environment; read once for each request."""
+        if environment.id not in self._served:
+            self._served[environment.id] = self.visible.manager.served(environment.id)
+        return self._served[environment.id]
 
     @property
     def by(self) -> str:
@@ -130,7 +153,8 @@ def _user_id(asked: Asked, info: Any) -> str:
 
 
 def _apps(_: Any, info: Any) -> list[App]:
-    return _asked(info).visible.apps()
+    asked = _asked(info)
+    return asked.listed(asked.visible.apps())
 
 
 def _all_endpoints(asked: Asked, info: Any) -> list[dict[str, Any]]:
@@ -144,11 +168,13 @@ def _all_endpoints(asked: Asked, info: Any) -> list[dict[str, Any]]:
 
 
 def _app_environments(app: App, info: Any) -> list[Environment]:
-    return _asked(info).visible.environments(app.name)
+    asked = _asked(info)
+    return asked.listed(asked.visible.environments(app.name))
 
 
 def _app_builds(app: App, info: Any) -> list[Build]:
-    return _asked(info).visible.manager.builds(app.name)
+    asked = _asked(info)
+    return asked.listed(asked.visible.manager.builds(app.name))
 
 
 def _state(environment: Environment, info: Any) -> str:
@@ -165,7 +191,7 @@ def state_of(environment: Environment, statuses: list[str]) -> str:
 
 
 def _statuses(environment: Environment, info: Any) -> list[str]:
-    return [str(one.entry.get("status", "")) for one in _asked(info).visible.manager.served(environment.id)]
+    return [str(one.entry.get("status", "")) for one in _asked(info).served(environment)]
 
 
 def _active_build(environment: Environment, info: Any) -> InEnvironment | None:
@@ -187,6 +213,7 @@ def _environment_manifest(environment: Environment, info: Any) -> Manifest:
 
 
 def _endpoints(environment: Environment, info: Any) -> list[dict[str, Any]]:
+    asked = _asked(info)
     return [
         {
             "id": str(one.entry.get("endpoint_id") or one.identity),
@@ -196,21 +223,23 @@ def _endpoints(environment: Environment, info: Any) -> list[dict[str, Any]]:
             "error": one.entry.get("error"),
             "flashEnvironmentId": environment.id,
         }
-        for one in _asked(info).visible.manager.served(environment.id)
+        for one in asked.listed(asked.served(environment))
     ]
 
 
 def _volumes(environment: Environment, info: Any) -> list[dict[str, str]]:
     names: set[str] = set()
-    for one in _asked(info).visible.manager.served(environment.id):
+    for one in _asked(info).served(environment):
         config = one.entry.get("config") or {}
         declared = [config.get("network_volume"), *(config.get("network_volumes") or ())]
         names |= {volume["name"] for volume in declared if isinstance(volume, dict) and volume.get("name")}
     return [{"id": name, "name": name} for name in sorted(names)]
 
 
-def _deployments(environment: Environment, info: Any) -> list[Deployment]:
-    return _asked(info).visible.manager.deployments(environment.app, environment.name)
+def _deployments(environment: Environment, info: Any, limit: int | None = None) -> list[Deployment]:
+    asked = _asked(info)
+    found = asked.visible.manager.deployments(environment.app, environment.name)
+    return asked.listed(found if limit is None else found[: max(0, limit)])
 
 
 def _build_manifest(build: Build | InEnvironment, info: Any) -> Manifest:
@@ -255,12 +284,15 @@ def _build_app(build: Build | InEnvironment, info: Any) -> str:
 
 
 async def _create_app(_: Any, info: Any, input: Mapping[str, Any]) -> App:
-    return await _asked(info).visible.manager.create_app(input["name"])
+    visible = _asked(info).visible
+    visible.may_touch(input["name"])
+    return await visible.manager.create_app(input["name"])
 
 
 async def _create_environment(_: Any, info: Any, input: Mapping[str, Any]) -> Environment:
     visible = _asked(info).visible
     app = visible.app_of_id(input["flashAppId"])
+    visible.may_touch(app.name, input["name"])
     return await visible.manager.create_environment(app.name, input["name"])
 
 
@@ -290,6 +322,8 @@ async def _update_manifest(_: Any, info: Any, input: Mapping[str, Any]) -> Build
     manifest = input["manifest"]
     if not isinstance(manifest, dict):
         raise BadManifest
+    if len(json.dumps(manifest)) > MAX_PUBLISHED_BYTES:
+        raise PayloadTooLarge(f"The manifest is larger than {MAX_PUBLISHED_BYTES} bytes.")
     await visible.manager.publish(build.app, build.id, manifest)
     return build
 

@@ -1,5 +1,6 @@
 """Between rows of the State Manager's tables and its records. A row that cannot be read is an error, never left out."""
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
@@ -98,24 +99,35 @@ def encoded(document: Any) -> bytes:
 
 def decoded(data: Any, table: str, key: str) -> dict[str, Any]:
     """The JSON object of a column. Raises StateDamaged."""
-    problem = unreadable(data)
-    if problem is not None:
+    try:
+        return _object(data)
+    except ValueError as error:
         raise StateDamaged(
-            f"The row {key} of {table} cannot be read ({problem}). Start the server again: it keeps a copy of the "
+            f"The row {key} of {table} cannot be read ({error}). Start the server again: it keeps a copy of the "
             "database and says what to do."
-        )
-    return dict(msgspec.json.decode(data))
+        ) from error
 
 
-def unreadable(data: Any) -> str | None:
-    """Why a column holds no JSON object; None when it does."""
+def partly(data: Any, table: str, key: str, without: Collection[str]) -> dict[str, Any]:
+    """As `decoded`, without what need not be read: most of a manifest is its resources."""
+    try:
+        fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        return {name: msgspec.json.decode(raw) for name, raw in fields.items() if name not in without}
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, RecursionError):
+        return decoded(data, table, key)  # which says what is wrong
+
+
+def _object(data: Any) -> dict[str, Any]:
+    """Raises ValueError: it is no JSON object."""
     if not isinstance(data, bytes):
-        return f"it holds {type(data).__name__}"
+        raise ValueError(f"it holds {type(data).__name__}")
     try:
         document = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        return str(error)
-    return None if isinstance(document, dict) else f"it holds a JSON {type(document).__name__}"
+        raise ValueError(str(error)) from error
+    if not isinstance(document, dict):
+        raise ValueError(f"it holds a JSON {type(document).__name__}")
+    return document
 
 
 def damage(database: Database) -> str | None:
@@ -124,7 +136,8 @@ def damage(database: Database) -> str | None:
         for column in columns:
             sql = f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL"
             for name, data in database.read(sql):
-                problem = unreadable(data)
-                if problem is not None:
-                    return f"table {table}, row {name}, column {column}: {problem}"
+                try:
+                    _object(data)
+                except ValueError as error:
+                    return f"table {table}, row {name}, column {column}: {error}"
     return None

@@ -61,7 +61,8 @@ type FlashEnvironment {
   manifest: JSON!
   endpoints: [FlashEndpoint!]!
   networkVolumes: [FlashNetworkVolume!]!
-  flashDeployments: [FlashDeployment!]!
+  "Newest first."
+  flashDeployments(limit: Int): [FlashDeployment!]!
 }
 
 type FlashBuild {

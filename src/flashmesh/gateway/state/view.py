@@ -8,20 +8,20 @@ from typing import Any, Final
 from flashmesh.gateway.state.records import Manifest, Served
 
 VERSION: Final = "1.0"
-_PER_RESOURCE: Final = frozenset({"resources", "function_registry", "routes", "resources_endpoints", "generated_at"})
+PER_RESOURCE: Final = frozenset({"resources", "function_registry", "routes", "resources_endpoints", "generated_at"})
+"""What of a manifest is made anew from its resources."""
 
 
 def deployed_manifest(
-    *, app: str, environment: str, build: str | None, wanted: Manifest | None, served: Iterable[Served]
+    *, app: str, environment: str, build: str | None, common: Manifest, served: Iterable[Served]
 ) -> dict[str, Any]:
     """What serves in an environment.
 
     Args:
         build: what the environment was brought to last.
-        wanted: the manifest of that deployment, for what is not a resource's own; None: there was none.
+        common: what the manifest of that deployment says besides its resources.
     """
     named = by_name(served)
-    common = {name: value for name, value in (wanted or {}).items() if name not in _PER_RESOURCE}
     at = max((one.recorded_at for one in named.values()), default=0.0)
     entries = {name: one.entry for name, one in named.items()}
     return {

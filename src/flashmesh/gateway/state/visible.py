@@ -41,10 +41,14 @@ class Visible:
     def apps(self) -> list[App]:
         return [app for app in self.manager.apps() if self.shows_app(app.name)]
 
-    def may_touch(self, app: str) -> None:
-        """Raises OutOfScope when the token counts for another app."""
-        if not self.shows_app(app) and self.holder is not None:
-            raise OutOfScope(f"The token {self.holder.name!r} counts for the app {self.holder.app!r} and not {app!r}.")
+    def may_touch(self, app: str, environment: str = "") -> None:
+        """Raises OutOfScope when the token counts for another app or environment."""
+        holder = self.holder
+        if holder is None:
+            return
+        for noun, only, meant in (("app", holder.app, app), ("environment", holder.environment, environment)):
+            if only and meant and only != meant:
+                raise OutOfScope(f"The token {holder.name!r} counts for the {noun} {only!r} and not for {meant!r}.")
 
     def app(self, name: str) -> App:
         """Raises AppNotFound."""

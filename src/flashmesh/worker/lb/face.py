@@ -193,6 +193,7 @@ def http_faces(
     taken: Callable[[], bool],
 ) -> tuple[HttpFace, ...]:
     """One for each (descriptor, over the limit, who may call) of a worker."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of websockets, too
     limits = HttpLimits(max_body=max_body_bytes(os.environ))
     return tuple(
         HttpFace(
