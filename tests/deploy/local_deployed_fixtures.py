@@ -236,15 +236,15 @@ def short_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def play(story: Callable[[House], Awaitable[None]]) -> None:
+def play(story: Callable[[Any], Awaitable[None]], *, house: type[House] = House) -> None:
     async def scene(folder: Path) -> None:
-        house = House(folder)
-        await house.start()
+        made = house(folder)
+        await made.start()
         try:
             async with asyncio.timeout(2 * PATIENCE_S):
-                await story(house)
+                await story(made)
         finally:
-            await house.stop()
+            await made.stop()
 
     with short_folder() as folder:
         asyncio.run(scene(folder))

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from flashmesh.deploy.build import build
+from flashmesh.gateway.access.keys import TokenKeys
 from flashmesh.project.unpack import remove, unpack
 
 FILES = {
@@ -139,6 +141,22 @@ def test_pages_of_other_sites_and_foreign_host_names_are_refused(unpacked: Path)
     with handler(unpacked, "my_worker") as (_, url):
         assert ask(url, "/hello/run_sync", {"input": {}}, Origin="https://evil.example")[0] == 403
         assert ask(url, "/hello/run_sync", {"input": {}}, Host="evil.example")[0] == 403
+
+
+def test_tokens_of_the_key_count_for_their_app_and_environment_and_no_others_do(unpacked: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    keys, others = TokenKeys.open(tmp_path), TokenKeys.open(tmp_path / "other")
+    environ = {"FLASH_PUBLIC_KEY": b64encode(keys.public).decode(), "FLASH_APP": "shop", "FLASH_ENV": "staging"}
+    tokens = {
+        keys.issue("good", "call", app="shop", environment="staging")[0]: 200,
+        keys.issue("peer", "peer", app="shop", environment="staging")[0]: 200,
+        keys.issue("elsewhere", "call", app="shop", environment="production")[0]: 403,
+        keys.issue("looks", "metrics")[0]: 403,
+        others.issue("stranger", "call")[0]: 401,
+    }
+    with handler(unpacked, "my_worker", **environ) as (_, url):
+        for token, status in tokens.items():
+            assert ask(url, "/hello/run_sync", {"input": {}}, Authorization=f"Bearer {token}")[0] == status
 
 
 def test_ctrl_c_ends_it_too(unpacked: Path) -> None:

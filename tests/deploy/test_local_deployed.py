@@ -341,7 +341,7 @@ from local_deployed_fixtures import House
 async def main():
     house = House(Path(sys.argv[1]))
     await house.start()
-    address = await house.deploy(1)
+    address = await house.deploy(1, settings="workersMax=1")
     print(address.endpoint_url, (await house.value())["pid"], flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())

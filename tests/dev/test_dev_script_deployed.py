@@ -298,6 +298,67 @@ def test_what_flash_login_named_comes_before_this_machines_server(
     assert "(named by flash login) for app unknown" in passed.stderr
 
 
+WEB = """
+from dataclasses import dataclass
+from flashmesh import CpuLiveLoadBalancer, remote
+
+lb = CpuLiveLoadBalancer(name="web")
+
+
+@dataclass
+class Item:
+    n: int
+    name: str
+
+
+@remote(lb, method="POST", path="/items/{n}")
+async def put(n: int, name: str, size: int = 1) -> Item:
+    return Item(n, name * size)
+
+
+@remote(lb, method="GET", path="/find")
+async def find(word: str, exact: bool = False) -> dict:
+    return {"word": word, "exact": exact}
+
+
+@remote(lb, method="GET", path="/count/{n}")
+async def numbers(n: int):
+    for i in range(n):
+        yield {"i": i}
+
+
+@remote(lb, method="GET", path="/fails")
+async def fails() -> int:
+    raise KeyError("no such thing")
+"""
+CALLS_WEB = """
+from web import Item, fails, find, numbers, put
+
+async def calls():
+    made = await put(7, name="x y", size=2)
+    assert made == Item(7, "x yx y"), made
+    assert await find("a b&c", exact=True) == {"word": "a b&c", "exact": True}
+    assert [item async for item in numbers(30)] == [{"i": i} for i in range(30)]
+    try:
+        await fails()
+    except KeyError as error:
+        return "in fails" in error.remote_traceback
+"""
+
+
+def test_routes_are_called_by_scripts_and_by_other_endpoints(server: DeployedServer, tmp_path: Path) -> None:
+    """Path parameters, queries, typed results, streams, and errors as they were."""
+    project = tmp_path / "site"
+    project.mkdir()
+    (project / "web.py").write_text(WEB)
+    decorated = CALLS_WEB.replace("async def calls", '@remote(CpuLiveServerless(name="front"))\nasync def uses')
+    (project / "front.py").write_text(f"from flashmesh import CpuLiveServerless, remote\n{decorated}")
+    server.deploy(project)
+    body = f"""import asyncio\n{CALLS_WEB}\nfrom front import uses\nprint(uses.call(), asyncio.run(calls()))\n"""
+    done = run_script(server.home, project, "script.py", body)
+    assert done.stdout == "True True\n", done.stderr
+
+
 def test_a_runpod_key_alone_is_no_road(tmp_path: Path) -> None:
     project = tmp_path / "p"
     project.mkdir()

@@ -13,6 +13,7 @@ from flashmesh.functions.endpoint import Endpoint
 from flashmesh.functions.errors import DeclarationError
 from flashmesh.functions.gpu_types import GpuType
 from flashmesh.functions.hardware import CpuInstanceType, CudaVersion, DataCenter, GpuGroup, ServerlessScalerType
+from flashmesh.functions.resources import CpuLiveLoadBalancer
 from flashmesh.functions.templates import PodTemplate
 from flashmesh.functions.volumes import NetworkVolume
 
@@ -303,3 +304,12 @@ def test_settings_read_back_under_flash_s_names() -> None:
     assert endpoint.min_cuda_version is CudaVersion.V12_8
     assert isinstance(endpoint.template, PodTemplate)
     assert Endpoint(name="e").template is None
+
+
+def test_routes_are_served_a_hundred_at_a_time_unless_a_number_is_declared() -> None:
+    api, one, queue = Endpoint(name="api"), Endpoint(name="one", max_concurrency=1), Endpoint(name="queue")
+    for endpoint in (api, one):
+        endpoint.get("/x")(inspect.getdoc)
+    assert [made.to_config().max_concurrency for made in (api, one, queue)] == [100, 1, 1]
+    assert CpuLiveLoadBalancer(name="a").to_config().max_concurrency == 100
+    assert CpuLiveLoadBalancer(name="a", max_concurrency=3).to_config().max_concurrency == 3

@@ -130,6 +130,14 @@ def test_an_endpoint_takes_the_mode_and_concurrency_that_all_its_functions_ask_f
     assert "a resource of its own" in setting_problems(alone)[0].reason
 
 
+def test_the_scan_knows_how_many_requests_a_worker_with_routes_serves(tmp_path: Path) -> None:
+    for number, (given, expected) in enumerate((("", 100), (", max_concurrency=1", 1), (", max_concurrency=7", 7))):
+        text = f"api = Endpoint(name='x'{given})\n@api.get('/a')\ndef a(): ...\n"
+        assert only(scanned(tmp_path / str(number), text)).config.max_concurrency == expected
+    text = "lb = CpuLiveLoadBalancer(name='x')\n@remote(lb, method='GET', path='/a')\ndef a(): ...\n"
+    assert only(scanned(tmp_path / "lb", text)).config.max_concurrency == 100
+
+
 def test_an_endpoints_packages_are_its_functions_packages(tmp_path: Path) -> None:
     resource = only(
         scanned(

@@ -1,6 +1,7 @@
 """How a call finds its way between real workers: by a State Manager's manifest, over sockets, ports and TLS."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from doors import Door, door
 from loader_fixtures import write
 from state_manager_server import StateManager, state_manager
-from worker_fixtures import Session, Worker, call, eventually, invoke, outcome, session
+from worker_fixtures import Session, Worker, call, eventually, invoke, outcome, post, session
 
 from flashmesh.functions.errors import (
     CallCycle,
@@ -18,6 +19,7 @@ from flashmesh.functions.errors import (
     EndpointUnresolved,
     WaitTimedOut,
 )
+from flashmesh.gateway.access.certificates import AUTHORITY_FILE
 from flashmesh.wire.frames import Cancel
 
 GPU = """
@@ -192,7 +194,7 @@ class World:
         return self.here.worker(source, endpoint="cpu", env=self.env, **more)
 
     def trust(self, folder: Path) -> None:
-        self.env["FLASH_CA_FILE"] = str(next(folder.glob("*ca*.pem"), folder / "tls-ca.pem"))
+        self.env["FLASH_CA_FILE"] = str(folder / AUTHORITY_FILE)
 
 
 @contextlib.contextmanager
@@ -544,3 +546,47 @@ def test_a_call_that_comes_back_over_tcp_fails_at_once_and_names_its_way() -> No
             raised = call(ping, "ping.ping", 2, execution="e2")
             assert isinstance(raised, CallCycle)
             assert "ping → pong → ping" in str(raised)
+
+
+# --- requests that name a function ---
+
+
+def request_of(name: str, **more: Any) -> dict[str, Any]:
+    return {"input": {"function_name": name, "serialization_format": "json", **more}}
+
+
+def test_a_request_for_another_endpoints_function_is_passed_on_and_its_answer_back() -> None:
+    """Flash's clients send it to any endpoint of their app: by socket and by URL."""
+    with world() as at:
+        gpu = at.gpu()
+        with door(gpu.spec.socket_path) as opened:
+            at.state.manifest = manifest(ours(opened))
+            cpu = at.cpu()
+            path = cpu.spec.socket_path
+            status, _, body = post(path, "/run_sync", request_of("train", args=[21]))
+            assert (status, json.loads(body)["output"]) == (200, 42)
+            assert f"Routing 'train' to {opened.url}/train/run_sync" in cpu.said()
+            own = post(path, "/run_sync", request_of("own", kwargs={"n": 1}))
+            assert json.loads(own[2])["output"] == 2
+            status, _, body = post(path, "/run_sync", request_of("fails", args=["9 GB"]))
+            error = json.loads(body)["error"]
+            assert (status, error["type"]) == (500, "gpu.OutOfMemory")
+            assert "9 GB" in error["message"] and "in fails" in error["traceback"]
+
+
+def test_a_request_for_a_function_that_nobody_has_is_an_error_after_a_warning() -> None:
+    with world() as at:
+        at.state.manifest = manifest(None)
+        cpu = at.cpu()
+        status, _, body = post(cpu.spec.socket_path, "/run_sync", request_of("nobodys"))
+        assert (status, json.loads(body)["error"]["type"]) == (500, "FunctionNotFound")
+        assert "WARNING Function lookup failed" in cpu.said()
+
+
+def test_code_that_is_sent_is_not_run() -> None:
+    with world() as at:
+        cpu = at.cpu()
+        code = "def evil():\n    open('/tmp/evil', 'w')\n"
+        status, _, body = post(cpu.spec.socket_path, "/run_sync", request_of("evil", function_code=code))
+        assert status == 500
+        assert "no code" in json.loads(body)["error"]["message"]

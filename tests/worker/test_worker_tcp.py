@@ -133,6 +133,24 @@ def test_a_build_on_trial_with_workers_that_must_stay_serves_once_the_first_is_r
     run(scenario)
 
 
+def test_a_build_is_said_to_serve_once_workers_of_the_one_before_take_no_more_calls() -> None:
+    """One of them has yet to hear that it shall leave: the next connection could still be its."""
+
+    async def scenario() -> None:
+        async with MiniSession() as session:
+            await session.start(session.spec(drain_limit_s=10))
+            (old,) = session.pids.values()
+            os.kill(old, signal.SIGSTOP)
+            await session.update(session.spec(build="b2", generation=2, drain_limit_s=10))
+            await session.until(lambda: "b2" in {session.builds[name] for name in session.ready()})
+            before = states(session, "b2")
+            os.kill(old, signal.SIGCONT)
+            await session.until(lambda: states(session, "b2")[1:] == [("ready", True)])
+            assert before == [("ready", False)]
+
+    run(scenario)
+
+
 def test_a_failed_build_on_trial_is_not_made_when_the_zygote_of_the_one_that_serves_is_lost() -> None:
     async def scenario() -> None:
         async with MiniSession() as session:

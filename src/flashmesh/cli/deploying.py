@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -17,6 +18,8 @@ from flashmesh.functions.errors import FlashmeshError
 F = Callable[..., Any]
 LOST_LIMIT_S: Final = 60.0
 """How long a deployment is waited for whose server went away."""
+OTHERS_START_S: Final = 5.0
+"""How long a server is looked for that another command may be starting."""
 
 
 class Place:
@@ -78,9 +81,26 @@ def server_or_start(url: str | None) -> ServerClient:
     from flashmesh.cli.server import start_detached
 
     click.echo("No server answers on this machine: starting one.", err=True)
-    address = start_detached()
+    try:
+        address = start_detached()
+    except FlashmeshError:
+        found = _soon()
+        if found is None:
+            raise
+        return found
     click.echo(f"flash server runs at {address}, behind this terminal. Stop it with `flash server stop`.", err=True)
     return find_server()
+
+
+def _soon() -> ServerClient | None:
+    """A server that somebody else was starting at the same moment."""
+    until = time.monotonic() + OTHERS_START_S
+    while time.monotonic() < until:
+        try:
+            return find_server()
+        except NoServer:
+            time.sleep(0.05)  # nobody tells us of its start
+    return None
 
 
 # Progress
@@ -112,8 +132,6 @@ def follow(client: ServerClient, deployment: str, *, quiet: bool = False) -> tup
 
 
 def _followed(client: ServerClient, deployment: str, *, quiet: bool) -> tuple[ServerClient, dict[str, Any]]:
-    import time
-
     path = f"/v1/deployments/{path_name(deployment)}/events"
     told: set[tuple[str, str]] = set()
     until = None

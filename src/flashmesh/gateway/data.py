@@ -15,6 +15,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,8 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
     }
 )
 """Types on which SQLite's locks or its shared memory do not hold: two machines could both write."""
+LEAVING_S: Final = 5.0
+"""How long a server that was killed may take to leave the kernel."""
 _MOUNTS = Path("/proc/self/mounts")
 _ADDRESS = "server.json"
 
@@ -105,7 +108,7 @@ class DataDirectory:
                 f"The data directory {path} cannot be used: {error.strerror}. Name another one with `--data`."
             ) from error
         try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock_fd, path)
         except OSError as error:
             os.close(lock_fd)
             raise DataDirectoryTaken(_taken(path)) from error
@@ -131,6 +134,23 @@ class DataDirectory:
         """Take the announcement back and let the next server in."""
         (self.path / _ADDRESS).unlink(missing_ok=True)
         os.close(self._lock_fd)
+
+
+def _lock(lock_fd: int, path: Path) -> None:
+    """Take the lock. Raises OSError when another server has it.
+
+    One that was killed has it until its last thread has left the kernel, which may wait for a disk: that is waited for.
+    """
+    until = time.monotonic() + LEAVING_S
+    while True:
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            found = read_server(path)
+            if found is None or lives(found) or time.monotonic() > until:
+                raise
+        time.sleep(0.01)  # the kernel tells nobody
 
 
 def _taken(path: Path) -> str:

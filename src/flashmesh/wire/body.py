@@ -21,7 +21,7 @@ from flashmesh.wire.annotations import EMPTY
 ENVELOPE_KEYS: Final = frozenset({"input", "webhook", "policy", "s3Config", "id", "metadata"})
 EMPTY_KEY: Final = "__empty"
 """Flash's clients send it to say that an object has no keys."""
-_REQUEST_KEYS: Final = frozenset(
+REQUEST_KEYS: Final = frozenset(
     {
         "function_name", "function_code", "args", "kwargs", "dependencies", "system_dependencies", "modules",
         "execution_type", "class_name", "class_code", "constructor_args", "constructor_kwargs", "method_name",
@@ -162,7 +162,7 @@ def _is_function_request(value: dict[str, Any], shape: Shape) -> bool:
         isinstance(value.get("function_name"), str)
         and "function_name" not in shape.named
         and shape.more is None
-        and value.keys() <= _REQUEST_KEYS
+        and value.keys() <= REQUEST_KEYS
     )
 
 

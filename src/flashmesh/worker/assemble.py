@@ -119,8 +119,13 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
         runner.on_peer_end = uplink.peer_ended
         runner.next_in = uplink.line.next_in
     caller = process.caller
-    queries = (lambda: caller.queries) if isinstance(caller, WorkerCaller) else lambda: 0
-    about = About(endpoint=spec.endpoint, build=spec.build, worker=context.worker_id, manifest_queries=queries)
+    calls = caller if isinstance(caller, WorkerCaller) else None
+    about = About(
+        endpoint=spec.endpoint,
+        build=spec.build,
+        worker=context.worker_id,
+        manifest_queries=(lambda: calls.queries) if calls is not None else lambda: 0,
+    )
     access = Access.of(spec, public=resource.public and loaded.http is not None)
     sockets: list[tuple[int, bool, Access | None]] = [(context.listen_fd, False, None)]
     if context.tcp_fd is not None:
@@ -141,6 +146,7 @@ def assemble(spec: WorkerSpec, context: WorkerContext, loaded: Loaded, life: Lif
             about=about,
             limits=limits,
             access=access,
+            passed_on=calls.passing_on.callable if calls is not None else None,
             over_limit=over_limit,
             settle=uplink.take_unsaid if uplink is not None else _nothing_unsaid,
             taken=life.on_accepted_call,

@@ -4,9 +4,9 @@ For images that somebody else starts: no server, no link. The same keeper, templ
 one TCP address; the queue is its backlog, and the first call makes the first worker. It ends on SIGTERM and Ctrl-C when
 what runs has finished, and when its workers cannot be started.
 
-Variables: PORT (8000); FLASH_HOST (127.0.0.1); FLASH_PUBLIC_KEY (64 hex: whose tokens count), FLASH_APP and FLASH_ENV
-(which ones); FLASH_MANIFEST_PATH (where other endpoints are, default: the build's own manifest, which does not say).
-Calls from the loopback need no token, all others do (worker/face/access.py).
+Variables: PORT (8000); FLASH_HOST (127.0.0.1); FLASH_PUBLIC_KEY (whose tokens count: the second line of the server's
+signing.key), FLASH_APP and FLASH_ENV (which of them); FLASH_MANIFEST_PATH (where other endpoints are; default: the
+build's own manifest, which does not say). Calls from the loopback need no token, all others do (worker/face/access.py).
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from base64 import b64decode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -102,14 +103,22 @@ def _port(text: str) -> int:
 
 
 def _public_key(text: str) -> str:
-    try:
-        if len(bytes.fromhex(text)) in (0, 32):
-            return text
-    except ValueError:
-        pass
+    """As hex, given in that form or in base64."""
+    for read in (bytes.fromhex, _from_base64):
+        try:
+            key = read(text)
+        except ValueError:
+            continue
+        if len(key) in (0, 32):
+            return key.hex()
     raise SettingsError(
-        "FLASH_PUBLIC_KEY must be 64 hex digits: what `flash server status --json` tells of the server."
+        "FLASH_PUBLIC_KEY must be 32 bytes in base64: the second line of the server's signing.key, below "
+        "$FLASH_HOME/hosts. Never the first: that one signs."
     )
+
+
+def _from_base64(text: str) -> bytes:
+    return b64decode(text, validate=True)
 
 
 class _Handler:

@@ -212,6 +212,28 @@ def test_what_cannot_be_taken_up_after_a_start_is_told_and_tried_at_the_next(tmp
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("spoil", ["half a fil", '{"resources": {"cpu": {"endpoint_url": "http://127.0.0.1:1"}}}'])
+def test_a_manifest_on_disk_that_says_something_else_is_replaced_at_the_next_start(tmp_path: Path, spoil: str) -> None:
+    """What is stored counts; the difference is told. An environment that is gone leaves no file."""
+
+    async def scenario(bench: Bench) -> Bench:
+        await bench.deploy(await bench.build(A, resource("cpu")))
+        path = bench.manifests.path("shop", "production")
+        good = json.loads(path.read_text())["resources"]
+        path.write_text(spoil)
+        stale = bench.manifests.path("shop", "gone")
+        stale.write_text("{}")
+        after = await bench.killed()
+        assert json.loads(path.read_text())["resources"] == good
+        assert any("it was replaced" in notice for notice in after.notices)
+        assert not stale.exists()
+        again = await after.killed()
+        assert again.notices == []
+        return again
+
+    play(tmp_path, scenario)
+
+
 def test_rolling_back_brings_builds_and_values_of_an_earlier_deployment_back(tmp_path: Path) -> None:
     """As a new deployment, which leaves the address as it is."""
 

@@ -136,6 +136,17 @@ def test_an_artifact_beyond_the_limit_is_refused_at_once_and_while_it_comes(serv
     until(lambda: not list(artifacts(server).glob("*.part")), "the end of the upload")
 
 
+def test_whoever_goes_on_sending_what_was_refused_is_cut_off(server: ServerProcess) -> None:
+    lines = "PUT /v1/builds/0123456789ab/artifact HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as client:
+        client.sendall(lines.encode())
+        assert b" 401 " in client.recv(65536)
+        with pytest.raises(ConnectionError):
+            for _ in range(1000):  # of 100 kB, the limit of other bodies
+                client.sendall(b"%x\r\n%b\r\n" % (100_000, bytes(100_000)))
+    assert not list(artifacts(server).glob("*.part"))
+
+
 def head(server: ServerProcess, *lines: str) -> bytes:
     own = [f"{name}: {value}" for name, value in admin(server).items()]
     text = ["PUT /v1/builds/0123456789ab/artifact?app=shop HTTP/1.1", "Host: localhost", *own, *lines, "", ""]

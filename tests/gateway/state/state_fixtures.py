@@ -5,7 +5,6 @@ import functools
 import gzip
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -103,9 +102,9 @@ def pieces(data: bytes, size: int = 64 * 1024) -> Iterator[bytes]:
 
 
 def plain_unpack(archive: Path, folder: Path) -> dict[str, Any]:
-    """What the store asks of an unpacker, for archives that the test made itself."""
+    """What the store asks of an unpacker, for archives that the test made itself; it looks at nothing in them."""
     part = folder.with_name(f".{folder.name}")
     with tarfile.open(archive) as tar:
         tar.extractall(part, filter="data")
     part.rename(folder)
-    return dict(json.loads((folder / "flash_manifest.json").read_bytes()))
+    return {}

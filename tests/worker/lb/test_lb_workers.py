@@ -58,7 +58,7 @@ def test_declared_routes_are_served_at_their_declared_paths() -> None:
                         yield b"y" * 50_000
 
                 assert (await http.post("/raw", content=pieces())).json() == {"size": 2_000_000}
-                assert [line for line in (await http.get("/count/3")).text.splitlines()][2] == '{"number":2}'
+                assert (await http.get("/count/3")).text.splitlines()[2] == '{"number":2}'
                 assert (await http.get("/teapot")).status_code == 418
                 missing = await http.get("/items/many")
                 assert missing.status_code == 422 and missing.json()["field"] == "n"
@@ -336,3 +336,19 @@ def test_marked_lines_are_told_apart_and_others_stay_as_they_are() -> None:
         (("m.h", "x3"), ["\x1ehalf", "plain"]),
         (("m.g", "x2"), [""]),
     ]
+
+
+def test_a_connection_that_says_nothing_does_not_keep_a_worker_that_leaves() -> None:
+    async def scenario() -> None:
+        async with Session() as session:
+            await session.start(spec_for(session, drain_limit_s=60))
+            (pid,) = session.pids.values()
+            _, silent = await asyncio.open_unix_connection(str(session.sockets.socket_path))
+            async with client(session) as http:
+                await http.get("/items/1")  # so that the connection before it is accepted, too
+            os.kill(pid, signal.SIGTERM)
+            await session.until(lambda: [gone for gone in session.gone if gone.pid == pid])
+            assert session.gone[0].status == 0
+            silent.close()
+
+    run(scenario)

@@ -78,7 +78,7 @@ class LocalDeployments:
             if first:
                 await asyncio.shield(self.remove(wanted.endpoint))
             if isinstance(error, FlashmeshError) and not isinstance(error, DeployFailed):
-                raise DeployFailed(f"{wanted.resource.name} could not be started: {error}") from error
+                raise DeployFailed(str(error)) from error
             raise
         return self._address(wanted.endpoint)
 
@@ -86,14 +86,14 @@ class LocalDeployments:
         target = self._target()
         if target.hosted(wanted.endpoint) is None:
             return await self.adopt(wanted)
-        with _as_deploy_failed(wanted):
+        with _as_deploy_failed():
             await target.resize(_named(wanted))
         return self._address(wanted.endpoint)
 
     async def adopt(self, wanted: Deployable) -> EndpointAddress:
         self._check_host()
         target = self._target()
-        with _as_deploy_failed(wanted):
+        with _as_deploy_failed():
             await target.declare(_named(wanted), wanted.project, wanted.build, placed=self._placed(wanted))
             await target.settle(wanted.endpoint)
         self._check_port(wanted.endpoint)
@@ -211,13 +211,13 @@ def _named(wanted: Deployable) -> ResourceSpec:
 
 
 @contextlib.contextmanager
-def _as_deploy_failed(wanted: Deployable) -> Any:
+def _as_deploy_failed() -> Any:
     try:
         yield
     except DeployFailed:
         raise
     except FlashmeshError as error:
-        raise DeployFailed(f"{wanted.resource.name} cannot be served: {error}") from error
+        raise DeployFailed(str(error)) from error
 
 
 def _point(link: Path, target: Path) -> None:

@@ -26,22 +26,21 @@ async def offer(endpoint: Hosted, spec: WorkerSpec, *, start: Start) -> None:
     Raises:
         DeployFailed: why they do not. The template has been told to go on with what it served.
     """
-    name = spec.resource_name or endpoint.name
     endpoint.rollout = rollout = Rollout(dataclasses.replace(spec, on_trial=True))
     try:
         async with asyncio.timeout(LIMIT_S):
-            await _follow(endpoint, rollout, name, start)
+            await _follow(endpoint, rollout, start)
     except BaseException as error:
         endpoint.rollout = None
         if endpoint.spec is not None and endpoint.port is not None:
             endpoint.port.send(Update(endpoint.spec.to_dict()))  # one that is still on its way is given up
         if isinstance(error, TimeoutError):
-            raise DeployFailed(f"{name} was not ready after {LIMIT_S:.0f} s") from error
+            raise DeployFailed(f"It was not ready after {LIMIT_S:.0f} s. `flash logs` shows what it printed") from error
         raise
     endpoint.rollout = None
 
 
-async def _follow(endpoint: Hosted, rollout: Rollout, name: str, start: Start) -> None:
+async def _follow(endpoint: Hosted, rollout: Rollout, start: Start) -> None:
     reason = ""
     for _ in range(OFFERS):
         if endpoint.port is not None:
@@ -52,7 +51,7 @@ async def _follow(endpoint: Hosted, rollout: Rollout, name: str, start: Start) -
             case Served():
                 return
             case Failed() as failed:
-                raise failure(name, failed)
+                raise failure(failed)
             case TemplateGone(reason=reason):
                 continue
-    raise DeployFailed(f"{name} could not be started: {reason or 'its template keeps leaving'}")
+    raise DeployFailed(reason or "The process that makes its workers keeps leaving. `flash logs` tells more.")

@@ -69,9 +69,9 @@ class Rollout:
             self._news.set_result(news)
 
 
-def failure(endpoint: str, failed: Failed) -> DeployFailed:
+def failure(failed: Failed) -> DeployFailed:
     """What whoever deploys is told."""
-    error = DeployFailed(f"{endpoint} could not be started: {failed.reason}. Correct it and run `flash deploy` again")
+    error = DeployFailed(f"{failed.reason}. Correct it and run `flash deploy` again")
     if failed.traceback:
         error.add_note(failed.traceback)
     return error

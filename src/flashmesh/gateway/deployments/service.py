@@ -41,6 +41,9 @@ from flashmesh.project.restored import ManifestInvalid, project_of
 
 RETRY_S: Final = 1.0
 """How long after the store refused to note a deployment's end it is asked again."""
+REFRESH_S: Final = 0.05
+"""How far names and manifests may be behind what is recorded while a deployment runs. Less: a deploy of hundreds of
+resources takes more of the time in which calls are served."""
 Notice = Callable[[str, str], None]
 """Told, text and level, what people should know."""
 
@@ -87,6 +90,7 @@ class Deployments:
         self._running: dict[str, Feed] = {}
         """By deployment: those that this process carries out."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._due: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._schemas: dict[EndpointName, dict[str, Any]] = {}
         """By endpoint and callable: the schema of its arguments, as its template last said."""
         self._known: dict[str, dict[str, tuple[float, Deployed | None]]] = {}
@@ -299,7 +303,7 @@ class Deployments:
             server_url=self._server_url,
             schemas=lambda endpoint: self._schemas.get(endpoint, {}),
             told=told,
-            changed=lambda: self._refresh(deployment.app, deployment.environment),
+            changed=lambda: self._refresh_soon(deployment.app, deployment.environment),
         )
         undeploys = deployment.kind == "undeploy"
         found = plan(self._deployed(place), wanted, {} if undeploys else journal.values_hashes())
@@ -321,8 +325,17 @@ class Deployments:
                     self._notice(f"The end of deployment {deployment.id} cannot be stored yet: {refusal}", "error")
             await asyncio.sleep(RETRY_S)
 
+    def _refresh_soon(self, app: str, environment: str) -> None:
+        """Once for all results that come close together: each takes as long as the environment is large."""
+        if (app, environment) not in self._due:
+            loop = asyncio.get_running_loop()
+            self._due[(app, environment)] = loop.call_later(REFRESH_S, self._refresh, app, environment)
+
     def _refresh(self, app: str, environment: str) -> None:
         """Bring names and the manifest's file up to what is recorded."""
+        due = self._due.pop((app, environment), None)
+        if due is not None:
+            due.cancel()
         try:
             manifest = self._state.manifest(app, environment)
         except (AppNotFound, EnvironmentNotFound):
@@ -359,14 +372,20 @@ class Deployments:
     async def restore(self) -> None:
         """Go on with everything that is recorded: before calls are taken up and taken.
 
-        What cannot be served now is told and recorded; the next start, or the next deploy, tries again.
+        What cannot be served now is told and recorded; the next start, or the next deploy, tries again. What is stored
+        counts: a manifest on disk that says something else is told and replaced.
         """
-        for place in self._state.environments():
+        places = self._state.environments()
+        self._manifests.keep_only((place.app, place.name) for place in places)
+        for place in places:
             served = [one for one in self._state.served(place.id) if serves(one.entry)]
             if served:
-                self._manifests.write(
-                    place.app, place.name, self._state.manifest(place.app, place.name), at=self._clock()
-                )
+                manifest = self._state.manifest(place.app, place.name)
+                other = self._manifests.differences(place.app, place.name, manifest)
+                if other:
+                    said = f"The manifest of {place.place} on disk was another than the one stored"
+                    self._notice(f"{said} ({', '.join(other)}); it was replaced.", "warning")
+                self._manifests.write(place.app, place.name, manifest, at=self._clock())
                 await asyncio.gather(*(self._adopt(place, one) for one in served))
             self._refresh(place.app, place.name)
 
@@ -405,6 +424,9 @@ class Deployments:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for due in self._due.values():
+            due.cancel()
+        self._due.clear()
         for feed in self._running.values():
             feed.end()
 

@@ -469,7 +469,7 @@ def failure(status: int, word: str, message: str, *more: tuple[bytes, bytes]) ->
 
 def _busy(endpoint: EndpointName) -> Answer:
     text = f"Too many connections wait for {endpoint}. Try again in a second, or raise `queue_size` or its workers."
-    return failure(429, "QUEUE_FULL", text, (b"retry-after", b"1"), (b"x-queue-reject-reason", b"queue_full"))
+    return failure(429, "QUEUE_FULL", text, (b"retry-after", b"1"), (b"x-queue-reject-reason", b"depth"))
 
 
 def _unavailable(text: str) -> Answer:

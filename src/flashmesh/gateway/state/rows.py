@@ -111,23 +111,30 @@ def decoded(data: Any, table: str, key: str) -> dict[str, Any]:
 def partly(data: Any, table: str, key: str, without: Collection[str]) -> dict[str, Any]:
     """As `decoded`, without what need not be read: most of a manifest is its resources."""
     try:
-        fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        return {name: msgspec.json.decode(raw) for name, raw in fields.items() if name not in without}
-    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, RecursionError):
+        return {name: msgspec.json.decode(raw) for name, raw in _fields(data).items() if name not in without}
+    except (msgspec.MsgspecError, ValueError):
         return decoded(data, table, key)  # which says what is wrong
 
 
 def _object(data: Any) -> dict[str, Any]:
     """Raises ValueError: it is no JSON object."""
+    document: dict[str, Any] = _read(data, dict[str, Any])
+    return document
+
+
+def _fields(data: Any) -> dict[str, msgspec.Raw]:
+    """The same, with values that are only looked over: four times as fast."""
+    fields: dict[str, msgspec.Raw] = _read(data, dict[str, msgspec.Raw])
+    return fields
+
+
+def _read(data: Any, kind: Any) -> Any:
     if not isinstance(data, bytes):
         raise ValueError(f"it holds {type(data).__name__}")
     try:
-        document = msgspec.json.decode(data)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
-    if not isinstance(document, dict):
-        raise ValueError(f"it holds a JSON {type(document).__name__}")
-    return document
 
 
 def damage(database: Database) -> str | None:
@@ -137,7 +144,7 @@ def damage(database: Database) -> str | None:
             sql = f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL"
             for name, data in database.read(sql):
                 try:
-                    _object(data)
+                    _fields(data)
                 except ValueError as error:
                     return f"table {table}, row {name}, column {column}: {error}"
     return None

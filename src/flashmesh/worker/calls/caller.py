@@ -32,6 +32,7 @@ from flashmesh.wire.signature import Signer
 from flashmesh.worker.calls.exchange import exchange, exchange_blocking, pieces, pieces_blocking
 from flashmesh.worker.calls.lb_call import LbCall, RouteFailed
 from flashmesh.worker.calls.network import Network
+from flashmesh.worker.calls.passing_on import PassingOn
 from flashmesh.worker.calls.peer_call import MOVED, PeerCall
 from flashmesh.worker.calls.queue_call import Pending, QueueCall
 from flashmesh.worker.calls.repeats import Repeats
@@ -80,6 +81,7 @@ class WorkerCaller:
         self._environ = environ
         self._binders: dict[tuple[Declaration, str | None], Binder] = {}
         self._spawning = Spawning(link, signer=signer)
+        self.passing_on = PassingOn(own=own, registry=registry, keys=keys, network=network)
 
     @property
     def queries(self) -> int:
@@ -180,7 +182,11 @@ class WorkerCaller:
             time.sleep(pause_s)
 
     def spawn(self, call: Call) -> Job:
-        return self._spawning.spawn(call, self._callable_id(call))
+        if self._registry.must_ask:
+            self._registry.load()
+        route = self._registry.route(FunctionId(self._id(call.declaration)))
+        endpoint = "" if isinstance(route, Unresolved) else route.endpoint
+        return self._spawning.spawn(call, self._callable_id(call), endpoint=endpoint)
 
     # --- deciding ---
 

@@ -40,11 +40,12 @@ class Response:
         bodiless: it answers HEAD, so that its length is one of a body that does not come.
     """
 
-    __slots__ = ("_body", "_parser", "bodiless", "complete", "head_done", "headers", "status")
+    __slots__ = ("_body", "_keeps", "_parser", "bodiless", "complete", "head_done", "headers", "status")
 
     def __init__(self, *, bodiless: bool = False) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self._keeps = False
         self.bodiless = bodiless
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -73,7 +74,7 @@ class Response:
     @property
     def keeps(self) -> bool:
         """Whether the connection may carry another call: the answer is complete, and the other side leaves it open."""
-        return self.complete and not self.bodiless and self._parser.should_keep_alive()
+        return self.complete and self._keeps and not self.bodiless
 
     def take(self) -> bytes:
         """The part of the body that came since the last time."""
@@ -97,6 +98,7 @@ class Response:
     def on_message_complete(self) -> None:
         if self.head_done:
             self.complete = True
+            self._keeps = self._parser.should_keep_alive()  # the parser knows it only now
         else:
             self.headers.clear()
 

@@ -17,10 +17,13 @@ from flashmesh.wire.frames import JSON
 from flashmesh.worker.calls.around import Around, bearer
 from flashmesh.worker.calls.events import EVENTS, EventReader
 from flashmesh.worker.calls.exchange import Response
-from flashmesh.worker.calls.peer_call import address_of
+from flashmesh.worker.calls.peer_call import Moved, address_of
+from flashmesh.worker.calls.queue_call import failure_of as failed_job
 
 _BODILESS: Final = frozenset({"GET", "DELETE", "HEAD", "OPTIONS"})
 _LINES: Final = "application/x-ndjson"
+_NO_ROUTE: Final = "ROUTE_NOT_FOUND"
+"""What an endpoint of ours answers where no route of it is: certainly nothing ran."""
 _STREAM: Final = f"{EVENTS}, */*;q=0.5"
 """Events keep items apart: pieces of text may be cut anywhere on their way."""
 
@@ -162,6 +165,10 @@ def failure_of(response: Response, body: bytes) -> BaseException:
         told = msgspec.json.decode(body)
     except msgspec.DecodeError:
         told = None
+    if isinstance(told, dict) and told.get("code") == _NO_ROUTE:
+        return Moved(f"{told.get('error')} `flash deploy` brings callers and callees to one build.")
+    if isinstance(told, dict) and told.get("error_type"):
+        return failed_job(told)
     detail = told.get("detail") or told.get("error") or text if isinstance(told, dict) else text
     if response.status == 422:
         return ValidationError(f"The route refused the arguments: {detail}")

@@ -222,3 +222,4 @@ class _LoopPool:
                 for stream in resting:
                     stream.close()
             self._resting.clear()
+            await asyncio.sleep(0)  # a transport lets go of its socket one turn after it was told to

@@ -40,8 +40,12 @@ class Spawning:
         self._connecting = threading.Lock()
         self._functions: dict[str, str] = {}
 
-    def spawn(self, call: Call, function: str) -> Job:
-        """Accepted when this returns. Raises QueueFull, LinkLost (no session), FunctionNotFound, NotEncodable."""
+    def spawn(self, call: Call, function: str, *, endpoint: str = "") -> Job:
+        """Accepted when this returns.
+
+        `endpoint`: which one is meant, since another environment may serve functions of the same ids.
+        Raises QueueFull, LinkLost (no session), FunctionNotFound, NotEncodable.
+        """
         execution = new_execution_id()
         current = CURRENT.get()
         payload = argument_parts(
@@ -53,6 +57,8 @@ class Spawning:
         )
         # No chain: nobody waits for a job, so it cannot wait for itself.
         meta = {"mode": "async", "trace": child_trace(current.trace if current is not None else "")}
+        if endpoint:
+            meta["endpoint"] = endpoint
         frame = Invoke(
             execution=execution,
             function=function,
@@ -149,7 +155,8 @@ class Spawning:
                     self._client = BlockingClient.connect(self._link)
                 except LinkLost as error:
                     raise LinkLost(
-                        "A job needs the session, which does not answer. Start it with `flash run`."
+                        "A job needs the server that keeps it, which does not answer. Start it with `flash run`, "
+                        "or `flash server` for deployed functions. Calls that are awaited do without it."
                     ) from error
             return self._client
 

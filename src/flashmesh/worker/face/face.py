@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from flashmesh.functions.errors import CallCycle, EndpointUnavailable, FlashmeshError
 from flashmesh.kit.ids import new_execution_id
 from flashmesh.wire.frames import JSON
-from flashmesh.worker.callables import Callables
+from flashmesh.worker.callables import BoundCallable, Callables
 from flashmesh.worker.cancellation import has_hung_up
 from flashmesh.worker.face.access import Access
 from flashmesh.worker.face.answers import CallReply
@@ -62,6 +62,7 @@ class Face:
 
     Args:
         access: asked of every request; None: who can connect may call.
+        passed_on: what takes requests that name a function of another endpoint; None: they are errors.
         over_limit: calls are taken even when no slot is free (re-entrant calls).
         settle: called after a peer took a slot; True when the session has yet to be told before a synchronous body.
         taken: called when a call (not a `/ping`) is about to begin; False = the worker takes no more, do not run it.
@@ -76,6 +77,7 @@ class Face:
         about: About,
         limits: Limits | None = None,
         access: Access | None = None,
+        passed_on: Callable[[], BoundCallable] | None = None,
         over_limit: bool = False,
         settle: Callable[[], bool] = lambda: False,
         taken: Callable[[], bool] = lambda: True,
@@ -86,6 +88,7 @@ class Face:
         self.about = about
         self.limits = limits or Limits()
         self.access = access
+        self.passed_on = passed_on
         self.over_limit = over_limit
         self.settle = settle
         self.taken = taken
@@ -269,7 +272,7 @@ class Connection:
         try:
             if len(chain) > CHAIN_LIMIT or self._slot is None:
                 raise CallCycle(f"The call went through {' → '.join(chain)} and cannot go on. Break the cycle.")
-            target, payload = select(self.face.callables, name, payload, content_type)
+            target, payload = select(self.face.callables, name, payload, content_type, passed_on=self.face.passed_on)
             deadline_ms = _milliseconds(headers.get("x-flash-deadline-ms"), "X-Flash-Deadline-Ms")
         except (FlashmeshError, RequestRefused) as error:
             reply.refuse(error)

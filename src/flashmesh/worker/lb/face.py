@@ -28,6 +28,9 @@ from flashmesh.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
+UNSAID_S: Final = 1.0
+"""How long a worker that leaves waits for the first word of a connection that it accepted before. A request that was on
+its way is there within a moment; programs that connect ahead may say nothing for minutes."""
 _silent: Final = logging.getLogger("flashmesh.http.worker")
 _silent.setLevel(logging.CRITICAL)  # what is worth telling of a request, calls.py tells
 _LOOK_S: Final = 0.02
@@ -85,8 +88,15 @@ class WorkerConnection(LimitedConnection):
             super().shutdown()
 
     def _end_if_idle(self) -> None:
-        if self._part is None and self.cycle.response_complete:
+        if self in self.connections and self._part is None and self.cycle.response_complete:
             self.transport.close()
+
+    def sweep(self, now: float) -> None:
+        silent = self._part is None and self.cycle is None
+        if self._face.is_closed and silent and now - self._since > UNSAID_S and not self.transport.is_closing():
+            self.transport.close()
+        else:
+            super().sweep(now)
 
     def _release(self) -> None:
         slot, self._slot = self._slot, None

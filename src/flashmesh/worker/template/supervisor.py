@@ -47,6 +47,8 @@ from flashmesh.worker.template.zygote import ZygoteBorn
 
 GIVE_UP_AFTER = 3
 """Workers in a row that died before they were ready, until the endpoint counts as broken."""
+LAST_ACCEPT_S = 2.0
+"""How long workers of the build before may take to hear that they shall leave, until the new one is said to serve."""
 QUICK_S = 2.0
 QUICK_PAUSE_S = 0.5
 """A zygote lost sooner than QUICK_S after it began is replaced after this pause, others at once."""
@@ -72,6 +74,8 @@ class Template:
         self._generations: list[Generation] = []
         self._current: Generation | None = None
         self._incoming: Generation | None = None
+        self._untold: Generation | None = None
+        """It has taken over, which is said when no other build takes calls any more."""
         self._failure: dict[str, Any] | None = None
         self._demand = 0
         self._draining = False
@@ -212,11 +216,12 @@ class Template:
         if generation.info["reason"]:
             self._say(f"Workers of {self._spec.endpoint} are started, not forked: {generation.info['reason']}.")
         first_a_worker = generation is self._incoming and self._needs_a_worker(generation)
-        self._announce_loaded(generation, serving=not first_a_worker)
+        alone = not first_a_worker and not self._others_accept(generation)
+        self._announce_loaded(generation, serving=alone)
         if first_a_worker:
             self._start(generation)
         elif generation is self._incoming:
-            self._take_over(generation)
+            self._take_over(generation, told=alone)
 
     def _needs_a_worker(self, generation: Generation) -> bool:
         """Before it takes over."""
@@ -225,7 +230,7 @@ class Template:
         return generation.spec.on_trial and generation.spec.resource.workers_min > 0
 
     def _announce_loaded(self, generation: Generation, *, serving: bool) -> None:
-        """`serving`: its workers take the endpoint's calls, or would if there were any."""
+        """`serving`: it alone takes the endpoint's calls from now on, or would if there were any."""
         info = generation.info
         self._announce(
             generation,
@@ -238,17 +243,39 @@ class Template:
             serving=serving,
         )
 
-    def _has_proved_itself(self, generation: Generation) -> None:
-        """Its first worker is ready."""
-        self._announce_loaded(generation, serving=True)
-        self._take_over(generation)
-
-    def _take_over(self, generation: Generation) -> None:
+    def _take_over(self, generation: Generation, *, told: bool) -> None:
+        """`told`: that it serves was said already."""
         old, self._current, self._incoming = self._current, generation, None
         self._failure = None
         if old is not None:
             old.retire(old.spec.drain_limit_s)
         self._staff()
+        if not told:
+            self._untold = generation
+            self._loop.later(LAST_ACCEPT_S, lambda: self._tell_serving(generation, late=True))
+            self._tell_serving(generation)
+
+    def _others_accept(self, generation: Generation) -> bool:
+        """Whether workers of other builds may take one more call: they have yet to hear that they shall leave."""
+        heads = (
+            worker.record.head()
+            for other in self._generations
+            if other is not generation
+            for worker in other.workers.values()
+        )
+        return any(head.state is State.READY and head.free for head in heads)
+
+    def _tell_serving(self, generation: Generation | None, *, late: bool = False) -> None:
+        """Say that a build has taken over, once no other one takes calls; whoever deploys it calls it the next moment.
+
+        late: say it whatever others do.
+        """
+        if generation is None or generation is not self._untold:
+            return
+        if late or not self._others_accept(generation):
+            self._untold = None
+            if generation is self._current:
+                self._announce_loaded(generation, serving=True)
 
     def on_import_failed(self, generation: Generation, error: dict[str, Any]) -> None:
         self._announce(generation, "import_failed", error=error)
@@ -371,7 +398,7 @@ class Template:
                     self.on_loaded(generation)  # it works after all: say so
                 generation.start_failures = 0
             if generation is self._incoming and any(worker.was_ready for worker in generation.workers.values()):
-                self._has_proved_itself(generation)
+                self._take_over(generation, told=False)
 
     def _note_leaving(self) -> None:
         """Somebody sent a worker a SIGTERM: it has the drain limit, and its place is free for another one."""
@@ -380,10 +407,12 @@ class Template:
                 if not worker.leaving and worker.record.head().state is State.DRAINING:
                     generation.drain_worker(worker, self._spec.drain_limit_s)
         self._staff()
+        self._tell_serving(self._untold)
 
     def on_worker_exit(self, generation: Generation, worker: Worker, status: int, *, called: bool) -> None:
         begun = [call.execution for call in worker.record.calls()]
         self._link.send(WorkerGone(generation.worker_id(worker), worker.pid, status, worker.reason, begun))
+        self._tell_serving(self._untold)
         if generation.phase is not Phase.READY:
             return
         if not worker.was_ready and not worker.leaving:
@@ -398,7 +427,7 @@ class Template:
     def _on_first_gone(self, generation: Generation, worker: Worker) -> None:
         """The first worker of a build has ended before it was noticed: after its one call (JOB), or by a SIGTERM."""
         if worker.was_ready:
-            self._has_proved_itself(generation)
+            self._take_over(generation, told=False)
         else:
             self._start(generation)
 
