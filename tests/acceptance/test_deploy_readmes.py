@@ -128,7 +128,7 @@ def test_the_example_library_answers_the_lines_of_its_readme_under_flash_run(her
     shutil.copytree(EXAMPLE, root, ignore=shutil.ignore_patterns(".flash", "__pycache__"))
     search, stream, likeness, script, own = block(text, having=r"^python -m pytest")
     with serving(root) as served:
-        ports = {"8888": served.port}
+        ports = {"8888": int(served.url.rpartition(":")[2])}
         assert json.loads(ran(here, root, search, ports=ports)[1])["found"][0]["title"] == "apples"
         assert len(ran(here, root, stream, ports=ports)[1].splitlines()) == 12
         assert 0 < json.loads(ran(here, root, likeness, ports=ports)[1])["likeness"] < 1
