@@ -194,6 +194,8 @@ def test_of_two_deploys_at_once_one_is_told_who_runs_and_one_that_waits_comes_af
     here.project(cpu=cpu("2") + waits)
     first = here.begin("deploy", "--json", cwd=root)
     until(lambda: any(place["running"] for place in here.status()), "the first deploy's begin")
+    status, manifest = here.api("GET", "/manifest?app=shop")  # what serves, while it is being changed
+    assert (status, manifest["resources"]["cpu"]["status"]) == (200, "deployed")
     other = here.project("elsewhere", cpu=cpu("3"))
     refused = here.flash("deploy", "--app", "shop", cwd=other, code=1)
     assert "runs already" in refused.stderr and "--wait" in refused.stderr

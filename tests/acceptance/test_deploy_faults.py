@@ -51,6 +51,23 @@ def test_a_deploy_that_was_cut_by_the_servers_death_ends_when_it_is_back(here: M
     assert call(after, "version") == "2"
 
 
+def test_a_deploy_that_was_cut_by_the_servers_stop_ends_when_it_is_back(here: Machine) -> None:
+    """A server that is stopped leaves its deployments to the next one, the first of a resource too."""
+    root = here.project(cpu=cpu("1"))
+    here.deploy(root)
+    here.project(cpu=gated(here, cpu("2")), asks=ASKS)
+    deploying = here.begin("deploy", "--json", cwd=root)
+    until(lambda: any(place["running"] for place in here.status()), "the deploy's begin")
+    here.flash("server", "stop")
+    here.serve()
+    open_gate(here)
+    printed, said = deploying.communicate(timeout=60)
+    assert deploying.returncode == 0, said
+    assert json.loads(printed)["status"] == "succeeded"
+    assert call(here.endpoint("cpu"), "version") == "2"
+    assert request("POST", here.endpoint("asks")["url"] + "/run_sync", {"input": {}})[1]["output"] == "cpu says 2"
+
+
 def test_endpoints_serve_and_call_each_other_while_the_server_is_dead(here: Machine) -> None:
     """And when it is back it goes on with the same processes at the same addresses."""
     root = here.project(cpu=cpu("1").replace("workersMax=2", "workersMax=1"), asks=ASKS)

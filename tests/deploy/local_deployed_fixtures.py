@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flashmesh.deploy.local.assemble import LocalParts, keeper_directory, local_parts
+from flashmesh.deploy.local.assemble import LocalParts, local_parts
 from flashmesh.deploy.local.deployed import Standing
-from flashmesh.deploy.local.place import SessionPlace, kept_directory
+from flashmesh.deploy.local.place import SessionPlace, keeper_directory, kept_directory
 from flashmesh.deploy.target import Deployable
 from flashmesh.executions.memory import MemoryStore
 from flashmesh.gateway.access.keys import TokenKeys
@@ -174,11 +174,13 @@ class House:
     @property
     def keeper(self) -> int:
         """The process that outlives servers."""
-        directory = kept_directory(self.pointer)
-        assert directory is not None
-        pid = KeeperPlace(keeper_directory(directory)).running()
+        pid = self.keeper_if_any()
         assert pid is not None
         return pid
+
+    def keeper_if_any(self) -> int | None:
+        directory = kept_directory(self.pointer)
+        return None if directory is None else KeeperPlace(keeper_directory(directory)).running()
 
 
 def post(

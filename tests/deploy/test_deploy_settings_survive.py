@@ -19,7 +19,7 @@ from declared_settings import (
     given_settings,
     untried_settings,
 )
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import flashmesh
@@ -33,7 +33,7 @@ from flashmesh.project.restored import project_of, with_env
 from flashmesh.project.unpack import remove, unpack
 from flashmesh.worker.spec import WorkerSpec
 
-MANY = settings(max_examples=60, deadline=None)
+MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 def as_served(source: str) -> tuple[ResourceConfig, dict[str, str], bytes]:

@@ -190,8 +190,9 @@ def test_an_endpoint_that_nobody_adopts_is_ended() -> None:
     play(story)
 
 
-def test_a_port_that_another_program_has_is_told_and_the_socket_serves() -> None:
-    """Free again, it is the endpoint's again, without a lost call of those who use the socket."""
+@pytest.mark.parametrize("how", ["the next start", "the next deploy"])
+def test_a_port_that_another_program_has_is_told_and_the_socket_serves(how: str) -> None:
+    """Free again, it is the endpoint's again."""
 
     async def story(house: House) -> None:
         address = await house.deploy(1)
@@ -204,9 +205,14 @@ def test_a_port_that_another_program_has_is_told_and_the_socket_serves() -> None
                 await house.deployments.adopt(house.wanted(address=address.endpoint_url))
             assert (await house.value())["version"] == 1
             assert (await asyncio.to_thread(post_unix, address))[0] == 200
-        await house.crash()
-        await house.start()
-        assert await house.deployments.adopt(house.wanted(address=address.endpoint_url)) == address
+            with pytest.raises(DeployFailed, match=f"Port {port} .*cannot be used"):
+                await house.deploy(2)
+        if how == "the next deploy":
+            assert await house.deploy(3) == address
+        else:
+            await house.crash()
+            await house.start()
+            assert await house.deployments.adopt(house.wanted(address=address.endpoint_url)) == address
         assert (await asyncio.to_thread(post, address))[0] == 200
 
     play(story)
@@ -282,6 +288,31 @@ def test_worker_counts_change_in_place() -> None:
     play(story)
 
 
+def test_workers_that_must_stay_are_made_of_an_endpoint_at_rest() -> None:
+    """By a change of its counts, and by a start."""
+
+    async def story(house: House) -> None:
+        address = await house.deploy(1)
+        await house.stop()
+        await house.start()
+        before = house.wanted(address=address.endpoint_url)
+        await house.deployments.adopt(before)
+        house.write(1, settings="workersMin=2, workersMax=2")
+        wanted = dataclasses.replace(house.wanted(address=address.endpoint_url), build=before.build)
+        await house.deployments.resize(wanted)
+
+        def workers() -> int:
+            return sum(link.state.role == "worker" for link in house.link._links)
+
+        await house.until(lambda: workers() == 2)
+        await house.stop()
+        await house.start()
+        await house.deployments.adopt(wanted)
+        await house.until(lambda: workers() == 2)
+
+    play(story)
+
+
 def test_a_removed_endpoint_leaves_nothing() -> None:
     """No socket, no port, no process; and removing it again is nothing."""
 
@@ -329,6 +360,11 @@ def test_a_server_without_deployments_starts_no_keeper_for_them() -> None:
         await house.deployments.settle()
         await house.deployments.remove(ENDPOINT)
         assert not house.pointer.exists()
+        await house.deploy(1)
+        await house.stop()
+        await house.start()
+        await house.deployments.settle()
+        assert house.keeper_if_any() is None, "its place is there, for the address to return to"
 
     play(story)
 

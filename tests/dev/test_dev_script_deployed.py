@@ -359,6 +359,40 @@ def test_routes_are_called_by_scripts_and_by_other_endpoints(server: DeployedSer
     assert done.stdout == "True True\n", done.stderr
 
 
+RING = """
+from flashmesh import CpuLiveLoadBalancer, CpuLiveServerless, remote
+import {other}
+
+@remote({resource}
+async def {name}(n: int) -> list:
+    return [n, *(await {other}.{other}_ring(n - 1) if n else [])]
+"""
+
+
+def test_calls_that_go_round_through_queues_and_routes_complete(server: DeployedServer, tmp_path: Path) -> None:
+    """Eight endpoints in a row; more are ended with an error that names them."""
+    project = tmp_path / "ring"
+    project.mkdir()
+    web = 'CpuLiveLoadBalancer(name="web"), method="POST", path="/ring/{n}")'
+    (project / "web.py").write_text(RING.format(other="gpu", resource=web, name="web_ring"))
+    (project / "gpu.py").write_text(
+        RING.format(other="web", resource='CpuLiveServerless(name="gpu"))', name="gpu_ring")
+    )
+    server.deploy(project)
+    body = """
+    from gpu import gpu_ring
+    from web import web_ring
+    assert gpu_ring.call(8) == list(range(8, -1, -1))
+    assert web_ring.call(8) == list(range(8, -1, -1))
+    try:
+        web_ring.call(40)
+    except Exception as error:
+        print(type(error).__name__, "gpu" in str(error), "more than 8 endpoints" in str(error))
+    """
+    done = run_script(server.home, project, "script.py", body)
+    assert done.stdout == "CallCycle True True\n", done.stdout + done.stderr
+
+
 def test_a_runpod_key_alone_is_no_road(tmp_path: Path) -> None:
     project = tmp_path / "p"
     project.mkdir()

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from flashmesh.functions.config import ResourceConfig, VolumeConfig
@@ -11,6 +12,8 @@ from flashmesh.kit.ids import EndpointName, FunctionId
 from flashmesh.project.model import FunctionSpec, MethodSpec, ParameterSpec, Project, ResourceSpec
 from flashmesh.project.naming import module_of
 
+LARGE = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], max_examples=60)
+"""For tests of whole projects, which take a while to make up on a busy machine."""
 NAMES = st.text("abcXYZ_019", min_size=1, max_size=8)
 TEXTS = st.text(max_size=8)
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -85,7 +85,7 @@ def test_the_same_sources_make_the_same_bytes_in_another_folder_at_another_time_
     assert (tmp_path / "two.tar.gz").read_bytes() == before.path.read_bytes()
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.dictionaries(st.text("abc/ä", min_size=1, max_size=6), st.binary(max_size=50), max_size=5), st.randoms())
 def test_the_order_in_which_files_were_made_does_not_matter(
     tmp_path: Path, contents: dict[str, bytes], random: random.Random

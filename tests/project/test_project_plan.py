@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from project_fixtures import WORKER, scanned
-from project_strategies import projects
+from project_strategies import LARGE, projects
 
 from flashmesh.project.identity import identity_of
 from flashmesh.project.manifest import build_manifest
@@ -39,6 +39,7 @@ def changed(tmp_path: Path, before: dict[str, str], after: dict[str, str]) -> Ch
     return only(found.changed)
 
 
+@LARGE
 @given(projects())
 def test_nothing_is_to_be_done_where_everything_is_as_wanted(project: Project) -> None:
     manifest = build_manifest(project)
@@ -47,6 +48,7 @@ def test_nothing_is_to_be_done_where_everything_is_as_wanted(project: Project) -
     assert len(found.unchanged) == len(manifest["resources"])
 
 
+@LARGE
 @given(projects(), projects())
 def test_every_resource_is_in_a_plan_exactly_once(one: Project, other: Project) -> None:
     deployed, wanted = build_manifest(one), build_manifest(other)
@@ -55,6 +57,7 @@ def test_every_resource_is_in_a_plan_exactly_once(one: Project, other: Project) 
     assert sorted(every) == sorted(identities(deployed) | identities(wanted))
 
 
+@LARGE
 @given(projects(), projects())
 def test_applying_a_plan_leads_to_what_is_wanted(one: Project, other: Project) -> None:
     deployed, wanted = build_manifest(one), build_manifest(other)
@@ -71,6 +74,7 @@ def test_applying_a_plan_leads_to_what_is_wanted(one: Project, other: Project) -
     }
 
 
+@LARGE
 @given(projects(), projects(), st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2))
 def test_a_plan_survives_the_way_over_the_wire(one: Project, other: Project, env: dict[str, str]) -> None:
     found = plan(build_manifest(one), build_manifest(other), env)

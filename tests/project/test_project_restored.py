@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from project_fixtures import WORKER, scanned
-from project_strategies import JSON, SECRET, configs, projects
+from project_strategies import JSON, LARGE, SECRET, configs, projects
 
 from flashmesh.functions.config import ResourceConfig
 from flashmesh.project.manifest import build_manifest, public_config
@@ -24,6 +24,7 @@ def without_values(resource: ResourceSpec) -> ResourceSpec:
     return dataclasses.replace(resource, config=dataclasses.replace(resource.config, env={}, template=emptied))
 
 
+@LARGE
 @given(projects())
 def test_a_project_comes_back_from_its_manifest_with_every_setting(project: Project) -> None:
     manifest = json.loads(json.dumps(build_manifest(project)))
@@ -33,6 +34,7 @@ def test_a_project_comes_back_from_its_manifest_with_every_setting(project: Proj
     )
 
 
+@LARGE
 @given(configs())
 def test_no_value_of_an_environment_is_in_a_manifest_and_every_name_is(config: ResourceConfig) -> None:
     public = public_config(config)

@@ -19,7 +19,7 @@ from project_fixtures import WORKER, write
 from flashmesh.project.contents import MANIFEST_NAME
 from flashmesh.project.unpack import HostileArtifact, read_manifest, remove, unpack
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture

@@ -191,6 +191,7 @@ class World:
         if not (self.here.folder / "gpu.py").exists():
             write(self.here.folder, {"gpu.py": GPU})
         more["config"] = {"max_concurrency": 4, **more.get("config", {})}
+        more = {"environment": "shop/production", **more}
         return self.here.worker(source, endpoint="cpu", env=self.env, **more)
 
     def trust(self, folder: Path) -> None:
@@ -250,6 +251,15 @@ def test_with_the_state_manager_out_of_order_code_that_is_here_runs_here() -> No
         assert "WARNING State Manager unavailable" in cpu.said()
         assert "Executing 'train' locally" in cpu.said()
         assert len(at.state.requests) == 3
+
+
+def test_a_sessions_workers_ask_nobody_whatever_their_developers_environment_names() -> None:
+    """`flash run` knows all of its endpoints; a variable in .env is about others."""
+    with world() as at:
+        cpu = at.cpu(config={"gpus": ["ANY"]}, environment="dev")
+        assert call(cpu, "cpu.goes", 4) == 8
+        assert "Function lookup failed" in cpu.said()
+        assert not at.state.requests
 
 
 def test_without_what_the_function_wants_the_error_says_why_it_went_nowhere() -> None:
@@ -540,8 +550,8 @@ def test_a_call_that_comes_back_over_tcp_fails_at_once_and_names_its_way() -> No
             }
             at.state.manifest = {"environment": "e", "resources": entries}
             source = (at.here.folder / "pong.py").read_text()
-            ping = at.here.worker(PING, endpoint="ping", env=at.env)
-            at.here.worker(source, endpoint="pong", env=at.env)
+            ping = at.here.worker(PING, endpoint="ping", env=at.env, environment="shop/production")
+            at.here.worker(source, endpoint="pong", env=at.env, environment="shop/production")
             assert call(ping, "ping.ping", 1) == [1, 0]
             raised = call(ping, "ping.ping", 2, execution="e2")
             assert isinstance(raised, CallCycle)

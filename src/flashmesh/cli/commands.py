@@ -38,6 +38,7 @@ _EPILOG = """\b
 Examples:
   flash init my-app             # a small project that runs
   flash run my-app              # serve it, reload on every change
+  flash deploy my-app           # serve it for good, from a server of this machine
   flash call hello '{"name": "Ada"}'
   flash logs -f                 # what the functions print
 """

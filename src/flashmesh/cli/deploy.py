@@ -1,6 +1,5 @@
 """`flash deploy`: bring a directory's functions to a server, and see them serve."""
 
-import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,23 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flashmesh.cli.build import read_env_file, split_patterns, tell_warnings
-from flashmesh.cli.client import Refused, ServerClient, path_name
 from flashmesh.cli.commands import set_up_logging, verbose
-from flashmesh.cli.deploying import (
-    Place,
-    confirmed,
-    finish,
-    follow,
-    place_of,
-    place_options,
-    plan_lines,
-    post,
-    server_or_start,
-    source_of,
-)
+from flashmesh.cli.places import Place, place_of, place_options, source_of
 
 if TYPE_CHECKING:
+    from flashmesh.cli.client import ServerClient
     from flashmesh.deploy.build import Built
 
 _EPILOG = """\b
@@ -89,6 +76,11 @@ def deploy(
     serves on.
     """
     set_up_logging(verbose)
+    import asyncio
+
+    from flashmesh.cli.build import tell_warnings
+    from flashmesh.cli.deploying import finish, follow, plan_lines, server_or_start
+
     place = place_of(directory, app, environment)
     built = asyncio.run(built_of(directory, place, env_file=env_file, exclude=exclude))
     tell_warnings(built.warnings)
@@ -112,6 +104,7 @@ def deploy(
 
 async def built_of(directory: Path, place: Place, *, env_file: Path | None, exclude: tuple[str, ...]) -> "Built":
     """The directory's build, under the app's name. Raises what `deploy.build.build` raises."""
+    from flashmesh.cli.build import read_env_file, split_patterns
     from flashmesh.deploy.build import build
 
     env = read_env_file(env_file) if env_file is not None else {}
@@ -136,8 +129,10 @@ def plan_body(built: "Built", place: Place) -> dict[str, Any]:
     }
 
 
-def upload(client: ServerClient, place: Place, built: "Built", *, again: bool = False) -> None:
+def upload(client: "ServerClient", place: Place, built: "Built", *, again: bool = False) -> None:
     """Bring the artifact to the server, unless it is there. Raises Refused."""
+    from flashmesh.cli.client import Refused, path_name
+
     artifact = built.artifact
     try:
         known = [] if again else client.get("/v1/builds", app=place.app)
@@ -152,8 +147,11 @@ def upload(client: ServerClient, place: Place, built: "Built", *, again: bool = 
 
 
 def _begin(
-    client: ServerClient, place: Place, built: "Built", body: dict[str, Any], *, wait: bool, yes: bool
+    client: "ServerClient", place: Place, built: "Built", body: dict[str, Any], *, wait: bool, yes: bool
 ) -> dict[str, Any]:
+    from flashmesh.cli.client import Refused
+    from flashmesh.cli.deploying import confirmed, post
+
     try:
         return post(client, "/v1/deployments", body, wait=wait)
     except Refused as refused:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from flashmesh.cli.client import Refused, ServerClient, path_name
 
 if TYPE_CHECKING:
-    from flashmesh.cli.deploying import Place
+    from flashmesh.cli.places import Place
 
 _COLUMNS: Final = ("Resource", "Kind", "State", "Workers", "Build", "Address")
 _SAMPLES: Final[Mapping[str, Any]] = {

@@ -1,6 +1,5 @@
 """`flash plan`: what a deploy would change, before it happens."""
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import click
 
 from flashmesh.cli.commands import set_up_logging, verbose
 from flashmesh.cli.deploy import DIRECTORY, build_options, built_of, plan_body
-from flashmesh.cli.deploying import is_empty, place_of, place_options, plan_lines
+from flashmesh.cli.places import place_of, place_options
 
 _EPILOG = """\b
 Examples:
@@ -35,7 +34,10 @@ def plan(
 ) -> None:
     """Show what `flash deploy` would change: new, changed, removed and unchanged resources, and what differs."""
     set_up_logging(verbose)
+    import asyncio
+
     from flashmesh.cli.client import NoServer, find_server
+    from flashmesh.cli.deploying import is_empty, plan_lines
 
     place = place_of(directory, app, environment)
     built = asyncio.run(built_of(directory, place, env_file=env_file, exclude=exclude))

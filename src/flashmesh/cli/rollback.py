@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from flashmesh.cli.client import find_server
 from flashmesh.cli.commands import set_up_logging, verbose
-from flashmesh.cli.deploying import finish, follow, place_of, place_options, plan_lines, post, source_of
+from flashmesh.cli.places import place_of, place_options, source_of
 
 _EPILOG = """\b
 Examples:
@@ -32,6 +31,9 @@ def rollback(
 ) -> None:
     """Bring an environment back to its deployment before the last, or to BUILD, values of variables included."""
     set_up_logging(verbose)
+    from flashmesh.cli.client import find_server
+    from flashmesh.cli.deploying import finish, follow, plan_lines, post
+
     here = Path()
     place = place_of(here, app, environment)
     client = find_server(server)

@@ -87,8 +87,8 @@ def _of_server(server: str | None, app: str | None, environment: str | None, *, 
 def _environments(client: "ServerClient", app: str | None, environment: str | None) -> list[dict[str, Any]]:
     """What is deployed, by app and environment. Raises Refused for an app or environment that is not there."""
     from flashmesh.cli.client import Refused
-    from flashmesh.cli.deploying import Place
     from flashmesh.cli.endpoints import environment_of
+    from flashmesh.cli.places import Place
 
     try:
         places = client.get("/v1/environments", app=app)["environments"]

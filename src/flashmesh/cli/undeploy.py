@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from flashmesh.cli.client import find_server
 from flashmesh.cli.commands import set_up_logging, verbose
-from flashmesh.cli.deploying import confirmed, finish, follow, place_of, place_options, post, source_of
+from flashmesh.cli.places import place_of, place_options, source_of
 
 _EPILOG = """\b
 Examples:
@@ -35,6 +34,9 @@ def undeploy(
 ) -> None:
     """Take RESOURCEs down: running calls finish, and their addresses answer no more."""
     set_up_logging(verbose)
+    from flashmesh.cli.client import find_server
+    from flashmesh.cli.deploying import confirmed, finish, follow, post
+
     if all_ == bool(resources):
         raise click.UsageError("Name resources, or say --all.")
     here = Path()

@@ -172,6 +172,7 @@ def assemble(
         server_url=public_url(settings, url),
         notice=lambda text, level: log.notice(text, level=level),
     )
+    registry.amend_deployed = deployments.amend
     metrics = Metrics(dispatcher.unfinished)
     dispatcher.on_ended += [metrics.ended, webhooks.ended]
     dispatcher.on_refused.append(metrics.rejected)

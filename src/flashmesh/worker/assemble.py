@@ -78,6 +78,7 @@ def prepare(spec: WorkerSpec, loaded: Loaded | None) -> Loaded:
             written_name=loaded.imports.written_name,
             signer=signer_of(spec),
             token_file=spec.token_file,
+            deployed=bool(spec.app or spec.tcp),
             environ=os.environ,
         )
     )

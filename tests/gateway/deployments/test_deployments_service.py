@@ -234,6 +234,48 @@ def test_a_manifest_on_disk_that_says_something_else_is_replaced_at_the_next_sta
     play(tmp_path, scenario)
 
 
+def test_worker_counts_can_be_changed_until_the_next_deploy(tmp_path: Path) -> None:
+    """In place, and over a restart; the plan shows them, and the next deploy brings the declared ones back."""
+
+    async def scenario(bench: Bench) -> Bench:
+        build = await bench.build(A, resource("cpu", workers_max=2))
+        await bench.deploy(build)
+        bench.registry.amend_deployed = bench.deployments.amend
+        described = await bench.registry.patch("cpu.run", b'{"workersMin": 1, "workersMax": 5}')
+        assert (described["workersMin"], described["workersMax"]) == (1, 5)
+        after = await bench.killed()
+        (serving,) = after.target.serving.values()
+        assert (serving.resource.config.workers_min, serving.resource.config.workers_max) == (1, 5)
+        found = after.deployments.plan("shop", "production", after.state.build_manifest("shop", build), {})
+        assert [(one.in_place, sorted(one.fields)) for one in found.changed] == [
+            (True, ["config.workers_max", "config.workers_min"])
+        ]
+        assert (await after.deploy(build)).status == "succeeded"
+        assert after.entries()["cpu"]["config"]["workers_max"] == 2
+        return after
+
+    play(tmp_path, scenario)
+
+
+def test_worker_counts_are_not_changed_while_a_deployment_runs(tmp_path: Path) -> None:
+    """Whoever asks is told which one."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.deploy(await bench.build(A, resource("cpu")))
+        endpoint = bench.registry.function("cpu.run").endpoint
+        bench.target.hold.clear()
+        begun, _ = await bench.deployments.deploy(
+            "shop", "production", await bench.build(B, resource("cpu", source="2")), given={}
+        )
+        await bench.target.until_busy(1)
+        with pytest.raises(DeploymentRunning, match=begun.id):
+            await bench.deployments.amend(endpoint, {"workers_max": 9})
+        bench.target.hold.set()
+        assert (await bench.ended(begun)).status == "succeeded"
+
+    play(tmp_path, scenario)
+
+
 def test_rolling_back_brings_builds_and_values_of_an_earlier_deployment_back(tmp_path: Path) -> None:
     """As a new deployment, which leaves the address as it is."""
 

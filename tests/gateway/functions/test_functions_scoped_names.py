@@ -154,7 +154,7 @@ def test_deployed_functions_are_described_with_where_they_are() -> None:
         assert (described["app"], described["environment"]) == ("shop", "staging")
         assert described["endpointUrl"] == "http://127.0.0.1/shop"
         with pytest.raises(ValidationError, match="flash deploy"):
-            await bench.registry.patch("jobs.echo", b'{"workersMax": 3}')
+            await bench.registry.patch("jobs.echo", b'{"executionMode": "JOB"}')
         bench.registry.serve_environment("shop", "staging", [])
         with pytest.raises(FlashmeshError):
             bench.registry.function("jobs.echo")

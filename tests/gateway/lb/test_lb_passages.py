@@ -1,6 +1,7 @@
 """Requests on their way to an endpoint, with an endpoint that does what the test wants."""
 
 import json
+import threading
 
 import pytest
 from front_fixtures import HURRY, get, post
@@ -192,6 +193,35 @@ def test_nobodys_bytes_pile_up_here() -> None:
         call.close()
 
 
+def test_a_client_that_asks_on_without_reading_is_made_to_wait_between_answers() -> None:
+    """The second request goes to the endpoint when the first answer was taken, not before."""
+    size = 8 * 1024 * 1024
+    with port() as site:
+        client = site.connect().send(get("/lb/web/1") + get("/lb/web/2"))
+        call = site.far.take()
+        site.far.head(call)
+        call.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        call.socket.settimeout(0.5)
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while sent < size:
+                sent += call.socket.send(b"x" * min(65536, size - sent))
+        call.socket.settimeout(20)
+        told: list[bytes] = []
+
+        def read() -> None:
+            told.append(client.answer().body)
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        while sent < size:
+            sent += call.socket.send(b"x" * min(65536, size - sent))
+        reading.join(20)
+        assert len(told[0]) == size
+        assert site.far.answer()[0] == "GET /2 HTTP/1.1"
+        assert client.answer().body == b"ok"
+
+
 def test_an_answer_before_the_whole_upload_is_seen() -> None:
     with port() as site:
         client = site.connect()
@@ -338,3 +368,22 @@ def test_what_a_client_gets_is_counted() -> None:
         site.connect().ask(get("/lb/other/a"))
         assert dict(site.passages.requests) == {200: 1, 404: 1}
         assert json.loads(site.connect().ask(get("/app")).body)["app"] is True
+
+
+def test_an_endpoint_that_dies_before_it_has_read_is_noticed_at_once() -> None:
+    """The kernel tells of that by an error on the connection, not by its end."""
+    upload = b"POST /lb/web/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000000\r\n\r\n"
+    with port() as site:
+        for sent, fills in ((get("/lb/web/a"), False), (upload, False), (upload, True)):
+            client = site.connect().send(sent)
+            call = site.far.take()
+            if fills:
+                client.socket.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    while True:
+                        client.socket.send(b"x" * 65536)
+                client.socket.settimeout(20)
+            call.close()
+            assert client.answer().status == 502
+            client.close()
+        site.settled()

@@ -14,11 +14,11 @@ from flashmesh.gateway.access.tokens import Grant
 from flashmesh.gateway.http import Answer, Request
 from flashmesh.gateway.state import faces
 from flashmesh.gateway.state.artifacts import ArtifactStore
+from flashmesh.gateway.state.asked import MAX_MANIFESTS
 from flashmesh.gateway.state.assemble import StateParts
 from flashmesh.gateway.state.builds import Builds
 from flashmesh.gateway.state.faces import StateFaces
 from flashmesh.gateway.state.records import Environment
-from flashmesh.gateway.state.resolvers import MAX_MANIFESTS
 
 MANIFEST = {"version": "1.0", "project_name": "shop", "resources": {"gpu": {"file_path": "gpu.py"}}}
 GRANTS = {

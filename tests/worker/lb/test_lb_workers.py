@@ -352,3 +352,19 @@ def test_a_connection_that_says_nothing_does_not_keep_a_worker_that_leaves() -> 
             silent.close()
 
     run(scenario)
+
+
+def test_in_job_mode_each_connection_has_a_fresh_process() -> None:
+    async def scenario() -> None:
+        async with Session() as session:
+            await session.start(spec_for(session, mode="JOB", workers_max=3))
+            pids = []
+            for _ in range(3):
+                async with client(session) as http:
+                    pids.append((await http.get("/who")).json()["pid"])
+            assert len(set(pids)) == 3
+            async with unix_connect(str(session.sockets.socket_path), uri="ws://endpoint/chat/tea") as chat:
+                await chat.send("hello")
+                assert await chat.recv() == "tea: hello"
+
+    run(scenario)

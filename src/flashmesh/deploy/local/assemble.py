@@ -9,7 +9,7 @@ from pathlib import Path
 from flashmesh.deploy.local import gpus
 from flashmesh.deploy.local.deployed import LocalDeployments, Standing
 from flashmesh.deploy.local.environments import Environments
-from flashmesh.deploy.local.place import SessionPlace, kept_directory
+from flashmesh.deploy.local.place import SessionPlace, keeper_directory, kept_directory
 from flashmesh.deploy.local.ports import StartKeeper
 from flashmesh.deploy.local.target import LocalTarget
 from flashmesh.deploy.local.volumes import Volumes
@@ -22,11 +22,6 @@ from flashmesh.wire.frames import Hello
 from flashmesh.worker.keeper.child import KeeperChild
 from flashmesh.worker.keeper.client import Keeper, KeeperEvent
 from flashmesh.worker.keeper.detached import KeeperPlace
-
-
-def keeper_directory(place: Path) -> Path:
-    """Where a keeper that outlives its server is found again."""
-    return place / "keeper"
 
 
 def end_kept(pointer: Path) -> bool:

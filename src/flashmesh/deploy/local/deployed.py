@@ -15,7 +15,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
-from flashmesh.deploy.local.place import SessionPlace, kept_directory
+from flashmesh.deploy.local.place import SessionPlace, keeper_directory, kept_directory
 from flashmesh.deploy.local.placed import Placed, address_of, url_of
 from flashmesh.deploy.local.target import LocalTarget
 from flashmesh.deploy.target import Deployable, DeployFailed
@@ -27,6 +27,7 @@ from flashmesh.project.manifest import EndpointAddress
 from flashmesh.project.model import ResourceSpec
 from flashmesh.wire.tokens import TokenRefused, key_id, read_claims
 from flashmesh.worker.keeper.client import EndpointSockets
+from flashmesh.worker.keeper.detached import KeeperPlace
 
 HOST: Final = "127.0.0.1"
 """Where endpoints listen unless they are told otherwise."""
@@ -72,6 +73,8 @@ class LocalDeployments:
         try:
             if first:
                 await target.declare(resource, wanted.project, wanted.build, placed=placed)
+            else:
+                await target.open(wanted.endpoint)  # its port may be free again
             self._check_port(wanted.endpoint)
             await target.roll_out(resource, wanted.project, wanted.build, placed)
         except BaseException as error:
@@ -109,7 +112,9 @@ class LocalDeployments:
 
     async def settle(self) -> None:
         """Once everything that is recorded was adopted: end what an earlier server left and nobody knows any more."""
-        if self._local is not None or kept_directory(self._standing.pointer) is not None:
+        directory = kept_directory(self._standing.pointer)
+        served = directory is not None and KeeperPlace(keeper_directory(directory)).running() is not None
+        if self._local is not None or served:
             await self._target().end_undeclared()
 
     def target_of(self, endpoint: EndpointName) -> LocalTarget | None:

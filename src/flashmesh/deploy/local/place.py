@@ -92,6 +92,11 @@ def kept_directory(pointer: Path) -> Path | None:
     return directory if own and directory.name.startswith(_KEPT_PREFIX) else None
 
 
+def keeper_directory(place: Path) -> Path:
+    """Where a keeper that outlives its server is found again."""
+    return place / "keeper"
+
+
 def base_directory() -> Path:
     """Where sessions of this user live: XDG_RUNTIME_DIR when it is usable, else the temporary directory."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")

@@ -149,7 +149,7 @@ class LocalTarget:
         endpoint.become(candidate, spec)
         self._declare_plan(endpoint)
         self._stage(endpoint, "warm")
-        await (await self._kept()).remember(spec)
+        await self._remember(endpoint)
 
     async def _start_trial(self, endpoint: Hosted, spec: WorkerSpec) -> None:
         await self._open(endpoint)
@@ -167,7 +167,13 @@ class LocalTarget:
         endpoint.untold = endpoint.port is None
         if endpoint.port is not None:
             endpoint.port.send(Update(spec.to_dict()))
-        await (await self._kept()).remember(spec)
+        await self._remember(endpoint)
+        if resource.config.workers_min > 0:
+            self.ensure(resource.name)
+
+    async def open(self, name: EndpointName) -> None:
+        """See to it that a declared endpoint has its sockets; one that could not be had is tried for again."""
+        await self._open(self._endpoints[name])
 
     async def settle(self, name: EndpointName) -> None:
         """After an endpoint was declared that may have served before: see to it that peers can start it.
@@ -181,7 +187,7 @@ class LocalTarget:
         await self._prepare(endpoint)
         before, spec = endpoint.spec, self._spec(endpoint)
         endpoint.spec = spec
-        await (await self._kept()).remember(spec)
+        await self._remember(endpoint)
         if before is not None and before.config != spec.config:
             await self.resize(endpoint.resource)
         if endpoint.resource.config.workers_min > 0:
@@ -490,12 +496,18 @@ class LocalTarget:
             return
         await self._prepare(endpoint)
         spec = endpoint.spec = self._spec(endpoint)
-        try:
-            await (await self._kept()).remember(spec)
-        except EndpointUnavailable as error:
-            self._log("remember_failed", {"endpoint": endpoint.name, "reason": str(error)})
+        await self._remember(endpoint)
         if endpoint.port is not None:
             endpoint.port.send(Update(spec.to_dict()))
+
+    async def _remember(self, endpoint: Hosted) -> None:
+        """What is served is what the keeper starts from now on. One that is lost is told when there is another."""
+        if endpoint.spec is None:
+            return
+        try:
+            await (await self._kept()).remember(endpoint.spec)
+        except EndpointUnavailable as error:
+            self._log("remember_failed", {"endpoint": endpoint.name, "reason": str(error)})
 
     async def _stop_template(self, endpoint: Hosted) -> None:
         try:

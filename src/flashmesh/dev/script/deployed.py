@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from flashmesh.dev.script.deployed_calls import WAIT_S, Deployed, DeployedCall
@@ -30,9 +30,6 @@ from flashmesh.wire.arguments import Binder
 from flashmesh.worker.calls.exchange import PEER_WAIT_S, exchange, exchange_blocking, pieces, pieces_blocking
 from flashmesh.worker.calls.lb_call import LbCall
 from flashmesh.worker.calls.queue_call import Pending
-
-OWN: Final = "script"
-"""How chains of calls name a program that is no endpoint."""
 
 
 class DeployedCaller:
@@ -142,7 +139,7 @@ class DeployedCaller:
             return None
         binder = self._binder_of(call)
         if deployed.entry.get("is_load_balanced"):
-            return LbCall(self._route(deployed, call.declaration), call, binder=binder, own=OWN, key=self._server.token)
+            return LbCall(self._route(deployed, call.declaration), call, binder=binder, own="", key=self._server.token)
         if call.method is not None:
             deployed = Deployed(
                 deployed.endpoint, f"{deployed.function}.{call.method}", deployed.resource, deployed.entry

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flashmesh.deploy.reconcile import AT_ONCE, DONE, Failure, Step, entry_when_back, reconcile, serves, steps
-from flashmesh.deploy.target import Target
+from flashmesh.deploy.target import Deployable, Target
 from flashmesh.functions.errors import FlashmeshError
 from flashmesh.gateway.deployments.deployables import Deployables
 from flashmesh.gateway.deployments.documents import deployment_document, event_document
@@ -20,13 +20,14 @@ from flashmesh.gateway.deployments.feed import Feed
 from flashmesh.gateway.deployments.history import rollback_target
 from flashmesh.gateway.deployments.journal import DeploymentJournal
 from flashmesh.gateway.deployments.manifest_files import ManifestFiles
+from flashmesh.gateway.deployments.publication import Publication
 from flashmesh.gateway.deployments.values import ValuesKey
-from flashmesh.gateway.functions.project_functions import Deployed
 from flashmesh.gateway.functions.registry import FunctionRegistry
 from flashmesh.gateway.state.manager import StateManager
 from flashmesh.gateway.state.records import (
     AppNotFound,
     Deployment,
+    DeploymentRunning,
     DeploymentStatus,
     Env,
     Environment,
@@ -35,15 +36,11 @@ from flashmesh.gateway.state.records import (
     Served,
 )
 from flashmesh.kit.ids import EndpointName
-from flashmesh.project.identity import endpoint_id
 from flashmesh.project.plan import Plan, plan
-from flashmesh.project.restored import ManifestInvalid, project_of
+from flashmesh.project.restored import project_of
 
 RETRY_S: Final = 1.0
 """How long after the store refused to note a deployment's end it is asked again."""
-REFRESH_S: Final = 0.05
-"""How far names and manifests may be behind what is recorded while a deployment runs. Less: a deploy of hundreds of
-resources takes more of the time in which calls are served."""
 Notice = Callable[[str, str], None]
 """Told, text and level, what people should know."""
 
@@ -83,6 +80,7 @@ class Deployments:
         self._target = target
         self._registry = registry
         self._manifests = manifests
+        self._publication = Publication(state=state, registry=registry, manifests=manifests, clock=clock)
         self._key = key
         self._server_url = server_url
         self._notice = notice
@@ -90,11 +88,9 @@ class Deployments:
         self._running: dict[str, Feed] = {}
         """By deployment: those that this process carries out."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._due: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
         self._schemas: dict[EndpointName, dict[str, Any]] = {}
         """By endpoint and callable: the schema of its arguments, as its template last said."""
-        self._known: dict[str, dict[str, tuple[float, Deployed | None]]] = {}
-        """By environment and identity: endpoints as they were recorded at that time."""
 
     def template_said(self, endpoint: EndpointName, info: Mapping[str, Any]) -> None:
         """What a template said of its functions when it had imported them."""
@@ -234,6 +230,29 @@ class Deployments:
         self._carry_out(begun)
         return begun, found
 
+    async def amend(self, endpoint: EndpointName, counts: Mapping[str, Any]) -> None:
+        """Give a resource other worker counts (ResourceConfig's names) until the next deploy.
+
+        Raises NothingDeployed, DeploymentRunning, DeployFailed, StoreUnavailable.
+        """
+        deployed = self._registry.deployed(endpoint)
+        if deployed is None:
+            raise NothingDeployed(" ".join(str(NothingDeployed.__doc__).split()))
+        place = self._state.environment(deployed.app, deployed.environment)
+        turn = self._turn(place.app, place.name)
+        if place.running is not None and turn.locked():
+            raise DeploymentRunning(self._state.deployment(place.running))
+        async with turn:
+            one = next(one for one in self._state.served(place.id) if one.entry.get("endpoint_id") == endpoint)
+            entry = {**one.entry, "config": {**one.entry["config"], **counts}}
+            await self._target.resize(await self._recorded(place, one, entry))
+            await self._state.record(place.id, one.identity, entry, name=one.name)
+        self._publication.now(place.app, place.name)
+
+    def _turn(self, app: str, environment: str) -> asyncio.Lock:
+        """Held by whoever acts on an environment's endpoints."""
+        return self._turns.setdefault((app, environment), asyncio.Lock())
+
     def _named(self, place: Environment, served: Sequence[Served], name: str) -> Served:
         for one in served:
             declared = one.entry.get("config", {}).get("name")
@@ -271,7 +290,8 @@ class Deployments:
     async def _run(self, deployment: Deployment, feed: Feed) -> None:
         """Until its end is written down. Cancelled, it stays unfinished: the next start takes it up."""
         try:
-            failures = await self._reconcile(deployment, feed)
+            async with self._turn(deployment.app, deployment.environment):
+                failures = await self._reconcile(deployment, feed)
             status, error = _outcome(failures)
         except asyncio.CancelledError:
             raise
@@ -280,7 +300,7 @@ class Deployments:
         except Exception as fault:
             status, error = "failed", str(fault) if isinstance(fault, FlashmeshError) else repr(fault)
         await self._finish(deployment, status, error)
-        self._refresh(deployment.app, deployment.environment)
+        self._publication.now(deployment.app, deployment.environment)
         self._running.pop(deployment.id, None)
         feed.end()
 
@@ -303,7 +323,7 @@ class Deployments:
             server_url=self._server_url,
             schemas=lambda endpoint: self._schemas.get(endpoint, {}),
             told=told,
-            changed=lambda: self._refresh_soon(deployment.app, deployment.environment),
+            changed=lambda: self._publication.soon(deployment.app, deployment.environment),
         )
         undeploys = deployment.kind == "undeploy"
         found = plan(self._deployed(place), wanted, {} if undeploys else journal.values_hashes())
@@ -325,48 +345,6 @@ class Deployments:
                     self._notice(f"The end of deployment {deployment.id} cannot be stored yet: {refusal}", "error")
             await asyncio.sleep(RETRY_S)
 
-    def _refresh_soon(self, app: str, environment: str) -> None:
-        """Once for all results that come close together: each takes as long as the environment is large."""
-        if (app, environment) not in self._due:
-            loop = asyncio.get_running_loop()
-            self._due[(app, environment)] = loop.call_later(REFRESH_S, self._refresh, app, environment)
-
-    def _refresh(self, app: str, environment: str) -> None:
-        """Bring names and the manifest's file up to what is recorded."""
-        due = self._due.pop((app, environment), None)
-        if due is not None:
-            due.cancel()
-        try:
-            manifest = self._state.manifest(app, environment)
-        except (AppNotFound, EnvironmentNotFound):
-            self.forget(app, environment)
-            return
-        place = self._state.environment(app, environment)
-        served = self._state.served(place.id)
-        self._registry.serve_environment(app, environment, self._endpoints(place, served))
-        if served:
-            self._manifests.write(app, environment, manifest, at=self._clock())
-        else:
-            self._manifests.drop(app, environment)
-
-    def _endpoints(self, place: Environment, served: Sequence[Served]) -> list[Deployed]:
-        """What of an environment is found by name: everything of which some build serves."""
-        before = self._known.get(place.id, {})
-        known = {
-            one.identity: before[one.identity]
-            if one.identity in before and before[one.identity][0] == one.recorded_at
-            else (one.recorded_at, deployed_endpoint(place, one))
-            for one in served
-            if serves(one.entry)
-        }
-        self._known[place.id] = known
-        return [endpoint for _, endpoint in known.values() if endpoint is not None]
-
-    def forget(self, app: str, environment: str) -> None:
-        """The environment was removed."""
-        self._registry.serve_environment(app, environment, [])
-        self._manifests.drop(app, environment)
-
     # From one start to the next
 
     async def restore(self) -> None:
@@ -387,29 +365,31 @@ class Deployments:
                     self._notice(f"{said} ({', '.join(other)}); it was replaced.", "warning")
                 self._manifests.write(place.app, place.name, manifest, at=self._clock())
                 await asyncio.gather(*(self._adopt(place, one) for one in served))
-            self._refresh(place.app, place.name)
+            self._publication.now(place.app, place.name)
 
     async def _adopt(self, place: Environment, one: Served) -> None:
         address, error = None, ""
         try:
-            values = self._state.served_env(place.id, one.identity)
-            wanted = await self._deployables.of(
-                place,
-                one.identity,
-                one.name,
-                one.entry,
-                build=str(one.entry["build"]),
-                values=values,
-                values_hash=str(one.entry.get("env_hash") or ""),
-                address=one.entry.get("endpoint_url"),
-            )
-            address = await self._target.adopt(wanted)
+            address = await self._target.adopt(await self._recorded(place, one, one.entry))
         except FlashmeshError as fault:
             error = str(fault)
             self._notice(f"{place.place}: {one.name} is not served: {error}", "error")
         entry = entry_when_back(one.entry, address, error)
         if entry != one.entry:
             await self._state.record(place.id, one.identity, entry, name=one.name)
+
+    async def _recorded(self, place: Environment, one: Served, entry: Mapping[str, Any]) -> Deployable:
+        """A recorded resource as it serves, with the settings of `entry`."""
+        return await self._deployables.of(
+            place,
+            one.identity,
+            one.name,
+            entry,
+            build=str(entry["build"]),
+            values=self._state.served_env(place.id, one.identity),
+            values_hash=str(entry.get("env_hash") or ""),
+            address=entry.get("endpoint_url"),
+        )
 
     def resume(self) -> None:
         """Take up deployments that a crash cut short, and what else was to go on."""
@@ -424,27 +404,9 @@ class Deployments:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for due in self._due.values():
-            due.cancel()
-        self._due.clear()
+        self._publication.close()
         for feed in self._running.values():
             feed.end()
-
-
-def deployed_endpoint(place: Environment, one: Served) -> Deployed | None:
-    """A recorded resource as names and faces see it; None for one whose entry this version cannot read."""
-    manifest = {"version": "1.0", "project_name": place.app, "resources": {one.name: one.entry}}
-    try:
-        (resource,) = project_of(manifest, Path("/")).resources
-    except ManifestInvalid:
-        return None
-    return Deployed(
-        endpoint=endpoint_id(place.app, place.name, one.identity),
-        app=place.app,
-        environment=place.name,
-        resource=resource,
-        url=one.entry.get("endpoint_url"),
-    )
 
 
 def _outcome(failures: Sequence[Failure]) -> tuple[DeploymentStatus, str | None]:

@@ -23,7 +23,7 @@ from flashmesh.functions.errors import (
     FunctionRemoved,
     ValidationError,
 )
-from flashmesh.gateway.access.place import where_of
+from flashmesh.gateway.access.place import names_place, where_of
 from flashmesh.gateway.access.tokens import Grant
 from flashmesh.gateway.database import Database
 from flashmesh.gateway.directory import ANYWHERE, Callee, Where
@@ -83,6 +83,10 @@ class Settings(Protocol):
     def max_body_bytes(self) -> int: ...
 
 
+async def _nobody(endpoint: EndpointName, counts: Mapping[str, Any]) -> None:
+    raise FunctionNotFound(f"{endpoint} is not deployed here")
+
+
 class FunctionRegistry:
     """Implements Directory. Everything on the event loop; takes its place as the dispatcher's source of workers."""
 
@@ -140,6 +144,8 @@ class FunctionRegistry:
         self.scoped = False
         self.on_scoped: Callable[[], None] = lambda: None
         """Called when `scoped` may have changed."""
+        self.amend_deployed: Callable[[EndpointName, Mapping[str, Any]], Awaitable[None]] = _nobody
+        """Gives a deployed endpoint other worker counts."""
         self._app = app
         self._grant = grant
         self._resources: dict[EndpointName, ResourceSpec] = {}
@@ -221,6 +227,9 @@ class FunctionRegistry:
         if not self.scoped:
             return ANYWHERE
         grant = self._grant(request.principal) if request.principal else None
+        limited = bool(request.principal) and (grant is None or grant.limited)
+        if not limited and not names_place(request.query, request.headers):
+            return ANYWHERE  # nearly all
         found = where_of(request.query, request.headers, grant)
         return found if grant is not None or not request.principal else found._replace(only_app=_NO_APP)
 
@@ -479,9 +488,8 @@ class FunctionRegistry:
 
     async def _patch_project(self, callee: Callee, changes: dict[str, Any]) -> Mapping[str, Any]:
         if callee.named:
-            raise ValidationError(
-                f"{callee.function} is deployed; change its declaration and run `flash deploy`", field="name"
-            )
+            await self._patch_deployed(callee, changes)
+            return self.describe(callee)
         resource = self._resources[callee.endpoint]
         new = changed(resource, changes)
         if new != resource:
@@ -492,6 +500,17 @@ class FunctionRegistry:
                 await self._amend_project(new)
             self._changed()
         return response(new, callee)
+
+    async def _patch_deployed(self, callee: Callee, changes: dict[str, Any]) -> None:
+        """Worker counts until the next deploy, whose plan shows what they are declared as."""
+        if "mode" in changes:
+            raise ValidationError(
+                f"executionMode: {callee.function} is deployed, and its mode is part of its version. Change it in the "
+                "code or in flash.toml and run `flash deploy`",
+                field="executionMode",
+            )
+        changed(self._resource_of(callee), changes)
+        await self.amend_deployed(callee.endpoint, changes)
 
     def _changed(self) -> None:
         served = [served_of(resource)._replace(app=self._app) for resource in self._resources.values()]

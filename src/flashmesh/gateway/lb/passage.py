@@ -8,12 +8,12 @@ goes back to where it came from, and its next request may mean something else.
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from flashmesh.gateway.front.limits import FrontLimits, body_too_large, not_http, too_slow
 from flashmesh.gateway.http import JSON_TYPE, Answer
+from flashmesh.gateway.lb.far_side import FarSide
 from flashmesh.gateway.lb.framing import Body, Chunked, Malformed, UntilClose
 from flashmesh.gateway.lb.heads import END, AnswerHead, BadHead, RequestHead, allows_origin, answer_head, to_client
 from flashmesh.kit.ids import EndpointName
@@ -23,13 +23,6 @@ log = logging.getLogger(__name__)
 
 ANSWER_S: Final = 300.0
 """How long an endpoint may take from the whole request to the first byte of its answer: queue, cold start and body."""
-CONNECT_S: Final = 2.0
-"""How long a socket that is not there is looked for: its keeper may be making it again."""
-_PAUSE_S: Final = 0.05
-_READ_BYTES: Final = 256 * 1024
-_MOST_UNSENT: Final = 256 * 1024
-"""Of a request that its endpoint does not read; from here on its client is not read."""
-_FEW_UNSENT: Final = 64 * 1024
 _LONGEST_HEAD: Final = 64 * 1024
 
 
@@ -58,7 +51,7 @@ class Owner(Protocol):
 
 
 class Passage(asyncio.Protocol):
-    """The client's side is a transport, the endpoint's a bare socket: connecting and sending take no turn of the loop.
+    """The protocol of the client's side, and who is told of the endpoint's.
 
     Args:
         head: as the client sent it; `sent`: as the endpoint gets it.
@@ -81,7 +74,6 @@ class Passage(asyncio.Protocol):
         self.is_tunnel = False
         """Both sides agreed on another protocol."""
         self._owner = owner
-        self._path = path
         self._head = head
         self._more = more
         self._still = still
@@ -89,22 +81,19 @@ class Passage(asyncio.Protocol):
         self._upgrades = head.is_websocket
         self._keep = head.keeps_alive
         self._client: asyncio.Transport
-        self._peer: socket.socket | None = None
-        self._out = bytearray(sent)
-        """For the endpoint, not sent yet."""
+        self._far = FarSide(self, path, owner.loop)
+        self._far.send(sent)
         self._held = bytearray()
         """Of the client, behind this request."""
         self._begun = bytearray()
         """Of the answer, while its head is not whole."""
         self._answer: Body | None = None
         self._status = 0
-        self._paused = self._stalled = self._deaf = self._writing = self._reading = self._over = False
+        self._paused = self._stalled = self._deaf = self._finished = self._over = False
         self._waited = -owner.limits.sweep_s
         """Seconds that whoever is waited for has taken so far, without the last one, which had begun before."""
         self._unsent = 0
         self._unframed = False
-        self._give_up_at = owner.loop.time() + CONNECT_S
-        self._retrying: asyncio.TimerHandle | None = None
 
     # --- beginning ---
 
@@ -117,30 +106,11 @@ class Passage(asyncio.Protocol):
             return
         if data:
             self.data_received(data)
-        self._connect()
+        if not self._is_over():
+            self._far.connect()
 
-    def _connect(self) -> None:
-        self._retrying = None
-        if self._over:
-            return
-        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            peer.setblocking(False)
-            peer.connect(self._path)
-        except BlockingIOError:
-            peer.close()
-            self._refuse(_busy(self.endpoint))
-            return
-        except OSError as error:
-            peer.close()
-            if self._owner.loop.time() < self._give_up_at:
-                self._retrying = self._owner.loop.call_later(_PAUSE_S, self._connect)
-            else:
-                self._refuse(_unavailable(f"{self.endpoint} cannot be reached ({error.strerror}). Try again."))
-            return
-        self._peer = peer
-        self._flush()
-        self._read_on()
+    def _is_over(self) -> bool:
+        return self._over
 
     # --- the client ---
 
@@ -188,12 +158,15 @@ class Passage(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._stalled = True
         self._waited, self._unsent = -self._owner.limits.sweep_s, 0
-        self._look_away()
+        self._far.look_away()
 
     def resume_writing(self) -> None:
         self._stalled = False
         self._waited = -self._owner.limits.sweep_s
-        self._read_on()
+        if self._finished:
+            self._done()
+        else:
+            self._far.read_on()
 
     def _pause(self) -> None:
         if not self._paused and not self._client.is_closing():
@@ -205,67 +178,34 @@ class Passage(asyncio.Protocol):
             self._paused = False
             self._client.resume_reading()
 
-    # --- to the endpoint ---
+    # --- the endpoint ---
 
     def _send(self, data: bytes) -> None:
-        self._out += data
-        if self._peer is not None and not self._writing:
-            self._flush()
-        if len(self._out) > _MOST_UNSENT:
+        self._far.send(data)
+        if self._far.is_full:
             self._pause()
 
-    def _flush(self) -> None:
-        peer, out = self._peer, self._out
-        if peer is None:
-            return
-        try:
-            sent = peer.send(out) if out else 0
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            out.clear()  # it reads no more; its answer may be there all the same
-            self._deaf = not self.is_tunnel
-            self._stop_writing()
-            if self.is_tunnel:
-                self._close_client()
-            return
-        del out[:sent]
-        if out and not self._writing:
-            self._writing = True
-            self._owner.loop.add_writer(peer.fileno(), self._flush)
-        elif not out:
-            self._stop_writing()
-        if len(out) <= _FEW_UNSENT and not self._held:
+    def endpoint_has_room(self) -> None:
+        """See NearSide."""
+        if not self._held:
             self._resume()
 
-    def _stop_writing(self) -> None:
-        if self._writing and self._peer is not None:
-            self._writing = False
-            self._owner.loop.remove_writer(self._peer.fileno())
+    def endpoint_deaf(self) -> None:
+        """See NearSide."""
+        if self.is_tunnel:
+            self._close_client()
+        self._deaf = True  # its answer may be there all the same
 
-    # --- from the endpoint ---
+    def endpoint_not_reached(self, error: OSError) -> None:
+        """See NearSide."""
+        if isinstance(error, BlockingIOError):
+            self._refuse(_busy(self.endpoint))
+        else:
+            self._refuse(_unavailable(f"{self.endpoint} cannot be reached ({error.strerror}). Try again."))
 
-    def _read_on(self) -> None:
-        if self._peer is not None and not self._reading and not self._stalled:
-            self._reading = True
-            self._owner.loop.add_reader(self._peer.fileno(), self._readable)
-
-    def _look_away(self) -> None:
-        if self._reading and self._peer is not None:
-            self._reading = False
-            self._owner.loop.remove_reader(self._peer.fileno())
-
-    def _readable(self) -> None:
-        assert self._peer is not None
-        try:
-            data = self._peer.recv(_READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._endpoint_gone()
-        elif self.is_tunnel:
+    def endpoint_said(self, data: bytes) -> None:
+        """See NearSide."""
+        if self.is_tunnel:
             self._client.write(data)
         elif self._answer is None:
             self._begun += data
@@ -353,10 +293,11 @@ class Passage(asyncio.Protocol):
         held, self._held = bytes(self._held), bytearray()
         if held:
             self._send(held)
-        if len(self._out) <= _FEW_UNSENT:
+        if not self._far.is_full:
             self._resume()
 
-    def _endpoint_gone(self) -> None:
+    def endpoint_gone(self) -> None:
+        """See NearSide."""
         if self.is_tunnel:
             self._close_client()
         elif isinstance(self._answer, UntilClose):
@@ -371,7 +312,11 @@ class Passage(asyncio.Protocol):
     # --- the end ---
 
     def _done(self) -> None:
-        """The answer is complete."""
+        """The answer is complete. Whoever has the connection next must not find it unread: so wait for that here."""
+        if self._stalled:
+            self._far.close()
+            self._finished = True
+            return
         complete, held = self._request.complete, bytes(self._held)
         client, paused = self._client, self._paused
         self._end()
@@ -424,13 +369,7 @@ class Passage(asyncio.Protocol):
         if self._over:
             return
         self._over = True
-        if self._retrying is not None:
-            self._retrying.cancel()
-        if self._peer is not None:
-            self._look_away()
-            self._stop_writing()
-            self._peer.close()
-            self._peer = None
+        self._far.close()
         self._owner.ended(self, self._status)
 
     # --- time ---

@@ -22,10 +22,10 @@ from flashmesh.gateway.api.words import dump
 from flashmesh.gateway.http import JSON_TYPE, Answer, Request
 from flashmesh.gateway.metrics import Sample
 from flashmesh.gateway.state.artifacts import check_id, too_large
+from flashmesh.gateway.state.asked import Asked, Deployer, moment
 from flashmesh.gateway.state.assemble import StateParts
 from flashmesh.gateway.state.operations import OPERATIONS, VOCABULARY, GraphQLRequest
 from flashmesh.gateway.state.records import Build
-from flashmesh.gateway.state.resolvers import Asked, Deployer, moment
 from flashmesh.gateway.state.visible import Visible
 from flashmesh.worker.lb.reading import ClientGone
 

@@ -18,9 +18,10 @@ from graphql import (
 )
 
 from flashmesh.functions.errors import FlashmeshError
+from flashmesh.gateway.state.asked import Asked
 from flashmesh.gateway.state.query_limits import MAX_TOKENS, excess
 from flashmesh.gateway.state.records import AppNotFound, BuildNotFound, EnvironmentNotFound
-from flashmesh.gateway.state.resolvers import RESOLVERS, Asked
+from flashmesh.gateway.state.resolvers import RESOLVERS
 from flashmesh.gateway.state.schema import SDL
 
 log = logging.getLogger("flashmesh.server")

@@ -69,18 +69,17 @@ class Visible:
     def environment(self, app: str, name: str) -> Environment:
         """Raises AppNotFound, EnvironmentNotFound."""
         self.app(app)
-        return self._seen(self.manager.environment(app, name))
+        found = self.manager.environment(app, name)
+        if not self.shows(found):
+            raise EnvironmentNotFound(f"The app {app!r} has no environment {name!r} that this token counts for.")
+        return found
 
     def environment_of_id(self, id: str) -> Environment:
         """Raises EnvironmentNotFound."""
-        return self._seen(self.manager.environment_of_id(id))
-
-    def _seen(self, environment: Environment) -> Environment:
-        if not self.shows(environment):
-            raise EnvironmentNotFound(
-                f"There is no environment {environment.name!r} that this token counts for. It counts for its own only."
-            )
-        return environment
+        found = self.manager.environment_of_id(id)
+        if not self.shows(found):
+            raise EnvironmentNotFound(f"There is no environment with the id {id!r} that this token counts for.")
+        return found
 
     def build(self, id: str, app: str | None = None) -> Build:
         """A build of that app, else of the first one that has it. Raises BuildNotFound."""

@@ -24,11 +24,11 @@ class Around:
 
     @classmethod
     def of_current(cls, own: str) -> "Around":
-        """Of a call that is made now, by the endpoint `own`."""
-        current = CURRENT.get()
+        """Of a call that is made now, by the endpoint `own`; empty: by a program that is none."""
+        current, links = CURRENT.get(), (own,) if own else ()
         if current is None:
-            return cls((own,), "", child_trace(""), 0)
-        return cls((*current.chain, own), current.execution, child_trace(current.trace), current.remaining_ms())
+            return cls(links, "", child_trace(""), 0)
+        return cls((*current.chain, *links), current.execution, child_trace(current.trace), current.remaining_ms())
 
     @property
     def wait_s(self) -> float:
@@ -39,7 +39,8 @@ class Around:
         """As lines of an HTTP head."""
         parent = f"X-Flash-Parent: {self.parent}\r\n" if self.parent else ""
         deadline = f"X-Flash-Deadline-Ms: {self.deadline_ms}\r\n" if self.deadline_ms else ""
-        return f"X-Flash-Chain: {','.join(self.chain)}\r\n{parent}{deadline}traceparent: {self.trace}\r\n"
+        chain = f"X-Flash-Chain: {','.join(self.chain)}\r\n" if self.chain else ""
+        return f"{chain}{parent}{deadline}traceparent: {self.trace}\r\n"
 
 
 def bearer(where: Where, key: str) -> str:

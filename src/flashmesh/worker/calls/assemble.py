@@ -34,6 +34,7 @@ def worker_caller(
     written_name: Callable[[str], str],
     signer: Signer | None,
     token_file: str | None,
+    deployed: bool,
     environ: Mapping[str, str],
 ) -> WorkerCaller:
     """The Caller of a worker.
@@ -44,6 +45,8 @@ def worker_caller(
         manifest: the file that the session or this machine's server writes.
         socket_path: the endpoint's own; its neighbours are the peers of this machine, and what a State Manager told is
             kept beside it.
+        deployed: it is no session's: what the session's file does not say, nobody else knows, whatever the developer's
+            environment names.
         token_file: holds what calls are shown with; None: FLASH_TOKEN, if that is set.
     Raises:
         SettingsError, AddressRefused: an environment variable has a value that cannot be used.
@@ -60,7 +63,7 @@ def worker_caller(
         manifest,
         own=own,
         rules=rules,
-        state=StateManagerClient.of(environ, endpoint=endpoint, keys=keys),
+        state=StateManagerClient.of(environ, endpoint=endpoint, keys=keys) if deployed else None,
         kept=socket_path.with_suffix(".manifest.json"),
         served=declared,
         ttl_s=ttl_of(environ.get(TTL)),
