@@ -372,6 +372,8 @@ def test_what_cannot_be_deployed_at_all_is_refused_before_anything_begins(tmp_pa
     async def scenario(bench: Bench) -> None:
         with pytest.raises(BuildNotFound):
             await bench.deployments.deploy("shop", "production", A, given={})
+        assert bench.state.apps() == []
+        await bench.state.ensure_app("shop")
         await bench.state.add_build("shop", B, {"version": "1.0", "resources": {"x": {}}})
         with pytest.raises(ManifestInvalid):
             await bench.deployments.deploy("shop", "production", B, given={})
@@ -379,7 +381,7 @@ def test_what_cannot_be_deployed_at_all_is_refused_before_anything_begins(tmp_pa
         bench.folders.refuse = BuildNotFound("its artifact is gone")
         with pytest.raises(BuildNotFound):
             await bench.deployments.deploy("shop", "production", build, given={})
-        assert bench.state.deployments("shop", "production") == []
+        assert bench.state.environments() == []
 
     play(tmp_path, scenario)
 

@@ -26,6 +26,7 @@ from flashmesh.gateway.functions.registry import FunctionRegistry
 from flashmesh.gateway.state.manager import StateManager
 from flashmesh.gateway.state.records import (
     AppNotFound,
+    BuildNotFound,
     Deployment,
     DeploymentRunning,
     DeploymentStatus,
@@ -168,12 +169,12 @@ class Deployments:
             ReplaceNeeded, DeploymentRunning, BuildNotFound, ManifestInvalid, ArtifactDamaged, what unpacking raises,
             BadName, StoreUnavailable. Nothing was begun then.
         """
-        await self._state.ensure(app, environment)
-        self._state.build(app, build)
-        root = await self._deployables.folder(build)
-        wanted = self._state.build_manifest(app, build)
-        project_of(wanted, root)
-        place = self._state.environment(app, environment)
+        try:
+            wanted = self._state.build_manifest(app, build)
+        except AppNotFound as error:
+            raise BuildNotFound(f"The app {app!r} has no build {build!r} here. `flash deploy` brings it.") from error
+        project_of(wanted, await self._deployables.folder(build))
+        place = await self._state.ensure(app, environment)
         found = self._plan(place, wanted, given)
         if not replace:
             self._check_source(place, found, source)
