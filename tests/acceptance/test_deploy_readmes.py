@@ -134,3 +134,16 @@ def test_the_example_library_answers_the_lines_of_its_readme_under_flash_run(her
         assert 0 < json.loads(ran(here, root, likeness, ports=ports)[1])["likeness"] < 1
     assert ran(here, root, script)[1].startswith("bicycles (")
     assert " passed" in ran(here, root, f"{own} -q -p no:cacheprovider -c /dev/null --rootdir .")[1]
+
+
+def test_the_lines_about_environments_of_the_page_on_deploying_work_in_their_order(here: Machine) -> None:
+    (source,) = re.findall(r"```python\n# hello\.py\n(.*?)```", README, re.DOTALL)
+    root = here.project(hello=source)
+    ran(here, root, "flash deploy")
+    lines = block((ROOT / "docs" / "deploy.md").read_text(), having=r"^flash env get staging")
+    deploy, listed, got, down, gone = (ran(here, root, line) for line in lines)
+    assert "/staging" in deploy[2]
+    assert "production" in listed[1] and "staging" in listed[1]
+    assert "hello" in got[1] and "succeeded" in got[1]
+    assert "Undeployed" in down[2] and "Deleted" in gone[2]
+    assert [place["environment"] for place in here.status()] == ["production"]
