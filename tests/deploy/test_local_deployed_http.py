@@ -4,7 +4,7 @@ import asyncio
 
 import httpx
 import pytest
-from deployed_fixtures import ENDPOINT, House, play
+from local_deployed_fixtures import ENDPOINT, House, play
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.server
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,16 +191,22 @@ def test_a_connection_that_is_left_open_carries_the_next_call(tls: bool, tmp_pat
 
 
 def test_a_connection_that_the_other_side_closed_is_not_used() -> None:
+    """Though it had promised to keep it: what is known to be closed carries no call."""
     with keeping() as address:
         network = Network()
         for _ in range(3):
             assert exchange_blocking(address, get("/early"), seconds=20, network=network)[0].status == 200
+            ((_, resting),) = network._sockets[address.origin]
+            assert select.select([resting], [], [], 20)[0]  # the end of the connection is here
 
         async def main() -> None:
             for _ in range(3):
                 response, _ = await exchange(address, get("/early"), seconds=20, network=network)
                 assert response.status == 200
-                await asyncio.sleep(0)
+                (pool,) = network._loops.values()
+                (resting,) = pool._resting[address.origin]
+                while resting.is_usable:  # noqa: ASYNC110 - a transport tells nobody that it has noticed
+                    await asyncio.sleep(0)
 
         asyncio.run(main())
         network.close()

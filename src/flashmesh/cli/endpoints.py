@@ -22,6 +22,9 @@ _SAMPLES: Final[Mapping[str, Any]] = {
     "bytes": "",
 }
 
+_FILLED: Final = frozenset({"request", "websocket", "response", "backgroundtasks", "httpconnection"})
+"""Parameters that a route gets from FastAPI, not from whoever calls."""
+
 
 def environment_of(client: ServerClient, place: "Place") -> dict[str, Any]:
     """What serves in an environment: its build, and its endpoints with their workers. Empty for one that is not."""
@@ -172,13 +175,17 @@ def sample(parameters: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | 
 
 
 def _value(annotation: Any) -> Any:
-    base = str(annotation or "str").partition("[")[0].partition("|")[0].strip().rpartition(".")[2].lower()
-    return _SAMPLES.get(base, "text" if annotation is None else {})
+    return _SAMPLES.get(_base(annotation), "text" if annotation is None else {})
+
+
+def _base(annotation: Any) -> str:
+    """`list` of `list[int] | None`."""
+    return str(annotation or "str").partition("[")[0].partition("|")[0].strip().rpartition(".")[2].lower()
 
 
 def _http_line(base: str, function: Mapping[str, Any], schema: Mapping[str, Any] | None, options: Sequence[str]) -> str:
     method, path = str(function.get("http_method") or "POST"), str(function.get("http_path") or "/")
-    parameters = list(function.get("parameters") or ())
+    parameters = [one for one in function.get("parameters") or () if _base(one.get("annotation")) not in _FILLED]
     inside = {one["name"] for one in parameters if f"{{{one['name']}" in path}
     for one in parameters:
         value = _value(one.get("annotation"))
