@@ -31,6 +31,7 @@ def road(manifest: Path, sockets: Path) -> WorkerCaller:
         written_name=lambda module: module,
         signer=None,
         token_file=None,
+        deployed=True,
         environ={},
     )
 
