@@ -272,6 +272,30 @@ def test_an_unusable_folder_costs_the_sharing_and_no_call(tmp_path: Path, caplog
         assert "cannot be kept" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("source", "address", "called"),
+    [
+        ("https://box.lan:7470", "http://127.0.0.1:9000", False),
+        ("https://box.lan:7470", "http://localhost:9000", False),
+        ("http://10.1.2.3:7470", "https://127.0.0.1:9000", False),
+        ("https://box.lan:7470", "https://gpu.lan:9000", True),
+        ("http://127.0.0.1:7470", "http://127.0.0.1:9000", True),
+        ("", "http://127.0.0.1:9000", True),
+    ],
+)
+def test_another_machines_loopback_address_is_not_called(
+    tmp_path: Path, source: str, address: str, called: bool
+) -> None:
+    """Here something else listens there, which would be shown the token."""
+    with endpoint(tmp_path) as here:
+        kept = {"fetched_at": NOON, "fetched_from": source, "manifest": manifest(address)}
+        write(tmp_path / "cpu.manifest.json", kept, NOON)
+        route = here.worker().route(TRAIN)
+        assert isinstance(route, Remote) is called
+        if isinstance(route, Unresolved):
+            assert f"is on the machine of {source}" in route.reason
+
+
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
 def test_a_ttl_that_is_none_names_its_variable(text: str) -> None:
     with pytest.raises(SettingsError, match="FLASH_MANIFEST_TTL"):

@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ import msgspec
 from flashmesh.functions.errors import SettingsError
 from flashmesh.kit.ids import EndpointName, FunctionId
 from flashmesh.project.model import Manifest
-from flashmesh.routing.addresses import Rules
+from flashmesh.routing.addresses import Rules, is_loopback, read_address
 from flashmesh.routing.kept import NEVER, Kept, KeptManifest, Stamp, stamp_of
 from flashmesh.routing.route import Local, Own, Remote, Route, Unresolved, decide
 from flashmesh.routing.state_manager import ATTEMPTS, StateManagerClient, StateManagerUnavailable
@@ -43,6 +44,8 @@ _FIRST_WAIT_S: Final = 60.0
 _GLANCE_S: Final = 1.0
 """While another worker asks: how often to look whether it has an answer."""
 _LONG_AGO: Final = float("-inf")
+_ANYWHERE: Final = Rules(plain=(IPv4Network("0.0.0.0/0"), IPv6Network("::/0")))
+"""For reading where something came from, not for calling it."""
 
 
 class ServiceRegistry:
@@ -190,6 +193,8 @@ class ServiceRegistry:
                 return Unresolved(f"{route.reason} ({self._failed})")  # not remembered: soon there may be an answer
         if isinstance(route, Remote) and route.socket and route.address is not None:
             route = _reachable(route)
+        if isinstance(route, Remote) and current is not None and _is_elsewhere(route, current.source):
+            route = Unresolved(f"{route.url} is on the machine of {current.source}, and not on this one")
         routes[function] = route
         return route
 
@@ -331,6 +336,13 @@ def ttl_of(text: str | None) -> float:
     if not 0 < ttl_s < 1e9:
         raise SettingsError(f"{TTL} is {text!r}; it must be a number of seconds above 0.")
     return ttl_s
+
+
+def _is_elsewhere(route: Remote, source: str) -> bool:
+    """Whether its loopback address is that of the machine which wrote the manifest, and here another program's."""
+    if route.socket or route.address is None or not is_loopback(route.address) or not source:
+        return False
+    return not is_loopback(read_address(source, _ANYWHERE))
 
 
 def _reachable(route: Remote) -> Remote:
