@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,16 @@ def proxied(server_port: int, entry: dict[str, Any], *, count: int, rounds: int)
         rounds,
     )
     return Row("an HTTP route over the server (/lb), p50", both[0] * 1e6, "µs", "at its own address", both[1] * 1e6)
+
+
+def main() -> None:
+    """`python -m benchmarks.roads`: these rows alone."""
+    from benchmarks.__main__ import line
+
+    with tempfile.TemporaryDirectory(prefix="flash-bench-") as scratch:
+        for row in road_rows(Path(scratch)):
+            print(line(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import itertools
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -169,3 +171,16 @@ def _deployment(server: Deployed, body: dict[str, str]) -> float:
     if document["status"] != "succeeded" or begun["plan"]["new"] or begun["plan"]["changed"]:
         raise RuntimeError(f"not a deploy of unchanged resources: {document}")
     return time.perf_counter() - begin
+
+
+def main() -> None:
+    """`python -m benchmarks.updates`: these rows alone."""
+    from benchmarks.__main__ import line
+
+    with tempfile.TemporaryDirectory(prefix="flash-bench-") as scratch:
+        for row in itertools.chain(update_rows(Path(scratch, "one")), unchanged_rows(Path(scratch, "many"))):
+            print(line(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
