@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import front, library, running, wire
+from benchmarks import front, library, roads, running, updates, wire
 from benchmarks.measure import Row
 from benchmarks.product import running as session_of
 from benchmarks.product import write_project
@@ -36,6 +36,9 @@ def rows(folder: Path) -> Iterator[Row]:
         yield from running.calls_through_the_server(session)
         yield running.peer_calls(session)
     yield from server_rows(folder.parent)
+    yield from roads.road_rows(folder.parent / "roads-bench")
+    yield from updates.update_rows(folder.parent / "updates-bench")
+    yield from updates.unchanged_rows(folder.parent / "many-bench")
 
 
 def line(row: Row) -> str:

@@ -1,9 +1,10 @@
 """A keep-alive HTTP client for measuring: little work per request, the same for product and floor."""
 
 import asyncio
+import json
 import socket
 import time
-from typing import cast
+from typing import Any, cast
 
 Latencies = list[float]
 
@@ -28,7 +29,8 @@ def one_at_a_time(port: int, request: bytes, seconds: float) -> Latencies:
     return latencies
 
 
-def _read_answer(connection: socket.socket) -> None:
+def _read_answer(connection: socket.socket) -> bytes:
+    """The whole answer. Raises for one that is not 200."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
@@ -39,6 +41,7 @@ def _read_answer(connection: socket.socket) -> None:
         raise RuntimeError(f"not a 200: {data[:400]!r}")
     while not _is_whole(data, data.index(b"\r\n\r\n")):
         data += connection.recv(65536)
+    return data
 
 
 def _is_whole(data: bytes, head_end: int) -> bool:
@@ -111,6 +114,13 @@ def many_at_once(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run())
+
+
+def output(port: int, request: bytes) -> Any:
+    """What a function answers: `output` of one call."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(request)
+        return json.loads(_read_answer(connection).partition(b"\r\n\r\n")[2])["output"]
 
 
 def some(port: int, request: bytes, count: int, *, pause_s: float = 0.0) -> Latencies:

@@ -38,6 +38,8 @@ def verdict(row: Mapping[str, Any]) -> Verdict | None:
     value = max(value, 1e-9)
 
     def times(limit: float) -> float:
+        if not limit:
+            return float(value <= 1e-9)
         return value / limit if sign == "≥" else limit / value
 
     return Verdict(times(float(limit)), None if further is None else times(float(further)) >= 1)

@@ -233,6 +233,34 @@ def test_no_request_is_lost_while_builds_change() -> None:
     run(scenario)
 
 
+def test_a_connection_that_is_kept_is_told_of_its_end_by_an_answer() -> None:
+    """A client that calls over and over never has a request cut by a worker that leaves."""
+
+    async def last_answer(path: str) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(path)
+        try:
+            while True:
+                writer.write(b"GET /items/1 HTTP/1.1\r\nHost: endpoint\r\n\r\n")
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+                if b"connection: close" in head:
+                    return head
+        finally:
+            writer.close()
+
+    async def scenario() -> None:
+        async with Session() as session:
+            await session.start(spec_for(session))
+            callers = [asyncio.ensure_future(last_answer(str(session.sockets.socket_path))) for _ in range(8)]
+            async with client(session) as http:
+                assert (await http.get("/items/1")).status_code == 200
+            await session.update(spec_for(session, build="b2", generation=2))
+            heads = await asyncio.gather(*callers)
+            assert {head.partition(b"\r\n")[0] for head in heads} == {b"http/1.1 200 ok"}
+
+    run(scenario)
+
+
 def test_a_route_that_fastapi_cannot_read_is_a_failed_import() -> None:
     source = """
         from fastapi import Depends

@@ -34,6 +34,9 @@ its way is there within a moment; programs that connect ahead may say nothing fo
 _silent: Final = logging.getLogger("flashmesh.http.worker")
 _silent.setLevel(logging.CRITICAL)  # what is worth telling of a request, calls.py tells
 _LOOK_S: Final = 0.02
+_LINGER_S: Final = 1.0
+"""How long a worker that leaves waits for one more request on a connection that is kept. To close it at once would cut
+the request that is on its way from a client that calls over and over; longer would hold a worker nobody needs."""
 _REASONS: Final = {400: "Bad Request", 408: "Request Timeout", 413: "Content Too Large", 501: "Not Implemented"}
 
 
@@ -74,9 +77,19 @@ class WorkerConnection(LimitedConnection):
         self._release()
 
     def shutdown(self) -> None:
-        """No further request: close when idle. What was accepted and has not said anything yet is still served."""
-        if self.cycle is not None:
+        """One more request at most, whose answer says that the connection ends; without one it ends by itself.
+
+        What was accepted and has not said anything yet is still served.
+        """
+        cycle: Any = self.cycle
+        if cycle is not None and cycle.response_complete:
+            self.loop.call_later(_LINGER_S, self._end_if_idle)
+        elif cycle is not None:
             super().shutdown()
+
+    def _end_if_idle(self) -> None:
+        if self in self.connections and self._part is None and self.cycle.response_complete:
+            self.transport.close()
 
     def sweep(self, now: float) -> None:
         silent = self._part is None and self.cycle is None
