@@ -27,7 +27,7 @@ def test_the_quickstart_is_deployed_by_one_command(here: Machine, tmp_path: Path
     root = tmp_path / "quickstart"
     subprocess.run(["cp", "-r", str(QUICKSTART), str(root)], check=True)
     before = {path for path in root.rglob("*") if "__pycache__" not in path.parts}
-    found = here.flash("deploy", cwd=root)
+    found = here.flash("deploy", "--allow-cpu", cwd=root)
     assert "flash server stop" in found.stderr
     assert "hello deployed" in found.stderr
     curls = [line for line in found.stdout.splitlines() if line.startswith("curl ")]

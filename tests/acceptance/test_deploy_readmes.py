@@ -90,7 +90,7 @@ def test_the_example_library_is_deployed_by_the_lines_of_its_readme(here: Machin
     text = (EXAMPLE / "README.md").read_text()
     root = tmp_path / "library"
     shutil.copytree(EXAMPLE, root, ignore=shutil.ignore_patterns(".flash", "__pycache__"))
-    deploy, call, curl, stream, script, status = block(text, having=r"^flash deploy$")
+    deploy, call, curl, stream, script, status = block(text, having=r"^flash deploy --allow-cpu")
     assert ran(here, root, deploy)[1].count("curl ") >= 11
     ports = server_port(here)
     (first, *_) = json.loads(ran(here, root, call)[1])
@@ -112,7 +112,7 @@ def test_the_example_library_is_deployed_by_the_lines_of_its_readme(here: Machin
 def test_every_curl_line_that_a_deploy_of_the_example_prints_works_when_pasted(here: Machine, tmp_path: Path) -> None:
     root = tmp_path / "library"
     shutil.copytree(EXAMPLE, root, ignore=shutil.ignore_patterns(".flash", "__pycache__"))
-    printed = here.flash("deploy", cwd=root).stdout
+    printed = here.flash("deploy", "--allow-cpu", cwd=root).stdout
     lines = [line for line in printed.splitlines() if line.startswith("curl ")]
     assert len(lines) == 11
     status = "curl -sS -o /dev/null -w '%{http_code}' "

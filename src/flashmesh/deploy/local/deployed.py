@@ -219,8 +219,7 @@ async def _check_hardware(wanted: Deployable, target: LocalTarget) -> None:
     missing = lacking(wanted.resource.config, await target.gpus())
     if missing is not None:
         raise DeployFailed(
-            f"{wanted.resource.name} cannot be served here: {missing}. `flash deploy --allow-cpu` serves it on what "
-            "is here."
+            f"It cannot be served here: {missing}. `flash deploy --allow-cpu` serves it on what is here."
         )
 
 

@@ -94,7 +94,13 @@ async def serve_own_build(
             await asyncio.to_thread(_replace, own.path, stored, notice)
         return
     id = await _kept(own, builds)
-    begun, _ = await deployments.deploy(own.app, own.environment, id, given=values_of(own.manifest, environ))
+    begun, _ = await deployments.deploy(
+        own.app,
+        own.environment,
+        id,
+        given=values_of(own.manifest, environ),
+        allow_cpu=environ.get("FLASH_ALLOW_CPU", "").lower() in ("1", "true", "yes", "on"),
+    )
     notice(f"Deploying the build {id} of {own.path} to {begun.place}.", "info")
 
 
