@@ -47,6 +47,14 @@ def test_a_mothership_serves_its_build_and_then_what_it_has_stored(here: Machine
     until(lambda: "is another build" in log_of(here), "the notice")
     assert call(here.endpoint("cpu"), "version") == "1"
     until(lambda: json.loads(manifest.read_text()).get("environment") == "production", "the copy's replacement")
+    here.flash("server", "stop")
+    copy = json.loads(manifest.read_text())
+    copy["resources"]["cpu"]["config"]["workers_max"] += 1
+    manifest.chmod(0o600)
+    manifest.write_text(json.dumps(copy))
+    here.serve()
+    until(lambda: log_of(here).count("is another build") == 2, "the notice that settings differ")
+    until(lambda: json.loads(manifest.read_text()) != copy, "the copy's replacement")
 
 
 def test_a_mothership_without_a_build_says_where_it_looked(here: Machine) -> None:

@@ -120,7 +120,7 @@ def test_what_failed_is_shown_with_its_error_and_without_a_line_that_cannot_work
     """The others stand beside it."""
     failed = entry(function("gpu.f"), status="failed", error="no torch", build=None, endpoint_url=None)
     manifest = {"app": "shop", "environment": "production", "build": "b", "resources": {"a": entry(), "gpu": failed}}
-    document = described(manifest, {"cpu-1f0c22ab": {"workers": {"ready": 2, "running": 1}}}, HERE)
+    document = described(manifest, {"cpu-1f0c22ab": {"ready": 2, "running": 1}}, HERE)
     first, second = document["endpoints"]
     assert (first["workers"], first["url"]) == (2, "http://127.0.0.1:41000")
     assert second["functions"] == [{"id": "gpu.f", "curl": None}]

@@ -74,6 +74,7 @@ def test_a_deployment_is_accepted_followed_and_looked_at(tmp_path: Path) -> None
         assert listed == last
         (environment,) = (await client.get("/v1/environments")).json()["environments"]
         assert (environment["app"], environment["resources"], environment["running"]) == ("shop", 2, None)
+        assert environment["workers"] == {}  # the bench has no endpoints of its own
 
     ask(tmp_path, scenario)
 

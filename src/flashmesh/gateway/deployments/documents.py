@@ -46,8 +46,9 @@ def _resource(one: Progress, entry: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def environment_document(environment: Environment) -> dict[str, Any]:
-    """One environment, without what serves in it."""
+def environment_document(environment: Environment, workers: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """One environment. Of what serves in it only the `workers`, by endpoint id: how many are there, and how many calls
+    they run."""
     return {
         "id": environment.id,
         "app": environment.app,
@@ -56,6 +57,7 @@ def environment_document(environment: Environment) -> dict[str, Any]:
         "resources": environment.resources,
         "running": environment.running,
         "createdAt": moment(environment.created_at),
+        "workers": workers,
     }
 
 

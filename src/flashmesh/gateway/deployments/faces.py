@@ -63,7 +63,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path="/v1/environments",
         tag="deployments",
-        summary="Environments, and the deployment that runs in each",
+        summary="Environments, the deployment that runs in each, and how many workers their endpoints have",
         queries=("app",),
         responses={200: "any", 400: "Refusal", 404: "Refusal"},
     ),
@@ -173,7 +173,12 @@ class DeploymentHandlers:
         app = query_fields(request.query, frozenset({"app"})).get("app")
         visible = Visible(self._state, self._grant(request.principal) if request.principal else None)
         apps = [visible.app(app)] if app else visible.apps()
-        found = [environment_document(one) for each in apps for one in visible.environments(each.name)]
+        places = [place for each in apps for place in visible.environments(each.name)]
+        workers = self._deployments.workers()
+        found = []
+        for place in places:
+            ids = [str(one.entry.get("endpoint_id")) for one in self._state.served(place.id)]
+            found.append(environment_document(place, {id: workers[id] for id in ids if id in workers}))
         return Answer(200, [JSON_TYPE], dump({"environments": found}))
 
     async def list(self, request: Request) -> Answer:

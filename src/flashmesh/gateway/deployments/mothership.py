@@ -85,7 +85,7 @@ async def serve_own_build(
     place = _place(state, own)
     if place is not None and state.deployments(own.app, own.environment):
         stored = state.manifest(own.app, own.environment)
-        if stored.get("source_fingerprint") != own.manifest.get("source_fingerprint"):
+        if versions_of(stored) != versions_of(own.manifest):
             notice(
                 f"{own.path} is another build than the one stored for {place.place}, which counts. "
                 "`flash deploy` brings another one.",
@@ -102,6 +102,13 @@ async def serve_own_build(
         allow_cpu=environ.get("FLASH_ALLOW_CPU", "").lower() in ("1", "true", "yes", "on"),
     )
     notice(f"Deploying the build {id} of {own.path} to {begun.place}.", "info")
+
+
+def versions_of(manifest: Manifest) -> dict[str, Any]:
+    """What tells a manifest from another one of the same app: sources, and of each resource its settings."""
+    resources = manifest.get("resources", {}).values()
+    settings = {identity_of(entry): (entry.get("config_hash"), entry.get("config")) for entry in resources}
+    return {"sources": manifest.get("source_fingerprint"), "settings": settings}
 
 
 def values_of(manifest: Manifest, environ: Mapping[str, str]) -> Env:

@@ -148,6 +148,10 @@ class Deployments:
             names[one.name if one.name not in names else str(one.entry.get("endpoint_id"))] = one.entry
         return {"resources": names}
 
+    def workers(self) -> dict[str, dict[str, int]]:
+        """By endpoint id: workers that are ready, and calls they run."""
+        return self._registry.workers()
+
     # Asking for changes
 
     async def deploy(

@@ -328,6 +328,13 @@ class FunctionRegistry:
         self._withdraw(posted)
         self._changed()
 
+    def workers(self) -> dict[str, dict[str, int]]:
+        """By endpoint: workers that are ready, and calls they run."""
+        return {
+            str(one["name"]): {"ready": one["workers"], "running": one["running"]}
+            for one in self._dispatcher.status()["endpoints"]
+        }
+
     async def replicas(self, name: str, where: Where = ANYWHERE) -> Mapping[str, Any]:
         """`{name, desiredReplicas, readyReplicas}`. Raises FunctionNotFound, AmbiguousFunction."""
         callee = self._one(name, where)
