@@ -107,6 +107,9 @@ def test_an_update_keeps_address_and_requests() -> None:
             later = await house.deployments.deploy(house.wanted(address=address.endpoint_url))
             assert later.endpoint_url == address.endpoint_url
             assert (await running).json() == 1
+            last = await http.get("/hello/you")
+            if last.json()["version"] == 1:  # over a connection kept from before, which ends with this answer
+                assert last.headers["connection"] == "close"
             assert (await http.get("/hello/you")).json()["version"] == 2
             assert house.deployments.target_of(ENDPOINT) is not None
 
