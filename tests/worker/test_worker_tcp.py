@@ -169,6 +169,25 @@ def test_a_failed_build_on_trial_is_not_made_when_the_zygote_of_the_one_that_ser
     run(scenario)
 
 
+def test_a_build_that_serves_already_is_said_to_serve_when_it_is_offered_again() -> None:
+    """Whoever offers it may not know: a server that was killed offered it before."""
+
+    async def scenario() -> None:
+        async with MiniSession() as session:
+            await session.start(session.spec())
+            offered = session.spec(build="b2", generation=2, on_trial=True)
+            await session.update(offered)
+            await session.until(lambda: any(info["build"] == "b2" and info["serving"] for info in session.infos))
+            session.infos.clear()
+            await session.update(session.spec(env={"FAKE_IMPORT": "hang"}, generation=3))
+            await session.update(offered)
+            (said,) = await session.until(lambda: session.infos)
+            assert (said["build"], said["generation"], said["serving"]) == ("b2", 2, True)
+            assert (await session.call("build")).startswith("b2")
+
+    run(scenario)
+
+
 def test_limits_change_in_place() -> None:
     """The same workers go on; more come, surplus ones leave, and an edit under way is given up."""
 
@@ -182,7 +201,7 @@ def test_limits_change_in_place() -> None:
             await session.update(session.spec(build="b2", generation=2, env={"FAKE_IMPORT": "hang"}))
             await session.update(session.spec(workers_min=1, workers_max=2))
             await session.until(lambda: len(session.workers) == 1)
-            assert [info["build"] for info in session.infos] == ["b1"]
+            assert {info["build"] for info in session.infos} == {"b1"}
             await session.until(lambda: [gone.status for gone in session.gone] == [0, 0])
 
     run(scenario)

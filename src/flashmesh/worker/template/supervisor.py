@@ -182,6 +182,7 @@ class Template:
             and current.has_room_for(spec.resource.workers_max)
         ):
             self._resize(current, spec)
+            self._tell_when_alone(current)  # also when nothing differs: whoever offers it may not know that it serves
         else:
             self._begin(spec)
         self._attend()
@@ -251,9 +252,13 @@ class Template:
             old.retire(old.spec.drain_limit_s)
         self._staff()
         if not told:
-            self._untold = generation
-            self._loop.later(LAST_ACCEPT_S, lambda: self._tell_serving(generation, late=True))
-            self._tell_serving(generation)
+            self._tell_when_alone(generation)
+
+    def _tell_when_alone(self, generation: Generation) -> None:
+        """Say that it serves, as soon as no other build takes calls."""
+        self._untold = generation
+        self._loop.later(LAST_ACCEPT_S, lambda: self._tell_serving(generation, late=True))
+        self._tell_serving(generation)
 
     def _others_accept(self, generation: Generation) -> bool:
         """Whether workers of other builds may take one more call: they have yet to hear that they shall leave."""
