@@ -33,8 +33,8 @@ test: $(VENV)/.stamp-dev ## Install into .venv and run the tests
 	@$(BIN)/python -m compileall -q src
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
-# From 3.12 on the interpreter tells which lines run at next to no cost; before, the processes that the tests start take
-# twice as long.
+# Apart from `make test`, as the processes that the tests start take twice as long. From 3.12 on the interpreter itself
+# tells which lines run.
 coverage: $(VENV)/.stamp-dev ## Run the tests and check how much of the code they reach
 	@$(BIN)/python -m compileall -q src
 	@rm -f .coverage .coverage.*
