@@ -139,7 +139,6 @@ def test_a_build_is_said_to_serve_once_workers_of_the_one_before_take_no_more_ca
     async def scenario() -> None:
         async with MiniSession() as session:
             await session.start(session.spec(drain_limit_s=10))
-            await session.call("echo", "x")  # whoever has answered says in its record that it takes calls
             (old,) = session.pids.values()
             os.kill(old, signal.SIGSTOP)
             await session.update(session.spec(build="b2", generation=2, drain_limit_s=10))
