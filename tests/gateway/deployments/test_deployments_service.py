@@ -70,7 +70,7 @@ def test_a_second_deploy_touches_only_what_changed(tmp_path: Path) -> None:
 
 
 def test_nothing_is_done_for_a_hundred_unchanged_resources(tmp_path: Path) -> None:
-    """The target is asked for nothing, and nothing is written: what serves is what it was, build and moment included."""
+    """The target is asked for nothing and nothing is written: what serves is what it was, build and moment included."""
 
     async def scenario(bench: Bench) -> None:
         many = [resource(f"r{number}", "f", "g") for number in range(100)]
