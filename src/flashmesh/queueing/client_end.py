@@ -9,7 +9,7 @@ refused, or repeated another call's key, has no record of its own, and is rememb
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from msgspec import structs
 from flashmesh.executions.record import Execution
 from flashmesh.functions.errors import ExecutionNotFound, FlashmeshError, LinkProtocolError, QueueFull, ValidationError
 from flashmesh.kit.ids import ExecutionId
+from flashmesh.kit.tasks import Tasks
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import EventLog, QueryHandler
 from flashmesh.queueing.settlement import error_frame
@@ -45,17 +46,17 @@ class ClientEnd:
         *,
         dispatcher: Dispatcher,
         queries: Mapping[str, QueryHandler],
-        run: Callable[[Awaitable[None]], "asyncio.Task[None]"],
+        tasks: Tasks,
         log: EventLog,
     ) -> None:
         """Args:
         queries: what can be asked beside whether a call was accepted.
-        run: makes the task that answers a question; whoever gives it awaits it.
+        tasks: the server's; those that answer questions are begun there.
         """
         self._link = link
         self._dispatcher = dispatcher
         self._queries = queries
-        self._run = run
+        self._tasks = tasks
         self._log = log
         self._behind = 0
         self._streams: set[str] = set()
@@ -146,7 +147,7 @@ class ClientEnd:
             if task is not None:
                 task.cancel()
             return
-        task = self._run(self._answer(query))
+        task = self._tasks.begin(self._answer(query))
         self._questions[query.id] = task
         task.add_done_callback(lambda _: self._questions.pop(query.id, None))
 

@@ -8,13 +8,14 @@ import asyncio
 import os
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
 from flashmesh.functions.errors import LinkProtocolError
 from flashmesh.kit.ids import EndpointName, WorkerId
+from flashmesh.kit.tasks import Tasks
 from flashmesh.queueing.client_end import ClientEnd
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.logbook import LogBook
@@ -67,7 +68,7 @@ class LinkServer:
         self._servers: list[asyncio.AbstractServer] = []
         self._splices: Splices | None = None
         self._links: set[Link] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._emptied = asyncio.Event()
         self.closing = False
 
@@ -103,9 +104,7 @@ class LinkServer:
             server.close()
         for link in list(self._links):
             link.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         if self._links:
             try:
                 async with asyncio.timeout(CLOSE_S):
@@ -154,17 +153,12 @@ class LinkServer:
             link.state = _TemplateEnd(self, hello)
             self.dispatcher.source.template_linked(EndpointName(hello.endpoint), hello, link)
         else:
-            link.state = ClientEnd(link, dispatcher=self.dispatcher, queries=self.queries, run=self.run, log=self.log)
+            link.state = ClientEnd(
+                link, dispatcher=self.dispatcher, queries=self.queries, tasks=self._tasks, log=self.log
+            )
 
     def _refusal(self, hello: Hello) -> str | None:
         return "nobody is admitted over TCP here." if self._check_token is None else self._check_token(hello)
-
-    def run(self, work: Awaitable[None]) -> "asyncio.Task[None]":
-        """A handler's task; `close` awaits it."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _take(link: Link, frame: AnyFrame) -> None:

@@ -10,7 +10,7 @@ declared; what is not declared again is ended.
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from flashmesh.deploy.local.provisions import Provisions, lacking_system_package
 from flashmesh.deploy.local.system import install_command
 from flashmesh.functions.errors import EndpointUnavailable, FlashmeshError
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId
+from flashmesh.kit.tasks import Tasks
 from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import EventLog, WorkerPort
@@ -91,7 +92,7 @@ class LocalTarget:
             inherited=self._inherited,
             log=log,
         )
-        self._background: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._leaving: dict[EndpointName, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -199,7 +200,7 @@ class LocalTarget:
         self._dispatcher.withdraw(name)
         if endpoint.starting is not None:
             endpoint.starting.cancel()
-        task = self._leaving[name] = self._run(self._take_down(endpoint))
+        task = self._leaving[name] = self._tasks.begin(self._take_down(endpoint))
         task.add_done_callback(lambda _: self._leaving.pop(name, None))
 
     async def left(self, name: EndpointName) -> None:
@@ -220,7 +221,7 @@ class LocalTarget:
         await self._keeper.started()
         for kept in self._inherited:
             self._log("endpoint_ended", {"endpoint": kept.endpoint, "reason": "it is not declared any more"})
-            self._run(self._end_inherited(kept))
+            self._tasks.begin(self._end_inherited(kept))
 
     async def gpus(self) -> tuple[Gpu, ...]:
         """This machine's GPUs."""
@@ -253,9 +254,7 @@ class LocalTarget:
         keep: let everything serve on instead, where the keeper outlives this process.
         """
         self._closed = True
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._tasks.close()
         await self._keeper.close(drain_s=drain_s, keep=keep)
 
     # What the dispatcher says
@@ -264,7 +263,7 @@ class LocalTarget:
         found = self._endpoints.get(endpoint)
         if found is None or self._closed or found.running or found.starting is not None or found.rollout is not None:
             return
-        found.starting = self._run(self._start(found))
+        found.starting = self._tasks.begin(self._start(found))
 
     def scale(self, endpoint: EndpointName, workers: int) -> None:
         found = self._endpoints.get(endpoint)
@@ -355,7 +354,7 @@ class LocalTarget:
             self._forget_template(endpoint)
             if endpoint.rollout is not None:
                 endpoint.rollout.template_exited(TemplateExited(endpoint.name, 0, 0))
-        self._run(self._reopen())
+        self._tasks.begin(self._reopen())
 
     async def _reopen(self) -> None:
         for endpoint in list(self._endpoints.values()):
@@ -430,7 +429,7 @@ class LocalTarget:
         """Give the running template the new build; or end it, when the new build's packages are not there yet."""
         if self._provisions.to_install(endpoint):
             if endpoint.running:
-                self._run(self._keeper.stop_template(endpoint))
+                self._tasks.begin(self._keeper.stop_template(endpoint))
             return
         await self._provisions.prepare(endpoint)
         spec = endpoint.spec = self._provisions.spec(endpoint)
@@ -449,7 +448,7 @@ class LocalTarget:
         load = {entry["name"]: entry["running"] + entry["queued"] for entry in self._dispatcher.status()["endpoints"]}
         for endpoint in self._endpoints.values():
             if endpoint.devices is not None and endpoint.running and not load.get(endpoint.name):
-                self._run(self._keeper.stop_template(endpoint))
+                self._tasks.begin(self._keeper.stop_template(endpoint))
                 return
 
     # Bookkeeping
@@ -461,10 +460,3 @@ class LocalTarget:
 
     def _stage(self, endpoint: Hosted, stage: Stage) -> None:
         self._dispatcher.stage(endpoint.name, stage)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """A task of the target's own; `close` awaits it."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
