@@ -31,7 +31,7 @@ from flashmesh.kit.tasks import Tasks
 from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import EventLog, WorkerPort
-from flashmesh.wire.frames import Cancel, Hello, Scale, Update
+from flashmesh.wire.frames import Hello
 from flashmesh.worker.keeper.client import (
     EndpointSockets,
     KeeperEvent,
@@ -161,10 +161,8 @@ class LocalTarget:
         self._declare_plan(endpoint)
         if endpoint.spec is None:
             return
-        spec = endpoint.spec = dataclasses.replace(endpoint.spec, config=resource.config.to_dict())
-        endpoint.untold = endpoint.port is None
-        if endpoint.port is not None:
-            endpoint.port.send(Update(spec.to_dict()))
+        endpoint.spec = dataclasses.replace(endpoint.spec, config=resource.config.to_dict())
+        endpoint.untold = not endpoint.tell()
         await self._keeper.remember(endpoint)
         if resource.config.workers_min > 0:
             self.ensure(resource.name)
@@ -268,28 +266,19 @@ class LocalTarget:
     def scale(self, endpoint: EndpointName, workers: int) -> None:
         found = self._endpoints.get(endpoint)
         if found is not None:
-            found.wanted = workers
-            if found.port is not None:
-                found.port.send(Scale(workers))
+            found.scale(workers)
 
     def cancel(self, endpoint: EndpointName, execution: ExecutionId) -> None:
         found = self._endpoints.get(endpoint)
-        if found is not None and found.port is not None:
-            found.port.send(Cancel(execution))
+        if found is not None:
+            found.cancel(execution)
 
     def template_linked(self, endpoint: EndpointName, hello: Hello, port: WorkerPort) -> None:
         found = self._endpoints.get(endpoint)
         if found is None or found.closing:
             return
-        found.port = port
-        found.running = True
         self._stage(found, "warm")
-        spec = found.spec if found.rollout is None else found.rollout.spec
-        if spec is not None and (found.untold or (hello.build, hello.incarnation) != (spec.build, spec.generation)):
-            port.send(Update(spec.to_dict()))
-            found.untold = False
-        if found.wanted:
-            port.send(Scale(found.wanted))
+        found.linked(hello, port)
 
     def template_unlinked(self, endpoint: EndpointName, port: WorkerPort) -> None:
         found = self._endpoints.get(endpoint)
@@ -432,10 +421,9 @@ class LocalTarget:
                 self._tasks.begin(self._keeper.stop_template(endpoint))
             return
         await self._provisions.prepare(endpoint)
-        spec = endpoint.spec = self._provisions.spec(endpoint)
+        endpoint.spec = self._provisions.spec(endpoint)
         await self._keeper.remember(endpoint)
-        if endpoint.port is not None:
-            endpoint.port.send(Update(spec.to_dict()))
+        endpoint.tell()
 
     async def _take_down(self, endpoint: Hosted) -> None:
         if endpoint.starting is not None:
