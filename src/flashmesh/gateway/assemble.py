@@ -208,7 +208,7 @@ def assemble(
             calls=calls,
             registry=registry,
             logbook=link.logbook,
-            complete=registry.complete,
+            complete=registry.posted.complete,
             metrics=metrics.exposition,
             limits=api_limits(settings),
             faces=(state_faces.face(), deployment_face(deployments, state.manager, gate.grant)),
