@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import closed_loop, floors, http_load, tree
+from benchmarks import closed_loop, floors, http_load, program, tree
 from benchmarks.product import until
 from benchmarks.sampler import LOOP
 from benchmarks.served import BODY, first_answer, invoke
@@ -131,13 +131,7 @@ class Sampled:
         self.worker = self.of_worker(begin=True)["pid"]
 
     def of_worker(self, *, begin: bool = False) -> Any:
-        body = json.dumps({"input": {"begin": begin}}).encode()
-        import urllib.request
-
-        url = f"http://127.0.0.1:{self.port}{invoke('sampled')}"
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)["output"]
+        return program.ask(f"http://127.0.0.1:{self.port}{invoke('sampled')}", {"input": {"begin": begin}})["output"]
 
     def of_server(self) -> dict[str, int]:
         self._out.unlink(missing_ok=True)
@@ -166,15 +160,10 @@ def sampled_server(folder: Path) -> Iterator[Sampled]:
     port = floors.free_port()
     out = folder / "server.json"
     command = [sys.executable, "-P", str(sampler), str(out), "server", "--project", str(project), "--port", str(port)]
-    environment = {**os.environ, "FLASH_HOME": str(folder / "home")}
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
+    environment = program.environment(folder / "home")
+    with program.started(command, environment=environment, log=folder / "server.log") as process:
         first_answer(process, port, http_load.request_bytes(invoke("echo"), BODY))
         yield Sampled(process, port, out)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
 
 
 def account(server: Sampled, connections: int, seconds: float) -> dict[str, Any]:

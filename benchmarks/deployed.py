@@ -1,17 +1,14 @@
 """The product under measurement: a real `flash server` with projects deployed on it by `flash deploy`."""
 
 import json
-import os
-import signal
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import program
 from benchmarks.floors import free_port, wait_for_200
-from benchmarks.product import flash
 
 
 class Deployed:
@@ -24,48 +21,40 @@ class Deployed:
 
     def deploy(self, project: Path) -> dict[str, Any]:
         """`flash deploy` of that folder; what it prints as JSON."""
-        command = [flash(), "deploy", "--json"]
+        command = [program.flash(), "deploy", "--json"]
         done = subprocess.run(command, cwd=project, env=self._environment, check=True, capture_output=True)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     def ask(self, path: str, body: object = None) -> Any:
         """The server's answer to an admin: to a POST where there is a body."""
-        with self._opened(path, body) as answer:
-            return json.load(answer)
+        return program.ask(self._url(path), body, token=self._token)
 
     def end_of(self, deployment: str) -> dict[str, Any]:
         """Follow a deployment to its end: its document."""
-        with self._opened(f"/v1/deployments/{deployment}/events") as answer:
+        with program.opened(self._url(f"/v1/deployments/{deployment}/events"), token=self._token) as answer:
             last = [line for line in answer if line.startswith(b"data:")][-1]
         found: dict[str, Any] = json.loads(last.removeprefix(b"data:"))
         return found
 
-    def _opened(self, path: str, body: object = None) -> Any:
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    @property
+    def _token(self) -> str:
         (token,) = self._home.glob("hosts/*/token")
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "Authorization": f"Bearer {token.read_text().strip()}"},
-        )
-        return urllib.request.urlopen(request, timeout=60)
+        return token.read_text().strip()
 
 
 @contextmanager
 def deploying(folder: Path) -> Iterator[Deployed]:
     """A server without a project, in a home of its own; what is deployed ends with it."""
     port, home = free_port(), folder / "deploy-home"
-    environment = {**os.environ, "FLASH_HOME": str(home)}
-    with (folder / "deploy-server.log").open("ab") as log:
-        process = subprocess.Popen(
-            [flash(), "server", "--port", str(port)], stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    try:
+    environment = program.environment(home)
+    command = [program.flash(), "server", "--port", str(port)]
+    with program.started(command, environment=environment, log=folder / "deploy-server.log") as process:
         wait_for_200(f"http://127.0.0.1:{port}/healthz", process)
         yield Deployed(port, home, environment)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(120)
 
 
 def port_of(url: str) -> int:

@@ -1,17 +1,14 @@
 """The product under measurement: a real `flash run` on a small project in a folder of its own."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import program
 from benchmarks.floors import free_port, wait_for_200
 
 WORKERS = """
@@ -115,23 +112,16 @@ class Session:
         self.port = port
 
     def post(self, path: str, body: object) -> Any:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+        return program.ask(f"http://127.0.0.1:{self.port}{path}", body)
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
-            return json.load(answer)
+        return program.ask(f"http://127.0.0.1:{self.port}{path}")
 
     def output(self, path: str, body: object) -> Any:
         return self.post(path, {"input": body})["output"]
 
     def status(self) -> Any:
-        command = [flash(), "status", "--json"]
+        command = [program.flash(), "status", "--json"]
         return json.loads(subprocess.run(command, cwd=self.folder, check=True, capture_output=True).stdout)
 
     def worker_pids(self, endpoint: str) -> list[int]:
@@ -139,23 +129,14 @@ class Session:
         return [process["pid"] for process in entries[endpoint]["processes"]]
 
 
-def flash() -> str:
-    return str(Path(sys.executable).with_name("flash"))
-
-
 @contextmanager
 def running(folder: Path, *options: str) -> Iterator[Session]:
     port = free_port()
-    environment = {**os.environ, "FLASH_HOME": str(folder.parent / "home")}
-    command = [flash(), "run", str(folder), "--port", str(port), *options]
-    with (folder.parent / "session.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
+    environment = program.environment(folder.parent / "home")
+    command = [program.flash(), "run", str(folder), "--port", str(port), *options]
+    with program.started(command, environment=environment, log=folder.parent / "session.log") as process:
         wait_for_200(f"http://127.0.0.1:{port}/ping", process)
         yield Session(folder, process, port)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
 
 
 def private_megabytes(pid: int) -> float:

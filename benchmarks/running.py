@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmarks import closed_loop, floors, http_load
 from benchmarks.measure import Row, in_turns, percentile, python, timed
-from benchmarks.product import Session, flash, private_megabytes, running, until
+from benchmarks.product import Session, private_megabytes, running, until
+from benchmarks.program import flash
 
 ECHO = {"a": 1, "text": "x" * 80}
 

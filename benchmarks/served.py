@@ -1,8 +1,6 @@
 """The product under measurement: a real `flash server --project` on a project of a few functions."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import time
@@ -10,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import floors, http_load, tree
-from benchmarks.product import flash
+from benchmarks import floors, http_load, program, tree
 
 JOBS = """
 import time
@@ -62,7 +59,7 @@ class Server:
 
     def token(self) -> str:
         """A new token that may call."""
-        command = [flash(), "token", "create", f"bench-{time.monotonic_ns()}", "--scope", "call", "--json"]
+        command = [program.flash(), "token", "create", f"bench-{time.monotonic_ns()}", "--scope", "call", "--json"]
         said = subprocess.run(command, env=self._environment, check=True, capture_output=True, text=True).stdout
         return str(json.loads(said)["token"])
 
@@ -82,16 +79,11 @@ def serving(folder: Path, *options: str, variables: dict[str, str] | None = None
     project.mkdir(parents=True, exist_ok=True)
     (project / "jobs.py").write_text(JOBS)
     port = floors.free_port()
-    environment = {**os.environ, "FLASH_HOME": str(folder / "server-home"), **(variables or {})}
-    command = [flash(), "server", "--project", str(project), "--port", str(port), *options]
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
+    environment = program.environment(folder / "server-home", variables)
+    command = [program.flash(), "server", "--project", str(project), "--port", str(port), *options]
+    with program.started(command, environment=environment, log=folder / "server.log") as process:
         first_answer(process, port, http_load.request_bytes(invoke("echo"), BODY))
         yield Server(process, port, environment)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
 
 
 def first_answer(process: subprocess.Popen[bytes], port: int, request: bytes, limit_s: float = 60.0) -> None:

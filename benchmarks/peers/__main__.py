@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks import closed_loop, tree
+from benchmarks import closed_loop, program, tree
 from benchmarks.floors import bare_uvicorn, free_port
 from benchmarks.http_load import one_at_a_time, request_bytes
 from benchmarks.measure import percentile
@@ -66,8 +66,8 @@ def ours(scratch: Path) -> Figures:
     project.mkdir()
     (project / "echo.py").write_text(ECHO)
     port = free_port()
-    command = [str(Path(sys.executable).with_name("flash")), "server", "--project", str(project), "--port", str(port)]
-    environment = {**os.environ, "FLASH_HOME": str(scratch / "home")}
+    command = [program.flash(), "server", "--project", str(project), "--port", str(port)]
+    environment = program.environment(scratch / "home")
     with _running(command, scratch, environment) as process:
         return _over_http(process, port, "/v1/functions/echo:invoke", BODY)
 

@@ -1,63 +1,37 @@
 """The session's end of the link: one Unix socket on which workers, templates and clients report.
 
 Who connects is told by the kernel (same user only) and by its HELLO. A worker's frames go to the dispatcher, a
-template's to the target that started it, a client's become calls and questions. A client that goes away ends nothing
-but its own waits, except streams, which nobody else can read.
+template's to the target that started it, a client's become calls and questions (`client_end.py`).
 """
 
 import asyncio
 import os
 import ssl
-from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import structs
-
-from flashmesh.executions.record import Execution
-from flashmesh.functions.errors import ExecutionNotFound, FlashmeshError, LinkProtocolError, QueueFull, ValidationError
-from flashmesh.kit.ids import EndpointName, ExecutionId, WorkerId
+from flashmesh.functions.errors import LinkProtocolError
+from flashmesh.kit.ids import EndpointName, WorkerId
+from flashmesh.kit.tasks import Tasks
+from flashmesh.queueing.client_end import ClientEnd
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.logbook import LogBook
 from flashmesh.queueing.ports import EventLog, QueryHandler
 from flashmesh.queueing.queries import built_in
-from flashmesh.queueing.settlement import error_frame
 from flashmesh.queueing.slots import Worker
-from flashmesh.wire.answers import CLOSE
 from flashmesh.wire.connection import Keepalive, Link, serve_tcp
-from flashmesh.wire.frames import (
-    PROTOCOL_VERSION,
-    Answer,
-    AnyFrame,
-    Cancel,
-    Credit,
-    Error,
-    Hello,
-    Invoke,
-    Log,
-    Query,
-    Ready,
-    Result,
-    WorkerGone,
-)
-from flashmesh.wire.lending import Borrowed
+from flashmesh.wire.frames import PROTOCOL_VERSION, AnyFrame, Hello, Log, Ready, WorkerGone
 from flashmesh.wire.memfd import Splices
 
 HELLO_S: Final = 5.0
 """How long a connection may stay silent before its HELLO."""
 CLOSE_S: Final = 1.0
 """How long the last bytes of a closing session may take to leave."""
-BEHIND_BYTES: Final = 256 * 1024 * 1024
-"""Results a client may leave unread; beyond that its connection is closed. The executions keep their results."""
-VERDICTS: Final = 10_000
-"""Refusals and repeated keys remembered per client, for its question whether a call was accepted."""
 WORKERS_BUSY: Final = Keepalive(wants_pong=False)
 """Over TCP: a worker may run a user's code for any time without answering; its machine still acknowledges."""
-ACCEPT_S: Final = 60.0
-"""How long the question whether a call was accepted waits for a payload that is still on its way."""
 
 
 class LinkServer:
@@ -94,7 +68,7 @@ class LinkServer:
         self._servers: list[asyncio.AbstractServer] = []
         self._splices: Splices | None = None
         self._links: set[Link] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._emptied = asyncio.Event()
         self.closing = False
 
@@ -130,9 +104,7 @@ class LinkServer:
             server.close()
         for link in list(self._links):
             link.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         if self._links:
             try:
                 async with asyncio.timeout(CLOSE_S):
@@ -181,17 +153,12 @@ class LinkServer:
             link.state = _TemplateEnd(self, hello)
             self.dispatcher.source.template_linked(EndpointName(hello.endpoint), hello, link)
         else:
-            link.state = _ClientEnd(self, link)
+            link.state = ClientEnd(
+                link, dispatcher=self.dispatcher, queries=self.queries, tasks=self._tasks, log=self.log
+            )
 
     def _refusal(self, hello: Hello) -> str | None:
         return "nobody is admitted over TCP here." if self._check_token is None else self._check_token(hello)
-
-    def run(self, work: Awaitable[None]) -> "asyncio.Task[None]":
-        """A handler's task; `close` awaits it."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _take(link: Link, frame: AnyFrame) -> None:
@@ -264,192 +231,3 @@ class _TemplateEnd:
 
     def lost(self, link: Link) -> None:
         self._server.dispatcher.source.template_unlinked(self._endpoint, link)
-
-
-class _ClientEnd:
-    """A client's connection; also the Reply of its calls."""
-
-    role = "client"
-
-    def __init__(self, server: LinkServer, link: Link) -> None:
-        self._server = server
-        self._link = link
-        self._behind = 0
-        self._streams: set[str] = set()
-        self._questions: dict[int, asyncio.Task[None]] = {}
-        self._verdicts: OrderedDict[str, Execution | FlashmeshError] = OrderedDict()
-        self._expected: dict[str, asyncio.Future[None]] = {}
-
-    @property
-    def behind(self) -> bool:
-        """Whether the client has yet to read what it was sent before."""
-        transport = self._link.transport
-        return transport is not None and transport.get_write_buffer_size() > 0
-
-    def send(self, frame: AnyFrame) -> None:
-        """Reply of a call. A client that leaves too much unread loses its connection."""
-        self._link.send(frame)
-        if isinstance(frame, Result | Error):
-            if self._streams:
-                self._streams.discard(frame.execution)
-            if not self.behind:
-                self._behind = 0
-                return
-            self._behind += len(frame.payload)
-            if self._behind > BEHIND_BYTES:
-                self._link.abort(LinkProtocolError(f"The client left {self._behind} bytes of results unread."))
-
-    def take(self, link: Link, frame: AnyFrame) -> None:
-        dispatcher = self._server.dispatcher
-        if isinstance(frame, Invoke):
-            self._invoke(frame)
-        elif isinstance(frame, Credit):
-            dispatcher.credit(ExecutionId(frame.execution), frame.items)
-        elif isinstance(frame, Cancel):
-            try:
-                dispatcher.cancel(ExecutionId(frame.execution))
-            except ExecutionNotFound:
-                pass  # it was refused, or repeated another call's key: nothing of its own runs
-        elif isinstance(frame, Query):
-            self._ask(frame)
-
-    def _invoke(self, frame: Invoke) -> None:
-        meta = frame.meta
-        kind = "async" if meta.get("mode") == "async" else "sync"
-        payload: object = frame.payload
-        if isinstance(payload, Borrowed) and (kind == "async" or "idempotency_key" in meta):
-            # What is kept, or compared, outlives the time that its file is lent. Anything else is only passed on.
-            frame = structs.replace(frame, payload=bytes(payload))
-        try:
-            if kind == "async":
-                told = partial(self._stored, frame.execution)
-                execution = self._server.dispatcher.submit(frame, self, kind="async", accepted=told)
-            else:
-                execution = self._server.dispatcher.submit(frame, self)
-        except FlashmeshError as error:
-            self._refuse(frame.execution, error)
-            return
-        if execution.id != frame.execution:
-            self._remember(frame.execution, execution)
-        elif kind == "sync" and meta.get("stream") and not execution.ended:
-            self._streams.add(frame.execution)
-        if kind == "sync" or self._server.dispatcher.is_accepted(execution.id):
-            self._settle(frame.execution)
-
-    def _stored(self, execution: str, error: FlashmeshError | None) -> None:
-        if error is not None:
-            self._verdicts.pop(execution, None)
-            self._refuse(execution, error)
-        else:
-            self._settle(execution)
-
-    def _refuse(self, execution: str, error: FlashmeshError) -> None:
-        self._remember(execution, error)
-        self._link.send(error_frame(execution, error))
-        self._settle(execution)
-
-    def _settle(self, execution: str) -> None:
-        """Whoever asked whether this call was accepted can be answered."""
-        if self._expected and (waiting := self._expected.pop(execution, None)) is not None and not waiting.done():
-            waiting.set_result(None)
-
-    def _remember(self, execution: str, verdict: Execution | FlashmeshError) -> None:
-        self._verdicts[execution] = verdict
-        if len(self._verdicts) > VERDICTS:
-            self._verdicts.popitem(last=False)
-
-    def _ask(self, query: Query) -> None:
-        if query.what == CLOSE:
-            task = self._questions.pop(query.id, None)
-            if task is not None:
-                task.cancel()
-            return
-        task = self._server.run(self._answer(query))
-        self._questions[query.id] = task
-        task.add_done_callback(lambda _: self._questions.pop(query.id, None))
-
-    async def _answer(self, query: Query) -> None:
-        answers = _Answers(self, self._link, query.id)
-        try:
-            if query.what == "accepted":
-                body: dict[str, Any] | None = await self._accepted(query.arguments)
-            else:
-                handler = self._server.queries.get(query.what)
-                if handler is None:
-                    raise ValidationError(f"the session knows no question {query.what!r}", field="what")
-                body = await handler(query.arguments, answers)
-        except FlashmeshError as error:
-            self._link.send(Answer(query.id, {}, error_body(error)))
-        except Exception as error:
-            self._server.log("query_failed", {"what": query.what, "reason": repr(error)})
-            internal = FlashmeshError(f"the question {query.what!r} failed: {error!r}. The session's log tells more")
-            self._link.send(Answer(query.id, {}, error_body(internal)))
-        else:
-            if not answers.over:
-                self._link.send(Answer(query.id, body or {}))
-
-    async def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """`accepted {id}` → {"id", "status"}: whether this connection's INVOKE was taken, and as which execution.
-
-        Waits for a payload that is still on its way. Raises what it was refused with.
-        """
-        asked = str(arguments.get("id", ""))
-        verdict = self._verdict(asked)
-        if verdict is None:
-            arrival = self._expected.setdefault(asked, asyncio.get_running_loop().create_future())
-            await asyncio.wait((arrival,), timeout=ACCEPT_S)
-            self._expected.pop(asked, None)
-            verdict = self._verdict(asked)
-        if verdict is None:
-            raise ExecutionNotFound(f"no call {asked} came over this connection. Send it first")
-        if isinstance(verdict, FlashmeshError):
-            raise verdict
-        return {"id": verdict.id, "status": str(verdict.status)}
-
-    def _verdict(self, asked: str) -> Execution | FlashmeshError | None:
-        """None: not here yet, or not stored yet."""
-        found = self._verdicts.get(asked)
-        if isinstance(found, FlashmeshError):
-            return found
-        dispatcher = self._server.dispatcher
-        try:
-            found = found or dispatcher.execution(ExecutionId(asked))
-        except ExecutionNotFound:
-            return None
-        return found if dispatcher.is_accepted(found.id) else None
-
-    def lost(self, link: Link) -> None:
-        for task in list(self._questions.values()):
-            task.cancel()
-        for execution in list(self._streams):
-            self._server.dispatcher.reader_gone(ExecutionId(execution))
-
-
-class _Answers:
-    """The answers to one question."""
-
-    __slots__ = ("_client", "_id", "_link", "over")
-
-    def __init__(self, client: _ClientEnd, link: Link, id: int) -> None:
-        self._client = client
-        self._link = link
-        self._id = id
-        self.over = False
-
-    @property
-    def behind(self) -> bool:
-        return self._client.behind
-
-    def __call__(self, body: dict[str, Any], more: bool = True) -> None:
-        self.over = not more
-        self._link.send(Answer(self._id, body, None, more))
-
-
-def error_body(error: FlashmeshError) -> dict[str, Any]:
-    """An Answer's `error`."""
-    body: dict[str, Any] = {"code": error.code, "message": str(error)}
-    if isinstance(error, QueueFull):
-        body["retry_after"] = error.retry_after
-    if isinstance(error, ValidationError) and error.field:
-        body["field"] = error.field
-    return body

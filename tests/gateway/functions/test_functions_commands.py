@@ -176,7 +176,7 @@ def test_cancelling_ends_the_process_that_runs_the_call() -> None:
 
 def test_a_command_that_never_listens_fails_its_calls_with_the_reason() -> None:
     async def scenario(bench: Bench) -> None:
-        bench.registry._around = dataclasses.replace(bench.registry._around, ready_s=0.2)
+        bench.registry.posted._around = dataclasses.replace(bench.registry.posted._around, ready_s=0.2)
         await bench.create(command=python("import time; print('here', flush=True); time.sleep(600)"))
         code, message = await bench.call().error()
         assert code == "ENDPOINT_UNAVAILABLE"
@@ -438,7 +438,7 @@ def test_when_the_starter_is_killed_calls_are_lost_and_the_next_ones_run() -> No
         pid = await bench.call("f", "pid").output()
         call = bench.call("f", "hang")
         await call.started.wait()
-        starter = bench.registry._around.processes._starter_process
+        starter = bench.registry.posted._around.processes._starter_process
         assert starter is not None
         starter.kill()
         assert (await call.error())[0] == "WORKER_LOST"

@@ -364,7 +364,7 @@ def test_a_function_may_answer_202_and_complete_later_once_and_only_for_its_atte
             await bench.create(endpointUrl=function.url, concurrency=1, timeoutMs=5000)
             call = bench.call()
             await until(lambda: function.asked)
-            complete = bench.registry.complete
+            complete = bench.registry.posted.complete
             await until(lambda: bench.endpoint()["running"] == 1)
             with pytest.raises(StaleAttempt):
                 complete(call.execution, 2, b'{"success": true}')
@@ -400,7 +400,7 @@ def test_a_function_that_answers_202_and_forgets_times_out() -> None:
             await bench.create(endpointUrl=function.url, timeoutMs=150)
             call = bench.call()
             assert (await call.error())[0] == "TIMEOUT"
-            bench.registry.complete(call.execution, 1, b'{"success": true}')
+            bench.registry.posted.complete(call.execution, 1, b'{"success": true}')
             assert await_status(bench, call.execution) == "TIMEOUT"
 
     play(scenario)
@@ -418,7 +418,7 @@ def test_completing_before_the_http_answer_counts_once_and_keeps_the_slot_until_
             await bench.create(endpointUrl=function.url, concurrency=1)
             first, second = bench.call(), bench.call()
             await until(lambda: function.asked)
-            bench.registry.complete(first.execution, 1, b'{"success": true, "output": "by request"}')
+            bench.registry.posted.complete(first.execution, 1, b'{"success": true, "output": "by request"}')
             assert await first.output() == "by request"
             assert bench.endpoint()["queued"] == 1, "the function is still at the first call"
             go.set()

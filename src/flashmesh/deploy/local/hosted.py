@@ -1,4 +1,4 @@
-"""One endpoint as the local target keeps it. Plain state; the target alone changes it."""
+"""One endpoint as the local target keeps it: state, which the target alone changes, and what its template is told."""
 
 import asyncio
 import dataclasses
@@ -9,9 +9,10 @@ from flashmesh.deploy.local.gpus import Devices
 from flashmesh.deploy.local.placed import Placed
 from flashmesh.deploy.local.plans import requirements_of
 from flashmesh.deploy.local.rollout import Rollout
-from flashmesh.kit.ids import BuildId, EndpointName
+from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId
 from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.queueing.ports import WorkerPort
+from flashmesh.wire.frames import Cancel, Hello, Scale, Update
 from flashmesh.worker.keeper.client import EndpointSockets
 from flashmesh.worker.spec import WorkerSpec
 
@@ -71,6 +72,35 @@ class Hosted:
         self.generation, self.devices = other.generation, other.devices
         self.prepared, self.site_dirs = other.prepared, other.site_dirs
         self.spec = spec
+
+    def linked(self, hello: Hello, port: WorkerPort) -> None:
+        """Its template has connected: tell it what it has not heard yet."""
+        self.port = port
+        self.running = True
+        spec = self.spec if self.rollout is None else self.rollout.spec
+        if spec is not None and (self.untold or (hello.build, hello.incarnation) != (spec.build, spec.generation)):
+            port.send(Update(spec.to_dict()))
+            self.untold = False
+        if self.wanted:
+            port.send(Scale(self.wanted))
+
+    def tell(self) -> bool:
+        """Give its template what it is to serve. False: none is connected, or there is nothing to give."""
+        if self.port is None or self.spec is None:
+            return False
+        self.port.send(Update(self.spec.to_dict()))
+        return True
+
+    def scale(self, workers: int) -> None:
+        """So many are wanted; its template hears of it now, or when it connects."""
+        self.wanted = workers
+        if self.port is not None:
+            self.port.send(Scale(workers))
+
+    def cancel(self, execution: ExecutionId) -> None:
+        """Have its template stop the worker that runs it."""
+        if self.port is not None:
+            self.port.send(Cancel(execution))
 
     @property
     def name(self) -> EndpointName:

@@ -32,8 +32,7 @@ async def offer(endpoint: Hosted, spec: WorkerSpec, *, start: Start) -> None:
             await _follow(endpoint, rollout, start)
     except BaseException as error:
         endpoint.rollout = None
-        if endpoint.spec is not None and endpoint.port is not None:
-            endpoint.port.send(Update(endpoint.spec.to_dict()))  # one that is still on its way is given up
+        endpoint.tell()  # what it served; a build that is still on its way is given up for it
         if isinstance(error, TimeoutError):
             raise DeployFailed(f"It was not ready after {LIMIT_S:.0f} s. `flash logs` shows what it printed") from error
         raise

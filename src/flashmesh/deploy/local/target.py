@@ -10,31 +10,28 @@ declared; what is not declared again is ended.
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from flashmesh.deploy.local.gpu_desk import GpuDesk
 from flashmesh.deploy.local.gpus import Gpu
 from flashmesh.deploy.local.hosted import Hosted, Stage
 from flashmesh.deploy.local.inherited import Inherited, devices_of, gpus_of
+from flashmesh.deploy.local.keeper_desk import KeeperDesk
 from flashmesh.deploy.local.offering import offer
 from flashmesh.deploy.local.placed import Placed
-from flashmesh.deploy.local.plans import (
-    Surroundings,
-    endpoint_plan,
-    gives_up,
-    system_packages_of,
-    worker_spec,
-)
-from flashmesh.deploy.local.ports import EnvironmentsPort, KeeperPort, StartKeeper, VolumesPort
-from flashmesh.deploy.local.system import install_command, missing_system_dependencies
+from flashmesh.deploy.local.plans import Surroundings, endpoint_plan, gives_up
+from flashmesh.deploy.local.ports import EnvironmentsPort, StartKeeper, VolumesPort
+from flashmesh.deploy.local.provisions import Provisions, lacking_system_packages
+from flashmesh.deploy.local.system import install_command
 from flashmesh.functions.errors import EndpointUnavailable, FlashmeshError
 from flashmesh.kit.ids import BuildId, EndpointName, ExecutionId
+from flashmesh.kit.tasks import Tasks
 from flashmesh.project.model import Project, ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import EventLog, WorkerPort
-from flashmesh.wire.frames import Cancel, Hello, Scale, Update
+from flashmesh.wire.frames import Hello
 from flashmesh.worker.keeper.client import (
     EndpointSockets,
     KeeperEvent,
@@ -44,9 +41,6 @@ from flashmesh.worker.keeper.client import (
     TemplateWanted,
 )
 from flashmesh.worker.spec import WorkerSpec
-
-PORT_PATIENCE_S: Final = 1.0
-"""How long a TCP port may be held by processes that are just ending: a killed keeper's workers."""
 
 
 class LocalTarget:
@@ -75,12 +69,13 @@ class LocalTarget:
         notice: told an endpoint's name and a line for people to read.
         install: whether `environments` may install anything.
         """
-        self._socket_dir = runtime_dir / "endpoints"
-        self._start_keeper = start_keeper
         self._dispatcher = dispatcher
-        self._surroundings = Surroundings(link=link_path, manifest=manifest_path, key_file=key_file)
-        self._environments = environments
-        self._volumes = volumes
+        self._provisions = Provisions(
+            environments=environments,
+            volumes=volumes,
+            surroundings=Surroundings(link=link_path, manifest=manifest_path, key_file=key_file),
+            install=install,
+        )
         self._log = log
         self._endpoints: dict[EndpointName, Hosted] = {}
         self._inherited = Inherited()
@@ -91,10 +86,13 @@ class LocalTarget:
             free_one=self._free_an_idle_gpu,
             notice=notice,
         )
-        self._keeper: KeeperPort | None = None
-        self._keeper_lock = asyncio.Lock()
-        self._install = install
-        self._background: set[asyncio.Task[None]] = set()
+        self._keeper = KeeperDesk(
+            socket_dir=runtime_dir / "endpoints",
+            start=lambda: start_keeper(self.keeper_event),
+            inherited=self._inherited,
+            log=log,
+        )
+        self._tasks = Tasks()
         self._leaving: dict[EndpointName, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -108,7 +106,7 @@ class LocalTarget:
         endpoint = self._endpoints[resource.name] = Hosted(resource, project, build, placed=placed)
         self._declare_plan(endpoint)
         try:
-            await self._open(endpoint)
+            await self._keeper.open(endpoint)
             await self._take_over(endpoint)
         except EndpointUnavailable as error:
             self._dispatcher.fail_endpoint(resource.name, error)  # the first call tries again
@@ -137,9 +135,9 @@ class LocalTarget:
         while endpoint.starting is not None:
             await asyncio.wait((endpoint.starting,))
         candidate = endpoint.successor(resource, project, build, placed)
-        await self._prepare(candidate)
+        await self._provisions.prepare(candidate)
         await self._desk.reserve(candidate)
-        spec = self._spec(candidate)
+        spec = self._provisions.spec(candidate)
         try:
             await offer(endpoint, spec, start=self._start_trial)
         except BaseException:
@@ -149,12 +147,12 @@ class LocalTarget:
         endpoint.become(candidate, spec)
         self._declare_plan(endpoint)
         self._stage(endpoint, "warm")
-        await self._remember(endpoint)
+        await self._keeper.remember(endpoint)
 
     async def _start_trial(self, endpoint: Hosted, spec: WorkerSpec) -> None:
-        await self._open(endpoint)
+        await self._keeper.open(endpoint)
         endpoint.running = True
-        await (await self._kept()).start_template(spec, trial=True)
+        await self._keeper.start_template(spec, trial=True)
 
     async def resize(self, resource: ResourceSpec) -> None:
         """Take over other worker counts of a declared resource. No worker is replaced by another."""
@@ -163,17 +161,15 @@ class LocalTarget:
         self._declare_plan(endpoint)
         if endpoint.spec is None:
             return
-        spec = endpoint.spec = dataclasses.replace(endpoint.spec, config=resource.config.to_dict())
-        endpoint.untold = endpoint.port is None
-        if endpoint.port is not None:
-            endpoint.port.send(Update(spec.to_dict()))
-        await self._remember(endpoint)
+        endpoint.spec = dataclasses.replace(endpoint.spec, config=resource.config.to_dict())
+        endpoint.untold = not endpoint.tell()
+        await self._keeper.remember(endpoint)
         if resource.config.workers_min > 0:
             self.ensure(resource.name)
 
     async def open(self, name: EndpointName) -> None:
         """See to it that a declared endpoint has its sockets; one that could not be had is tried for again."""
-        await self._open(self._endpoints[name])
+        await self._keeper.open(self._endpoints[name])
 
     async def settle(self, name: EndpointName) -> None:
         """After an endpoint was declared that may have served before: see to it that peers can start it.
@@ -182,12 +178,12 @@ class LocalTarget:
         """
         endpoint = self._endpoints[name]
         gpus = endpoint.resource.config.gpus and endpoint.devices is None and await self._desk.gpus()
-        if self._to_install(endpoint) or gpus:
+        if self._provisions.to_install(endpoint) or gpus:
             return  # which this process has to see to, at the first call
-        await self._prepare(endpoint)
-        before, spec = endpoint.spec, self._spec(endpoint)
+        await self._provisions.prepare(endpoint)
+        before, spec = endpoint.spec, self._provisions.spec(endpoint)
         endpoint.spec = spec
-        await self._remember(endpoint)
+        await self._keeper.remember(endpoint)
         if before is not None and before.config != spec.config:
             await self.resize(endpoint.resource)
         if endpoint.resource.config.workers_min > 0:
@@ -202,7 +198,7 @@ class LocalTarget:
         self._dispatcher.withdraw(name)
         if endpoint.starting is not None:
             endpoint.starting.cancel()
-        task = self._leaving[name] = self._run(self._take_down(endpoint))
+        task = self._leaving[name] = self._tasks.begin(self._take_down(endpoint))
         task.add_done_callback(lambda _: self._leaving.pop(name, None))
 
     async def left(self, name: EndpointName) -> None:
@@ -220,10 +216,10 @@ class LocalTarget:
 
         Their end is not waited for. Starts a keeper where none runs.
         """
-        await self._kept()
+        await self._keeper.started()
         for kept in self._inherited:
             self._log("endpoint_ended", {"endpoint": kept.endpoint, "reason": "it is not declared any more"})
-            self._run(self._end_inherited(kept))
+            self._tasks.begin(self._end_inherited(kept))
 
     async def gpus(self) -> tuple[Gpu, ...]:
         """This machine's GPUs."""
@@ -235,7 +231,7 @@ class LocalTarget:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             return False
-        if self._to_install(endpoint):
+        if self._provisions.to_install(endpoint):
             return False
         self.ensure(name)
         return True
@@ -244,7 +240,7 @@ class LocalTarget:
         """Build its environment now, because somebody asked for that. Raises EnvironmentFailed."""
         endpoint = self._endpoints.get(name)
         if endpoint is not None:
-            await self._prepare(endpoint)
+            await self._provisions.prepare(endpoint)
 
     def sockets(self) -> Mapping[str, EndpointSockets]:
         """Where peers reach each declared endpoint."""
@@ -256,11 +252,8 @@ class LocalTarget:
         keep: let everything serve on instead, where the keeper outlives this process.
         """
         self._closed = True
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        if self._keeper is not None:
-            await self._keeper.close(drain_s=drain_s, keep=keep)
+        await self._tasks.close()
+        await self._keeper.close(drain_s=drain_s, keep=keep)
 
     # What the dispatcher says
 
@@ -268,33 +261,24 @@ class LocalTarget:
         found = self._endpoints.get(endpoint)
         if found is None or self._closed or found.running or found.starting is not None or found.rollout is not None:
             return
-        found.starting = self._run(self._start(found))
+        found.starting = self._tasks.begin(self._start(found))
 
     def scale(self, endpoint: EndpointName, workers: int) -> None:
         found = self._endpoints.get(endpoint)
         if found is not None:
-            found.wanted = workers
-            if found.port is not None:
-                found.port.send(Scale(workers))
+            found.scale(workers)
 
     def cancel(self, endpoint: EndpointName, execution: ExecutionId) -> None:
         found = self._endpoints.get(endpoint)
-        if found is not None and found.port is not None:
-            found.port.send(Cancel(execution))
+        if found is not None:
+            found.cancel(execution)
 
     def template_linked(self, endpoint: EndpointName, hello: Hello, port: WorkerPort) -> None:
         found = self._endpoints.get(endpoint)
         if found is None or found.closing:
             return
-        found.port = port
-        found.running = True
         self._stage(found, "warm")
-        spec = found.spec if found.rollout is None else found.rollout.spec
-        if spec is not None and (found.untold or (hello.build, hello.incarnation) != (spec.build, spec.generation)):
-            port.send(Update(spec.to_dict()))
-            found.untold = False
-        if found.wanted:
-            port.send(Scale(found.wanted))
+        found.linked(hello, port)
 
     def template_unlinked(self, endpoint: EndpointName, port: WorkerPort) -> None:
         found = self._endpoints.get(endpoint)
@@ -352,55 +336,27 @@ class LocalTarget:
 
     def _keeper_lost(self) -> None:
         """Its templates are draining. Sockets are opened anew at once, because peers know only those."""
-        self._keeper = None
+        self._keeper.lost()
         self._inherited.clear()
         self._log("keeper_lost", {"endpoints": len(self._endpoints)})
         for endpoint in self._endpoints.values():
             self._forget_template(endpoint)
             if endpoint.rollout is not None:
                 endpoint.rollout.template_exited(TemplateExited(endpoint.name, 0, 0))
-        self._run(self._reopen())
+        self._tasks.begin(self._reopen())
 
     async def _reopen(self) -> None:
         for endpoint in list(self._endpoints.values()):
             try:
-                await self._open(endpoint)
+                await self._keeper.open(endpoint)
                 if endpoint.spec is not None:
-                    await (await self._kept()).remember(endpoint.spec)
+                    await self._keeper.tell(endpoint.spec)
             except FlashmeshError as error:
                 self._dispatcher.fail_endpoint(endpoint.name, error)
             else:
                 self._dispatcher.template_lost(endpoint.name)
 
     # Acting
-
-    async def _kept(self) -> KeeperPort:
-        """The keeper, started when there is none."""
-        async with self._keeper_lock:
-            if self._keeper is None:
-                try:
-                    self._keeper = await self._start_keeper(self.keeper_event)
-                except OSError as error:
-                    raise EndpointUnavailable(
-                        f"the process that starts workers could not be started: {error}. The next call tries again"
-                    ) from error
-                self._inherited.add(self._keeper.kept)
-            return self._keeper
-
-    async def _open(self, endpoint: Hosted) -> None:
-        self._socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keeper = await self._kept()
-        queue_size = endpoint.resource.config.queue_size
-        until = asyncio.get_running_loop().time() + PORT_PATIENCE_S
-        while True:
-            tcp = endpoint.tcp
-            sockets = await keeper.open(endpoint.name, self._socket_dir, queue_size=queue_size, tcp=tcp)
-            if not sockets.tcp_error or asyncio.get_running_loop().time() > until:
-                break
-            await asyncio.sleep(PORT_PATIENCE_S / 20)
-        endpoint.opened(sockets)
-        if sockets.tcp_unknown:
-            await keeper.stop_template(endpoint.name, drain_s=endpoint.drain_s)
 
     async def _take_over(self, endpoint: Hosted) -> None:
         """Go on with what an earlier server left: a template and its GPUs, if one runs. It gets the build of now."""
@@ -418,11 +374,7 @@ class LocalTarget:
             await self._roll(endpoint)
 
     async def _end_inherited(self, kept: KeptEndpoint) -> None:
-        try:
-            drain_s = 0.0 if kept.spec is None else kept.spec.drain_limit_s
-            await (await self._kept()).close_endpoint(kept.endpoint, drain_s=drain_s)
-        except EndpointUnavailable as error:
-            self._log("remove_failed", {"endpoint": kept.endpoint, "reason": str(error)})
+        await self._keeper.close_kept(kept)
         self._inherited.take(EndpointName(kept.endpoint))
         self._desk.freed.set()
 
@@ -439,22 +391,22 @@ class LocalTarget:
             endpoint.starting = None
 
     async def _start_template(self, endpoint: Hosted) -> None:
-        lacking = await asyncio.to_thread(_lacking_system_packages, endpoint.resource)
+        lacking = await asyncio.to_thread(lacking_system_packages, endpoint.resource)
         if lacking:
             line = f"needs system packages that are missing here. Install them with: {install_command(lacking)}"
             self._desk.say_once(endpoint, line)
         while True:
             generation = endpoint.generation
-            self._stage(endpoint, "building" if self._to_install(endpoint) else "starting")
-            await self._prepare(endpoint)
+            self._stage(endpoint, "building" if self._provisions.to_install(endpoint) else "starting")
+            await self._provisions.prepare(endpoint)
             self._stage(endpoint, "starting")
             await self._desk.reserve(endpoint)
             if generation == endpoint.generation:
                 break  # else it was saved again meanwhile: begin with what is there now
-        await self._open(endpoint)
-        spec = endpoint.spec = self._spec(endpoint)
+        await self._keeper.open(endpoint)
+        spec = endpoint.spec = self._provisions.spec(endpoint)
         endpoint.running = True
-        await (await self._kept()).start_template(spec)
+        await self._keeper.start_template(spec)
 
     def _fail(self, endpoint: Hosted, error: FlashmeshError) -> None:
         endpoint.starting = None
@@ -462,71 +414,21 @@ class LocalTarget:
         if not endpoint.closing:
             self._dispatcher.fail_endpoint(endpoint.name, error)
 
-    async def _prepare(self, endpoint: Hosted) -> None:
-        requirements = endpoint.requirements
-        if endpoint.prepared != requirements:
-            endpoint.site_dirs = await self._environments.prepare(*requirements, endpoint=endpoint.name)
-            endpoint.prepared = requirements
-
-    def _to_install(self, endpoint: Hosted) -> bool:
-        """Whether packages are missing that nobody has asked to be installed for this endpoint."""
-        if not self._install or endpoint.prepared == endpoint.requirements:
-            return False
-        own, project = endpoint.requirements
-        return bool(self._environments.missing((*own, *project)))
-
-    def _spec(self, endpoint: Hosted) -> WorkerSpec:
-        assert endpoint.sockets is not None
-        devices = endpoint.devices
-        return worker_spec(
-            endpoint.resource,
-            endpoint.project,
-            endpoint.build,
-            generation=endpoint.generation,
-            surroundings=self._surroundings,
-            socket_path=endpoint.sockets.socket_path,
-            site_dirs=endpoint.site_dirs,
-            env=self._volumes.arrange(endpoint.resource.config),
-            cuda_devices=None if devices is None else devices.cuda_visible_devices,
-            placed=endpoint.placed,
-            tcp=endpoint.sockets.tcp,
-        )
-
     async def _roll(self, endpoint: Hosted) -> None:
         """Give the running template the new build; or end it, when the new build's packages are not there yet."""
-        if self._to_install(endpoint):
+        if self._provisions.to_install(endpoint):
             if endpoint.running:
-                self._run(self._stop_template(endpoint))
+                self._tasks.begin(self._keeper.stop_template(endpoint))
             return
-        await self._prepare(endpoint)
-        spec = endpoint.spec = self._spec(endpoint)
-        await self._remember(endpoint)
-        if endpoint.port is not None:
-            endpoint.port.send(Update(spec.to_dict()))
-
-    async def _remember(self, endpoint: Hosted) -> None:
-        """What is served is what the keeper starts from now on. One that is lost is told when there is another."""
-        if endpoint.spec is None:
-            return
-        try:
-            await (await self._kept()).remember(endpoint.spec)
-        except EndpointUnavailable as error:
-            self._log("remember_failed", {"endpoint": endpoint.name, "reason": str(error)})
-
-    async def _stop_template(self, endpoint: Hosted) -> None:
-        try:
-            await (await self._kept()).stop_template(endpoint.name, drain_s=endpoint.drain_s)
-        except EndpointUnavailable as error:
-            self._log("stop_failed", {"endpoint": endpoint.name, "reason": str(error)})
+        await self._provisions.prepare(endpoint)
+        endpoint.spec = self._provisions.spec(endpoint)
+        await self._keeper.remember(endpoint)
+        endpoint.tell()
 
     async def _take_down(self, endpoint: Hosted) -> None:
         if endpoint.starting is not None:
             await asyncio.wait((endpoint.starting,))
-        try:
-            if self._keeper is not None:
-                await self._keeper.close_endpoint(endpoint.name, drain_s=endpoint.drain_s)
-        except EndpointUnavailable as error:
-            self._log("remove_failed", {"endpoint": endpoint.name, "reason": str(error)})
+        await self._keeper.close_endpoint(endpoint)
         self._forget_template(endpoint)
 
     def _free_an_idle_gpu(self) -> None:
@@ -534,7 +436,7 @@ class LocalTarget:
         load = {entry["name"]: entry["running"] + entry["queued"] for entry in self._dispatcher.status()["endpoints"]}
         for endpoint in self._endpoints.values():
             if endpoint.devices is not None and endpoint.running and not load.get(endpoint.name):
-                self._run(self._stop_template(endpoint))
+                self._tasks.begin(self._keeper.stop_template(endpoint))
                 return
 
     # Bookkeeping
@@ -546,14 +448,3 @@ class LocalTarget:
 
     def _stage(self, endpoint: Hosted, stage: Stage) -> None:
         self._dispatcher.stage(endpoint.name, stage)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """A task of the target's own; `close` awaits it."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
-
-
-def _lacking_system_packages(resource: ResourceSpec) -> list[str]:
-    return missing_system_dependencies(system_packages_of(resource))

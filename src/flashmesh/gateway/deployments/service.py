@@ -37,6 +37,7 @@ from flashmesh.gateway.state.records import (
     Served,
 )
 from flashmesh.kit.ids import EndpointName
+from flashmesh.kit.tasks import Tasks
 from flashmesh.project.plan import Plan, plan
 from flashmesh.project.restored import project_of
 
@@ -88,7 +89,7 @@ class Deployments:
         self._clock = clock
         self._running: dict[str, Feed] = {}
         """By deployment: those that this process carries out."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._turns: dict[tuple[str, str], asyncio.Lock] = {}
         self._schemas: dict[EndpointName, dict[str, Any]] = {}
         """By endpoint and callable: the schema of its arguments, as its template last said."""
@@ -293,9 +294,7 @@ class Deployments:
 
     def _carry_out(self, deployment: Deployment) -> None:
         feed = self._running[deployment.id] = Feed()
-        task = asyncio.get_running_loop().create_task(self._run(deployment, feed), name=f"deployment {deployment.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.begin(self._run(deployment, feed), name=f"deployment {deployment.id}")
 
     async def _run(self, deployment: Deployment, feed: Feed) -> None:
         """Until its end is written down. Cancelled, it stays unfinished: the next start takes it up."""
@@ -411,9 +410,7 @@ class Deployments:
 
     async def close(self) -> None:
         """Leave what is under way as it stands: the next start takes it up."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         self._publication.close()
         for feed in self._running.values():
             feed.end()

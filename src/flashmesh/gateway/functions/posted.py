@@ -1,4 +1,4 @@
-"""Functions made by POST, as the registry keeps them."""
+"""One function made by POST, and what stands for it."""
 
 from typing import Protocol
 
@@ -36,6 +36,12 @@ class Posted:
         self.created_at = created_at
         self.adapter = adapter
         self.closing = False
+
+    @property
+    def replicas(self) -> int:
+        """How many of it there are to be at least."""
+        external = self.external
+        return 1 if external.target or external.per_call else external.processes_min
 
     def served(self) -> Served:
         """Its names."""

@@ -1,66 +1,32 @@
-"""Everything that is served, by name: a project's functions, and those made by POST.
+"""Everything that is served, by name: a project's functions, those of deployed environments, and those made by POST.
 
-What is POSTed is durable before it is answered, and served again after a restart. Names are reserved while their write
-is under way, so of two registrations at once one wins and the other is told that it exists.
+Where a project or a deployed endpoint runs is the business of its target, and POSTed functions have a module of their
+own (`posted_functions.py`); here all of them get their names, and what is changed by name finds its way.
 """
 
 import asyncio
-import dataclasses
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import msgspec
-
-from flashmesh.executions.record import StaleAttempt
-from flashmesh.functions.errors import (
-    CommandsNotAllowed,
-    ExecutionNotFound,
-    FlashmeshError,
-    FunctionExists,
-    FunctionNotFound,
-    FunctionRemoved,
-    ValidationError,
-)
+from flashmesh.functions.errors import FunctionNotFound, ValidationError
 from flashmesh.gateway.access.place import names_place, where_of
 from flashmesh.gateway.access.tokens import Grant
 from flashmesh.gateway.database import Database
 from flashmesh.gateway.directory import ANYWHERE, Callee, Where
 from flashmesh.gateway.functions.catalog import Catalog
-from flashmesh.gateway.functions.completion import outcome_of
 from flashmesh.gateway.functions.external.addresses import Network, PlainHttp
-from flashmesh.gateway.functions.external.command import CommandFunction, PerCallFunction
-from flashmesh.gateway.functions.external.far_end import FarEnd
-from flashmesh.gateway.functions.external.http import HttpFunction
 from flashmesh.gateway.functions.external.processes import Processes
 from flashmesh.gateway.functions.external.surroundings import Surroundings
 from flashmesh.gateway.functions.names import Names
-from flashmesh.gateway.functions.posted import Adapter, Posted
-from flashmesh.gateway.functions.project_functions import (
-    Deployed,
-    changed,
-    changes_of,
-    response,
-    served_of,
-)
+from flashmesh.gateway.functions.posted_functions import PostedFunctions
+from flashmesh.gateway.functions.project_functions import Deployed, changed, changes_of, response, served_of
 from flashmesh.gateway.functions.sources import Sources
-from flashmesh.gateway.functions.spec import (
-    External,
-    FunctionSpec,
-    Patch,
-    ProjectPatch,
-    ScalingConfig,
-    build_of,
-    check,
-    parse,
-    parse_body,
-    patched,
-    plan_of,
-)
+from flashmesh.gateway.functions.spec import FunctionSpec, Patch, ProjectPatch, parse, parse_body, patched
 from flashmesh.gateway.functions.spec import response as external_response
 from flashmesh.gateway.http import Request
-from flashmesh.kit.ids import EndpointName, ExecutionId
+from flashmesh.kit.ids import EndpointName
 from flashmesh.project.model import ResourceSpec
 from flashmesh.queueing.dispatcher import Dispatcher
 from flashmesh.queueing.ports import Clock, EventLog
@@ -121,26 +87,8 @@ class FunctionRegistry:
         """
         self.version = 0
         self._dispatcher = dispatcher
-        self._clock = clock
-        self._settings = settings
         self._catalog = Catalog(database)
-        self._log = log
         self._amend_project = amend_project
-        loop = loop or asyncio.get_running_loop()
-        networks: list[str | Network] = list(settings.plain_networks)
-        self._around = Surroundings(
-            dispatcher=dispatcher,
-            loop=loop,
-            processes=Processes(loop=loop),
-            plain_http=PlainHttp(networks),
-            callback_url=callback_url,
-            directory=directory,
-            scratch=scratch,
-            on_log=on_log,
-            wall=clock.wall,
-            max_answer_bytes=settings.max_body_bytes,
-            tls=tls,
-        )
         self.scoped = False
         self.on_scoped: Callable[[], None] = lambda: None
         """Called when `scoped` may have changed."""
@@ -151,14 +99,30 @@ class FunctionRegistry:
         self._resources: dict[EndpointName, ResourceSpec] = {}
         self._deployed: dict[tuple[str, str], tuple[Deployed, ...]] = {}
         self._endpoints: dict[EndpointName, Deployed] = {}
-        self._posted: dict[EndpointName, Posted] = {}
-        self._reserved: set[str] = set()
-        self._adapters: dict[EndpointName, Adapter] = {}
-        """Also of functions that were removed and still finish calls."""
-        self._leaving: list[Adapter] = []
-        """Of removed functions whose name has another one now."""
         self._names = Names(())
-        dispatcher.source = Sources(local=dispatcher.source, external=self._adapters)
+        loop = loop or asyncio.get_running_loop()
+        networks: list[str | Network] = list(settings.plain_networks)
+        self.posted = PostedFunctions(
+            catalog=self._catalog,
+            around=Surroundings(
+                dispatcher=dispatcher,
+                loop=loop,
+                processes=Processes(loop=loop),
+                plain_http=PlainHttp(networks),
+                callback_url=callback_url,
+                directory=directory,
+                scratch=scratch,
+                on_log=on_log,
+                wall=clock.wall,
+                max_answer_bytes=settings.max_body_bytes,
+                tls=tls,
+            ),
+            allow_commands=settings.allow_commands,
+            taken=lambda name: self._names.taken(name),
+            changed=self._changed,
+            log=log,
+        )
+        dispatcher.source = Sources(local=dispatcher.source, external=self.posted.adapters)
 
     # What is served
 
@@ -169,11 +133,7 @@ class FunctionRegistry:
         restart once the name is free).
         """
         self._resources = {resource.name: resource for resource in resources}
-        taken = Names(served_of(resource) for resource in self._resources.values())
-        for name, posted in list(self._posted.items()):
-            if taken.taken(name):
-                self._log("function_hidden", {"function": name})
-                self._withdraw(posted)
+        self.posted.make_way(Names(served_of(resource) for resource in self._resources.values()))
         self._changed()
 
     def serve_environment(self, app: str, environment: str, endpoints: Iterable[Deployed]) -> None:
@@ -209,18 +169,7 @@ class FunctionRegistry:
 
     async def restore(self) -> None:
         """Serve what was POSTed before a restart. After `serve_project`, before calls are restored."""
-        for stored in self._catalog.functions():
-            name = stored.spec.name
-            try:
-                external = self._checked(stored.spec)
-            except FlashmeshError as error:
-                self._log("function_not_served", {"function": name, "reason": str(error)})
-                continue
-            if self._names.taken(name):
-                self._log("function_hidden", {"function": name})
-                continue
-            self._serve(external, stored.created_at)
-            self._changed()
+        self.posted.restore()
 
     def where(self, request: Request) -> Where:
         """See Directory. Without deployed environments the gate has seen to it."""
@@ -258,7 +207,7 @@ class FunctionRegistry:
 
     def describe(self, callee: Callee) -> Mapping[str, Any]:
         """See Directory. Raises FunctionNotFound for one that is gone."""
-        posted = self._posted.get(callee.endpoint)
+        posted = self.posted.of(callee.endpoint)
         if posted is not None:
             return external_response(posted.external)
         if callee.named and (deployed := self._endpoints.get(callee.endpoint)) is not None:
@@ -279,21 +228,7 @@ class FunctionRegistry:
             FunctionExists: something of that name is served, or is being registered.
             StoreUnavailable: it could not be stored, so it is not served.
         """
-        if isinstance(spec, bytes):
-            spec = parse(spec)
-        external = self._checked(spec)
-        name = spec.name
-        if name in self._reserved or self._names.taken(name):
-            raise FunctionExists(f"a function {name} is served already. Delete it first, or PATCH it")
-        self._reserved.add(name)
-        try:
-            created_at = self._clock.wall()
-            await self._catalog.keep(spec, created_at)
-            self._serve(external, created_at)
-            self._changed()
-        finally:
-            self._reserved.discard(name)
-        return external_response(external)
+        return external_response(await self.posted.create(parse(spec) if isinstance(spec, bytes) else spec))
 
     async def patch(self, name: str, body: bytes, where: Where = ANYWHERE) -> Mapping[str, Any]:
         """Change a function while it is served; FunctionResponse.
@@ -302,10 +237,10 @@ class FunctionRegistry:
         `workersMax`. Raises FunctionNotFound, AmbiguousFunction, ValidationError, MalformedRequest, StoreUnavailable.
         """
         callee = self._one(name, where)
-        posted = self._posted.get(callee.endpoint)
+        posted = self.posted.of(callee.endpoint)
         if posted is None:
             return await self._patch_project(callee, changes_of(parse_body(body, ProjectPatch)))
-        await self._respecify(posted, patched(posted.external.spec, parse_body(body, Patch)))
+        await self.posted.respecify(posted, patched(posted.external.spec, parse_body(body, Patch)))
         return external_response(posted.external)
 
     async def delete(self, name: str) -> None:
@@ -314,39 +249,24 @@ class FunctionRegistry:
         Raises FunctionNotFound, ValidationError (a project's functions come and go with its files), StoreUnavailable.
         """
         callee = self._one(name)
-        posted = self._posted.get(callee.endpoint)
+        posted = self.posted.of(callee.endpoint)
         if posted is None:
             raise ValidationError(f"{callee.function} belongs to a project; remove it from its file", field="name")
-        if posted.closing:
-            raise FunctionNotFound(f"{name} is being removed")
-        posted.closing = True
-        try:
-            await self._catalog.drop(posted.external.name)
-        except BaseException:
-            posted.closing = False
-            raise
-        self._withdraw(posted)
-        self._changed()
+        await self.posted.remove(posted)
 
     def workers(self) -> dict[str, dict[str, int]]:
         """By endpoint: workers that are ready, and calls they run."""
         return {
-            str(one["name"]): {"ready": one["workers"], "running": one["running"]}
+            str(one["name"]): {"ready": int(one["workers"]), "running": int(one["running"])}
             for one in self._dispatcher.status()["endpoints"]
         }
 
     async def replicas(self, name: str, where: Where = ANYWHERE) -> Mapping[str, Any]:
         """`{name, desiredReplicas, readyReplicas}`. Raises FunctionNotFound, AmbiguousFunction."""
         callee = self._one(name, where)
-        entry = next(
-            (found for found in self._dispatcher.status()["endpoints"] if found["name"] == callee.endpoint), None
-        )
-        ready = 0 if entry is None else int(entry["workers"])
-        posted = self._posted.get(callee.endpoint)
-        if posted is not None:
-            desired = 1 if posted.external.target or posted.external.per_call else posted.external.processes_min
-        else:
-            desired = self._resource_of(callee).config.workers_min
+        ready = self.workers().get(callee.endpoint, {"ready": 0})["ready"]
+        posted = self.posted.of(callee.endpoint)
+        desired = self._resource_of(callee).config.workers_min if posted is None else posted.replicas
         return {"name": callee.function, "desiredReplicas": desired, "readyReplicas": ready}
 
     async def set_replicas(self, name: str, replicas: int, where: Where = ANYWHERE) -> Mapping[str, Any]:
@@ -355,69 +275,19 @@ class FunctionRegistry:
         Raises ValidationError for what has no replicas here: an `endpointUrl`, or a process for each call.
         """
         callee = self._one(name, where)
-        posted = self._posted.get(callee.endpoint)
+        posted = self.posted.of(callee.endpoint)
         if posted is None:
             config = self._resource_of(callee).config
             await self._patch_project(
                 callee, {"workers_min": replicas, "workers_max": max(1, replicas, config.workers_max)}
             )
         else:
-            await self._set_processes(posted, replicas)
+            await self.posted.set_replicas(posted, replicas)
         return {"function": callee.function, "replicas": replicas}
 
-    async def _set_processes(self, posted: Posted, replicas: int) -> None:
-        external = posted.external
-        if external.target is not None or external.per_call:
-            what = "answers at an address of its own" if external.target else "has a process for each call"
-            raise ValidationError(f"replicas: {external.name} {what}, so it has no replicas", field="replicas")
-        if replicas > external.spec.concurrency:
-            raise ValidationError(
-                f"replicas: more than `concurrency`, {external.spec.concurrency}; PATCH that first", field="replicas"
-            )
-        scaling = external.spec.scaling_config or ScalingConfig()
-        most = max(1, replicas, external.processes_max)
-        scaling = msgspec.structs.replace(scaling, min_replicas=replicas, max_replicas=most)
-        await self._respecify(posted, msgspec.structs.replace(external.spec, scaling_config=scaling))
-
-    # External executions
-
-    def complete(self, execution: str, attempt: int | None, body: bytes) -> None:
-        """An external function says how a call has ended that it answered 202, or is still to answer.
-
-        What comes after the call's end is left aside: functions repeat their completions. `attempt` may be missing
-        while there has been only one.
-
-        Raises:
-            ExecutionNotFound: no such execution, or not an external function's.
-            StaleAttempt: of an attempt that is over.
-            MalformedRequest, ValidationError: `body` is no InvocationResult.
-        """
-        outcome = outcome_of(body)
-        record = self._dispatcher.execution(ExecutionId(execution))
-        if record.endpoint not in self._adapters:
-            raise ExecutionNotFound(f"execution {execution} is not one of an external function")
-        if record.ended:
-            return
-        if attempt is None and record.attempt > 1:
-            raise ValidationError(
-                f"X-Dispatch-Attempt is missing, and this is attempt {record.attempt}", field="X-Dispatch-Attempt"
-            )
-        for far_end in self._far_ends(record.endpoint):
-            flight = far_end.flights.get(execution)
-            if flight is not None and attempt in (None, flight.invoke.attempt):
-                far_end.complete(flight, outcome)
-                return
-        raise StaleAttempt(f"attempt {attempt or record.attempt} of execution {execution} is over")
-
-    def _far_ends(self, endpoint: EndpointName) -> list[FarEnd]:
-        adapters = [self._adapters[endpoint], *self._leaving]
-        return [far_end for adapter in adapters for far_end in adapter.far_ends()]
-
     async def close(self) -> None:
-        """End every command and connection at once. What is POSTed stays stored."""
-        for adapter in [*self._adapters.values(), *self._leaving]:
-            await adapter.close()
-        await self._around.processes.close()
+        """End what POSTed functions have running, at once. What is POSTed stays stored."""
+        await self.posted.close()
 
     # Acting
 
@@ -432,66 +302,6 @@ class FunctionRegistry:
     def _resource_of(self, callee: Callee) -> ResourceSpec:
         deployed = self._endpoints.get(callee.endpoint) if callee.named else None
         return self._resources[callee.endpoint] if deployed is None else deployed.resource
-
-    def _checked(self, spec: FunctionSpec) -> External:
-        external = check(spec)
-        if external.argv and not self._settings.allow_commands:
-            raise CommandsNotAllowed(
-                f"{spec.name} starts a command on this machine, which this server does not allow. "
-                "Start it with `--allow-commands`"
-            )
-        if external.target is not None:
-            self._around.plain_http.check_literal(external.target)
-        return external
-
-    def _serve(self, external: External, created_at: float) -> None:
-        name = EndpointName(external.name)
-        build = build_of(external.spec, created_at)
-        plan = plan_of(external, build)
-        around = self._around
-        adapter: Adapter
-        if external.target is not None:
-            adapter = HttpFunction(
-                external,
-                build,
-                dispatcher=around.dispatcher,
-                loop=around.loop,
-                plain_http=around.plain_http,
-                callback_url=around.callback_url,
-                max_answer_bytes=around.max_answer_bytes,
-                tls=around.tls,
-            )
-        elif external.per_call:
-            adapter = PerCallFunction(external, build, around=around)
-        else:
-            adapter = CommandFunction(external, build, around=around)
-        self._leaving = [left for left in self._leaving if any(end.flights for end in left.far_ends())]
-        if name in self._adapters:
-            self._leaving.append(self._adapters[name])
-        self._posted[name] = Posted(external, plan, created_at, adapter)
-        self._adapters[name] = adapter
-        self._dispatcher.declare(plan)
-        adapter.start()
-
-    def _withdraw(self, posted: Posted) -> None:
-        name = EndpointName(posted.external.name)
-        del self._posted[name]
-        # A call that finishes now has no other attempt: there will be nobody to run it.
-        self._dispatcher.declare(dataclasses.replace(posted.plan, retries=0, max_retries=0))
-        self._dispatcher.withdraw(name, FunctionRemoved(f"{name} was removed before the call ran"))
-        posted.adapter.retire()
-
-    async def _respecify(self, posted: Posted, spec: FunctionSpec) -> None:
-        external = self._checked(spec)
-        await self._catalog.keep(spec, posted.created_at)
-        if posted.closing:
-            await self._catalog.drop(spec.name)
-            raise FunctionNotFound(f"{spec.name} is being removed")
-        posted.external = external
-        posted.plan = plan_of(external, posted.plan.build)
-        self._dispatcher.declare(posted.plan)
-        posted.adapter.amend(external)
-        self._changed()
 
     async def _patch_project(self, callee: Callee, changes: dict[str, Any]) -> Mapping[str, Any]:
         if callee.named:
@@ -522,6 +332,6 @@ class FunctionRegistry:
     def _changed(self) -> None:
         served = [served_of(resource)._replace(app=self._app) for resource in self._resources.values()]
         served += [one.served() for one in self._endpoints.values()]
-        served += [posted.served() for posted in self._posted.values()]
+        served += [posted.served() for posted in self.posted]
         self._names = Names(served)
         self.version += 1
