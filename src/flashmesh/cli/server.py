@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,22 @@ def _detach(settings: Any, arguments: list[str]) -> int:
         click.echo(f"Error: {message}", err=True)
         return EXIT_FAILED
     click.echo(message["url"])
-    click.echo(f"flash server runs as pid {message['pid']}; its log is {log}. `flash server stop` ends it.", err=True)
+    for line in _told(message, log):
+        click.echo(line, err=True)
     return 0
+
+
+def _told(message: dict[str, Any], log: Path) -> Iterator[str]:
+    """What a server in the foreground would have said by now, and where it says the rest."""
+    yield from message["said"]
+    yield f"flash server runs as pid {message['pid']}; its log is {log}. `flash server stop` ends it."
+    if "fingerprint" in message:
+        yield f"Its certificate's fingerprint is {message['fingerprint']}"
+        yield (
+            "Other machines need that and a token (`flash token create NAME --scope call`): "
+            f"`flash login https://HOST:{message['url'].rpartition(':')[2]} --fingerprint {message['fingerprint']} "
+            "--token -`."
+        )
 
 
 def start_detached() -> str:
