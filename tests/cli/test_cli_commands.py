@@ -42,6 +42,14 @@ def test_every_commands_help_ends_in_examples(command: str) -> None:
     assert shown.rstrip().splitlines()[-1].strip().startswith(("flash ", "echo "))
 
 
+@pytest.mark.parametrize("group", ["", "server", "executions", "app", "env", "token"])
+def test_a_group_says_of_each_command_what_it_does_in_a_whole_sentence(group: str) -> None:
+    shown = CliRunner().invoke(flash, [*filter(None, [group]), "--help"]).output
+    listed = shown.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert listed
+    assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
+
+
 def test_flash_s_name_for_preparing_at_start_is_taken_too() -> None:
     shown = CliRunner().invoke(flash, ["run", "--auto-provision", "--no-install"])
     assert (shown.exit_code, "--prepare and --no-install exclude each other" in shown.output) == (2, True)
@@ -50,7 +58,7 @@ def test_flash_s_name_for_preparing_at_start_is_taken_too() -> None:
 def test_an_unknown_command_is_a_usage_error() -> None:
     done = run("rnu")
     assert done.returncode == 2
-    assert "rnu" in done.stderr
+    assert "There is no command 'rnu'. Did you mean `flash run`?" in done.stderr
 
 
 def test_a_directory_that_is_missing_is_a_usage_error(tmp_path: Path) -> None:
@@ -65,6 +73,32 @@ def test_without_a_running_session_commands_say_how_to_start_one(command: list[s
     assert done.returncode == 1
     assert "No `flash run` serves this directory" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "command", [["undeploy", "--all", "-y"], ["rollback"], ["app", "list"], ["env", "get", "staging"]]
+)
+def test_without_a_server_commands_about_deployments_say_that_nothing_is_deployed(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLASH_HOME", str(tmp_path / "home"))
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "there is nothing deployed" in done.stderr
+    assert "`flash deploy` starts one" in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "env"), [(["--target", "kubernetes"], {}), ([], {"FLASH_TARGET": "kubernetes"})])
+def test_a_target_that_is_not_there_is_said_before_anything_is_built_or_started(
+    arguments: list[str], env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLASH_HOME", str(tmp_path / "home"))
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    done = run("deploy", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "There is no target 'kubernetes'. There is `local`" in done.stderr
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_input_that_is_not_json_is_a_usage_error(tmp_path: Path) -> None:

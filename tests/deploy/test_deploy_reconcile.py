@@ -9,6 +9,7 @@ import pytest
 
 from flashmesh.deploy.reconcile import (
     AT_ONCE,
+    REMOVED_AT_ONCE,
     Step,
     entry_when_back,
     entry_when_failed,
@@ -145,6 +146,15 @@ def test_a_few_resources_are_acted_upon_at_once_and_no_more() -> None:
     asyncio.run(reconcile(planned(*(f"r{n}" for n in range(100))), target=recorder, journal=recorder))
     assert len(recorder.lines) == 100
     assert recorder.most_at_once == AT_ONCE
+
+
+def test_many_removals_wait_for_their_last_calls_together() -> None:
+    """Nothing is started for one, and each may last as long as the longest call."""
+    recorder = Recorder()
+    wanted = planned(*(f"r{n}" for n in range(100)), action="remove")
+    asyncio.run(reconcile(wanted, target=recorder, journal=recorder))
+    assert len(recorder.lines) == 100
+    assert recorder.most_at_once == REMOVED_AT_ONCE
 
 
 def test_nothing_is_removed_before_what_takes_its_place_has_come_up_or_failed() -> None:

@@ -129,6 +129,26 @@ def test_a_gpu_resource_is_not_served_where_its_gpu_is_not_unless_that_is_allowe
     play(story)
 
 
+def test_a_resource_of_another_target_is_not_served_here_instead() -> None:
+    """It would not be where it is looked for. What exists is said; nothing is started."""
+
+    async def story(house: House) -> None:
+        house.write(1)
+        wanted = house.wanted()
+        for target, served in (("kubernetes", False), ("local", True)):
+            config = dataclasses.replace(wanted.resource.config, target=target)
+            named = dataclasses.replace(wanted, resource=dataclasses.replace(wanted.resource, config=config))
+            if served:
+                await house.deployments.deploy(named)
+                assert (await house.value())["version"] == 1
+            else:
+                with pytest.raises(DeployFailed, match=r"'kubernetes', which this server does not have.*only `local`"):
+                    await house.deployments.deploy(named)
+                assert house.deployments.sockets() == {}
+
+    play(story)
+
+
 def test_a_start_up_hook_that_fails_leaves_the_build_before_serving() -> None:
     """Where workers ran, or are always wanted, deploying waits for the first one to be ready."""
     hook = "\nfrom flashmesh import worker_start\n\n\n@worker_start\ndef connect():\n    raise OSError('no database')\n"

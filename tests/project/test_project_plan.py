@@ -165,6 +165,13 @@ def test_what_failed_is_tried_again_though_it_is_the_same(tmp_path: Path) -> Non
     assert (change.in_place, lines(change)) == (False, ["its last deploy failed"])
 
 
+def test_what_never_served_is_not_said_to_be_of_another_version(tmp_path: Path) -> None:
+    wanted = manifest_of(tmp_path, {"a.py": WORKER})
+    deployed = json.loads(json.dumps(wanted))
+    deployed["resources"]["a"] |= {"status": "failed", "config_hash": None}
+    assert lines(only(plan(deployed, wanted, {}).changed)) == ["its last deploy failed"]
+
+
 def test_a_setting_is_named_with_both_its_values(tmp_path: Path) -> None:
     change = changed(
         tmp_path, {"a.py": WORKER}, {"a.py": WORKER.replace('name="gpu"', 'name="gpu", dependencies=["x"]')}

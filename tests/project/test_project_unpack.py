@@ -1,5 +1,6 @@
 """Nothing an artifact holds gets out of its folder, and a folder is there complete or not at all."""
 
+import errno
 import gzip
 import io
 import json
@@ -57,6 +58,59 @@ def test_what_was_packed_is_unpacked_and_cannot_be_changed(tmp_path: Path, place
     assert (modes["run.sh"], modes["a.py"]) == (0o500, 0o400)
     assert stat.S_IMODE((place / "build").stat().st_mode) == 0o500
     assert stat.S_IMODE((place / "build" / "lib").stat().st_mode) == 0o500
+
+
+def test_a_folder_that_is_there_after_a_power_cut_is_whole(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst a disk may do: the new name is kept, and of all that was not synced before it nothing is."""
+    synced: set[int] = set()
+    before_its_name: set[int] = set()
+    fsync, rename = os.fsync, Path.rename
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def renamed(self: Path, target: Path) -> Path:
+        before_its_name.update(synced)
+        synced.clear()
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    files = {"a.py": WORKER, "lib/x.bin": b"x" * 99999, "lib/deep/er/y.txt": "y"}
+    unpack(packed(write(tmp_path / "p", files), tmp_path / "o.tar.gz").path, place / "build")
+    whole = snapshot(place / "build")
+    lose_all_but(before_its_name, place / "build")
+    assert snapshot(place / "build") == whole
+    assert whole["lib/deep/er/y.txt"] == b"y"
+    assert place.stat().st_ino in synced  # its name is on disk too when it is said to be there
+
+
+def lose_all_but(on_disk: set[int], folder: Path) -> None:
+    """What a power cut leaves of a folder of which only the files and folders with these inodes were synced."""
+    for parent, folders, files in os.walk(folder):
+        if Path(parent).stat().st_ino not in on_disk:
+            Path(parent).chmod(0o700)
+            for name in (*folders, *files):
+                Path(parent, name).rename(folder.parent / f".lost-{name}")
+            continue
+        for path in (Path(parent, name) for name in files):
+            if path.stat().st_ino not in on_disk:
+                path.chmod(0o600)
+                path.write_bytes(b"")
+
+
+def test_a_disk_that_fails_leaves_nothing(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    artifact = packed(write(tmp_path / "p", {"a.py": WORKER}), tmp_path / "o.tar.gz")
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        unpack(artifact.path, place / "build")
+    assert [*place.iterdir()] == []
 
 
 def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path, place: Path) -> None:

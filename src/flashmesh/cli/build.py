@@ -66,7 +66,7 @@ def split_patterns(given: Iterable[str]) -> tuple[str, ...]:
     return tuple(pattern.strip() for one in given for pattern in one.split(",") if pattern.strip())
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Pack the functions of DIR and all they need into one archive.", epilog=_EPILOG)
 @click.argument(
     "directory", metavar="[DIR]", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path)
 )

@@ -28,7 +28,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Call a function and print its result.", epilog=_EPILOG)
 @click.argument("function")
 @click.argument("data", metavar="[JSON | @FILE | -]", default="{}")
 @click.option("--async", "later", is_flag=True, help="Accept it and print its id; do not wait for the result.")
@@ -145,7 +145,7 @@ def _fail_as_told(body: Any, status: int) -> NoReturn:
 
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
-        _fail(message_of(body, status))
+        _fail(f"Error: {message_of(body, status)}")
     if error.get("traceback"):
         click.echo(str(error["traceback"]).rstrip(), err=True)
         sys.exit(EXIT_FAILED)

@@ -22,6 +22,11 @@ class NoServer(FlashmeshError):
     code = "NO_SERVER"
 
 
+class NothingDeployedHere(NoServer):
+    """No server runs on this machine and none is named, so there is nothing deployed to look at or to change. `flash
+    deploy` starts one and brings this directory to it; FLASH_SERVER and `flash login` say where another one is."""
+
+
 class Refused(FlashmeshError):
     """The server refused the request."""
 
@@ -147,17 +152,17 @@ def path_name(name: str) -> str:
     return quote(name, safe="")
 
 
-def find_server(url: str | None = None) -> ServerClient:
+def find_server(url: str | None = None, *, none: type[NoServer] = NoServer) -> ServerClient:
     """The server that commands of this directory mean.
 
     `url` (an option), else FLASH_SERVER, else what `flash login` remembered, else the server of this machine.
 
-    Raises NoServer, and what `server_address` raises.
+    Raises NoServer, as `none` says it where no server is known; and what `server_address` raises.
     """
     env = {**os.environ, "FLASH_SERVER": url} if url else os.environ
     found = server_address(env)
     if found is None:
-        raise NoServer(" ".join(str(NoServer.__doc__).split()))
+        raise none(" ".join(str(none.__doc__).split()))
     return ServerClient(found)
 
 

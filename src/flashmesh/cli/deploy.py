@@ -47,10 +47,26 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(epilog=_EPILOG)
+def _known_target(_context: click.Context, _option: click.Parameter, target: str) -> str:
+    if target != "local":
+        raise click.UsageError(
+            f"There is no target {target!r}. There is `local`: endpoints run on the server's machine, which `--server` "
+            "names. Leave out `--target`, and FLASH_TARGET."
+        )
+    return target
+
+
+@click.command(short_help="Build DIR and serve it from a server; replace what changed.", epilog=_EPILOG)
 @DIRECTORY
 @build_options
-@click.option("--target", type=click.Choice(["local"]), default="local", show_default=True, help="Where they run.")
+@click.option(
+    "--target",
+    metavar="[local]",
+    callback=_known_target,
+    envvar="FLASH_TARGET",
+    default="local",
+    help="Where they run: `local`, the server's machine, is what there is.  [default: FLASH_TARGET, local]",
+)
 @click.option(
     "--allow-cpu", is_flag=True, envvar="FLASH_ALLOW_CPU", help="Serve GPU resources also where their GPU is not."
 )

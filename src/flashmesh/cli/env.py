@@ -34,7 +34,11 @@ def env() -> None:
     """Environments of apps. `flash deploy --env NAME` makes one by itself."""
 
 
-@env.command("list", epilog="\b\nExamples:\n  flash env list --app shop\n  flash env list --json | jq -r '.[].name'")
+@env.command(
+    "list",
+    short_help="Show environments, and how each stands.",
+    epilog="\b\nExamples:\n  flash env list --app shop\n  flash env list --json | jq -r '.[].name'",
+)
 @click.option("--app", help="Only this app's.")
 @server_option
 @json_option
@@ -95,7 +99,10 @@ def create(name: str, app: str | None, url: str | None, as_json: bool, verbose: 
     )
 
 
-@env.command(epilog="\b\nExamples:\n  flash env get production --app shop --json")
+@env.command(
+    short_help="Show what serves in an environment.",
+    epilog="\b\nExamples:\n  flash env get production --app shop --json",
+)
 @click.argument("name", default="production")
 @app_option
 @server_option

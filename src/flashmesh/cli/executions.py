@@ -141,7 +141,7 @@ _server = click.option("--server", metavar="URL", help="Of this server.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(epilog=_EPILOG)
+@click.group(short_help="Look at executions; cancel them, or run them again.", epilog=_EPILOG)
 def executions() -> None:
     """Look at executions of the `flash run` of this directory; without one, of the server."""
 
@@ -204,7 +204,10 @@ def cancel(id: str, as_json: bool, server: str | None, verbose: bool) -> None:
     _show(_kept(server).cancel(id), as_json=as_json)
 
 
-@executions.command(epilog="\b\nExamples:\n  flash executions retry 1f0c6c1e-…")
+@executions.command(
+    short_help="Run an ended execution's request again.",
+    epilog="\b\nExamples:\n  flash executions retry 1f0c6c1e-…",
+)
 @click.argument("id")
 @_json
 @_server

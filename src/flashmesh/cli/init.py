@@ -25,7 +25,7 @@ class WouldOverwrite(FlashmeshError):
     code = "WOULD_OVERWRITE"
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Write a small project to start from.", epilog=_EPILOG)
 @click.argument("directory", metavar="[DIR]", default=".", type=click.Path(file_okay=False, path_type=Path))
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are in the way.")
 def init(directory: Path, force: bool) -> None:

@@ -23,7 +23,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Print what functions wrote to stdout and stderr.", epilog=_EPILOG)
 @click.argument("function", metavar="[FUNCTION | EXECUTION]", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until Ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(0), default=100, show_default=True, help="How many past lines.")
@@ -56,9 +56,13 @@ def _of_session(printer: "LogPrinter", function: str | None, *, follow: bool, li
     elif function is not None:
         arguments["function"] = client.query("resolve", name=function)["function"]
     try:
+        some = False
         for answer in client.follow("follow_logs", **arguments):
             for line in answer["lines"]:
+                some = True
                 _print(printer, line)
+        if not some and not follow:
+            _say_nothing(function)
     except LinkLost:
         if follow:
             click.echo("The session has ended.", err=True)
@@ -70,8 +74,18 @@ def _of_server(server: str | None, printer: "LogPrinter", function: str | None, 
     wanted = {"tail": str(min(lines, 10_000)), "follow": "1" if follow else "0"}
     if function is not None:
         wanted["execution" if _is_execution(function) else "function"] = function
+    some = False
     for line in _followed(server, wanted) if follow else _lines(server, wanted):
+        some = True
         _print(printer, line)
+    if not some:
+        _say_nothing(function)
+
+
+def _say_nothing(function: str | None) -> None:
+    """An empty answer looks like one that did not come."""
+    of = "Nothing" if function is None else f"{function}: nothing"
+    click.echo(f"{of} has been printed yet. `flash logs -f` waits for it.", err=True)
 
 
 def _lines(server: str | None, wanted: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:

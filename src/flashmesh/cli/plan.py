@@ -17,7 +17,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Show what `flash deploy` would change.", epilog=_EPILOG)
 @DIRECTORY
 @build_options
 @place_options

@@ -15,7 +15,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Bring an environment back to an earlier deployment.", epilog=_EPILOG)
 @click.argument("build", required=False)
 @click.option("--wait", is_flag=True, help="Wait while another deployment of this environment runs.")
 @place_options
@@ -31,12 +31,12 @@ def rollback(
 ) -> None:
     """Bring an environment back to its deployment before the last, or to BUILD, values of variables included."""
     set_up_logging(verbose)
-    from flashmesh.cli.client import find_server
+    from flashmesh.cli.client import NothingDeployedHere, find_server
     from flashmesh.cli.deploying import finish, follow, plan_lines, post
 
     here = Path()
     place = place_of(here, app, environment)
-    client = find_server(server)
+    client = find_server(server, none=NothingDeployedHere)
     body = {
         "app": place.app,
         "environment": place.environment,

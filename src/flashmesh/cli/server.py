@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,11 @@ def _settings(command: Any) -> Any:
     return command
 
 
-@click.group(invoke_without_command=True, epilog=_EPILOG)
+@click.group(
+    invoke_without_command=True,
+    short_help="Serve functions for good, with queues and kept results.",
+    epilog=_EPILOG,
+)
 @_settings
 @click.option("--detach", is_flag=True, help="Run it behind this terminal; print its address when it answers.")
 @click.option("--ready-fd", type=int, hidden=True)
@@ -139,8 +144,22 @@ def _detach(settings: Any, arguments: list[str]) -> int:
         click.echo(f"Error: {message}", err=True)
         return EXIT_FAILED
     click.echo(message["url"])
-    click.echo(f"flash server runs as pid {message['pid']}; its log is {log}. `flash server stop` ends it.", err=True)
+    for line in _told(message, log):
+        click.echo(line, err=True)
     return 0
+
+
+def _told(message: dict[str, Any], log: Path) -> Iterator[str]:
+    """What a server in the foreground would have said by now, and where it says the rest."""
+    yield from message["said"]
+    yield f"flash server runs as pid {message['pid']}; its log is {log}. `flash server stop` ends it."
+    if "fingerprint" in message:
+        yield f"Its certificate's fingerprint is {message['fingerprint']}"
+        yield (
+            "Other machines need that and a token (`flash token create NAME --scope call`): "
+            f"`flash login https://HOST:{message['url'].rpartition(':')[2]} --fingerprint {message['fingerprint']} "
+            "--token -`."
+        )
 
 
 def start_detached() -> str:
@@ -216,8 +235,9 @@ def _folder(data: Path | None) -> Path:
 
 
 @server.command(
+    short_help="Stop this machine's server, or what is left of one.",
     epilog="\b\nExamples:\n  flash server stop\n  flash server stop --now     # do not wait for calls\n"
-    "  flash server stop --keep-endpoints     # workers serve on, for the next server"
+    "  flash server stop --keep-endpoints     # workers serve on, for the next server",
 )
 @click.option("--data", type=_PATH, help="The data directory of the server that is meant.")
 @click.option("--now", is_flag=True, help="Do not let running calls finish.")
@@ -301,7 +321,8 @@ def status(data: Path | None, as_json: bool, verbose: bool) -> None:
 
 
 @server.command(
-    epilog="\b\nExamples:\n  flash server install --project ~/my-app\n  flash server install --system --print"
+    short_help="Let systemd start the server, and restart it when it fails.",
+    epilog="\b\nExamples:\n  flash server install --project ~/my-app\n  flash server install --system --print",
 )
 @_settings
 @click.option("--user/--system", "own", default=None, help="With your session (default), or with the machine.")

@@ -41,9 +41,9 @@ class StateClient:
     """GraphQL over the server that commands of this directory mean, or of `url`."""
 
     def __init__(self, url: str | None) -> None:
-        from flashmesh.cli.client import find_server
+        from flashmesh.cli.client import NothingDeployedHere, find_server
 
-        self._client = find_server(url)
+        self._client = find_server(url, none=NothingDeployedHere)
 
     def ask(self, document: str, **variables: Any) -> Any:
         """The data. Raises StateRefused with what the server says, Refused, NoServer."""

@@ -22,7 +22,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Show what is served: endpoints, workers, queues.", epilog=_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--server", metavar="URL", help="Of this server.")
 @click.option("--app", metavar="NAME", help="Only this app of the server.")

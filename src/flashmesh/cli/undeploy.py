@@ -14,7 +14,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Take deployed resources down.", epilog=_EPILOG)
 @click.argument("resources", metavar="[RESOURCE]...", nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="Everything of this app's environment, and of no other.")
 @click.option("--wait", is_flag=True, help="Wait while another deployment of this environment runs.")
@@ -34,7 +34,7 @@ def undeploy(
 ) -> None:
     """Take RESOURCEs down: running calls finish, and their addresses answer no more."""
     set_up_logging(verbose)
-    from flashmesh.cli.client import find_server
+    from flashmesh.cli.client import NothingDeployedHere, find_server
     from flashmesh.cli.deploying import confirmed, finish, follow, post
 
     if all_ == bool(resources):
@@ -43,7 +43,7 @@ def undeploy(
     place = place_of(here, app, environment)
     if all_ and not confirmed(f"Take down everything of {place}?", yes=yes, hint="Say -y to take down everything."):
         return
-    client = find_server(server)
+    client = find_server(server, none=NothingDeployedHere)
     body = {
         "app": place.app,
         "environment": place.environment,

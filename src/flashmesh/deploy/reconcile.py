@@ -18,6 +18,9 @@ from flashmesh.project.plan import Change, Plan
 AT_ONCE: Final = 4
 """Resources acted upon at a time. More: an idle machine is sooner done; a busy one starts that many interpreters
 beside the calls it serves."""
+REMOVED_AT_ONCE: Final = 32
+"""Resources taken down at a time. Nothing is started for one: it is waiting for what its workers still run, which ends
+at the same time when it begins so. More: that many endpoints' last calls and ends at one moment."""
 
 Action = Literal["deploy", "update", "resize", "remove"]
 DONE: Final[Mapping[Action, str]] = {
@@ -93,7 +96,12 @@ def _step(action: Action, change: Change) -> Step:
 
 
 async def reconcile(
-    steps: Iterable[Step], *, target: Target, journal: Journal, at_once: int = AT_ONCE
+    steps: Iterable[Step],
+    *,
+    target: Target,
+    journal: Journal,
+    at_once: int = AT_ONCE,
+    removed_at_once: int = REMOVED_AT_ONCE,
 ) -> tuple[Failure, ...]:
     """Carry out every step; those that failed.
 
@@ -104,11 +112,11 @@ async def reconcile(
     """
     planned = list(steps)
     failures: list[Failure] = []
-    for group in (
-        [step for step in planned if step.action != "remove"],
-        [step for step in planned if step.action == "remove"],
+    for group, limit in (
+        ([step for step in planned if step.action != "remove"], at_once),
+        ([step for step in planned if step.action == "remove"], removed_at_once),
     ):
-        failures += await _side_by_side(group, target=target, journal=journal, at_once=at_once)
+        failures += await _side_by_side(group, target=target, journal=journal, at_once=limit)
     return tuple(failures)
 
 

@@ -70,6 +70,8 @@ class Server:
         self._certificate: ServerCertificate | None = None
         self._leave_deployed = False
         """Whether deployed endpoints serve on when this server stops."""
+        self._said: list[str] = []
+        """For people, before it answered: a terminal that waits for it shows that as well."""
 
     @property
     def url(self) -> str:
@@ -164,6 +166,7 @@ class Server:
         if shown is not None:
             text += f"; the link's fingerprint is {shown.fingerprint}"
             facts["link_fingerprint"] = shown.fingerprint
+        self._said.append(f"{text}.")
         self._log.notice(text, link_host=host, link_port=port, **facts)
 
     async def _restore(self, place: SessionPlace) -> None:
@@ -171,7 +174,7 @@ class Server:
         parts = self._parts
         if self.settings.project is not None:
             found = self._project = await ServedProject.find(self.settings.project)
-            found.say_problems(lambda text, level: self._log.notice(text, level=level))
+            found.say_problems(self._say_problem)
             resources = parts.registry.amended(found.resources)
             await found.declare(parts.local.target, place.manifest, resources)
             parts.registry.serve_project(resources)
@@ -192,6 +195,10 @@ class Server:
         parts.webhooks.resume()
         if self.settings.link_host:
             await self._listen_for_links()  # not before either: what workers elsewhere run or hold is known by now
+
+    def _say_problem(self, text: str, level: str) -> None:
+        self._said.append(text)
+        self._log.notice(text, level=level)
 
     async def _amend(self, resource: ResourceSpec) -> None:
         if self._project is not None:
@@ -253,8 +260,8 @@ class Server:
         """Until SIGTERM or SIGINT, then drain and stop. A second signal ends it at once. The exit code."""
         loop = asyncio.get_running_loop()
         tell_systemd("READY=1")
-        self._starter.ready(url=self.url, pid=os.getpid())
         facts = {} if self._certificate is None else {"fingerprint": self._certificate.fingerprint}
+        self._starter.ready(url=self.url, pid=os.getpid(), said=self._said, **facts)
         text = f"flash server {__version__} answers at {self.url}"
         if self._certificate is not None:
             text += f"; its certificate's fingerprint is {self._certificate.fingerprint}"

@@ -117,8 +117,9 @@ def _differences(
     names, wanted_names = _env_names(was), _env_names(entry)
     if names != wanted_names or (env is not None and env != was_env):
         found["env"] = (names, wanted_names)
-    if was.get("config_hash") != entry.get("config_hash") and found.keys() <= IN_PLACE:
-        found["version"] = (was.get("config_hash"), entry.get("config_hash"))
+    version = was.get("config_hash")  # None: of what never served
+    if version not in (None, entry.get("config_hash")) and found.keys() <= IN_PLACE:
+        found["version"] = (version, entry.get("config_hash"))
     if was.get("status") == "failed":
         found["status"] = ("failed", "deployed")
     yield from found.items()

@@ -2,7 +2,7 @@
 
 An artifact is taken for hostile when it holds anything `pack` does not write: links, devices, absolute paths, `..`, two
 entries of one name. What it unpacks to is bounded before it is written: bytes, files, ratio and the memory its headers
-take. A folder appears complete and read-only, or not at all.
+take. A folder appears complete, read-only and on disk, or not at all: also after a power cut.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from flashmesh.functions.errors import FlashmeshError
+from flashmesh.kit.files import sync, sync_tree
 from flashmesh.project.artifact import LIMIT_FILES, RATIO_FREE_BYTES, RATIO_LIMIT, build_id_of, readable
 from flashmesh.project.contents import MANIFEST_NAME, is_usable
 from flashmesh.project.model import Manifest
@@ -58,7 +59,7 @@ def unpack(
         The manifest of the build.
     Raises:
         HostileArtifact: with the reason. Nothing is left behind.
-        OSError: the archive cannot be read, or the disk is full. Nothing is left behind.
+        OSError: the archive cannot be read, or the disk is full or broken. Nothing is left behind.
     """
     if build_id is not None and (found := build_id_of(archive)) != build_id:
         raise HostileArtifact(f"The artifact is {found} and not {build_id}: it was damaged on its way. Send it again.")
@@ -70,12 +71,14 @@ def unpack(
         manifest = read_manifest(temporary)
         _check_files(manifest, temporary)
         _make_read_only(temporary)
+        sync_tree(temporary)  # before it has its name: after a power cut the name is taken for the whole of it
         try:
             temporary.rename(folder)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             remove(temporary)  # somebody else unpacked it meanwhile
+        sync(folder.parent)
         return manifest
     except BaseException:
         with contextlib.suppress(OSError):

@@ -610,6 +610,21 @@ def test_every_documented_path_is_served_and_nothing_else():
     run(main)
 
 
+def test_the_wait_is_a_header_of_exactly_the_routes_that_wait():
+    async def main(client, faces):
+        document = (await client.get("/openapi.json")).json()
+        waiting = {
+            path
+            for path, methods in document["paths"].items()
+            for operation in methods.values()
+            if any(parameter.get("name") == "X-Timeout-Ms" for parameter in operation.get("parameters", ()))
+        }
+        assert "/v1/functions/{name}:invoke" in waiting
+        assert all(path.endswith((":invoke", "/runsync", "/run_sync")) for path in waiting)
+
+    run(main)
+
+
 def test_the_document_is_valid():
     from openapi_spec_validator import validate
 

@@ -332,6 +332,20 @@ def test_enqueue_answers_202_once_and_the_execution_can_be_read():
     assert (shown["status"], shown["startedAt"], shown["traceId"]) == ("queued", None, "t")
 
 
+def test_a_wait_means_nothing_where_nobody_waits():
+    """`X-Timeout-Ms` is how long a client waits: what is accepted to run later has the time its function gives it."""
+    faces = Faces()
+    worker = faces.worker()
+    asked = faces.ask("POST", "/v1/functions/f:enqueue", {"input": 1}, {"X-Timeout-Ms": "100"})
+    assert asked.status == 202
+    faces.clock.advance(60.0)
+    frame = worker.begin()
+    assert frame.deadline_ms == 0
+    worker.succeed(frame, b"42")
+    found = faces.ask("GET", f"/v1/executions/{asked.json['executionId']}").json
+    assert (found["status"], found["output"]) == ("success", 42)
+
+
 def test_a_replayed_enqueue_names_the_first_execution_and_where_it_stands():
     faces = Faces()
     worker = faces.worker()

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -435,6 +436,29 @@ def test_detached_it_says_where_it_answers_and_stop_ends_it(home: Path, project:
     assert again.returncode == 1
     assert "No server runs here" in again.stderr
     assert flash(home, "server", "stop", cwd=home).returncode == 0
+
+
+def test_detached_beyond_this_machine_it_says_how_other_machines_connect(home: Path, project: Path) -> None:
+    """What the foreground form prints of its certificate, of its link, and of what is wrong with the project."""
+    home.mkdir()
+    (project / "broken.py").write_text("from flashmesh import remote\n\n@remote(\n")
+    words = ("server", "--project", str(project), "--host", "0.0.0.0", "--link-host", "127.0.0.1", "--link-port", "0")
+    started = flash(home, *words, "--port", "0", "--detach", cwd=home)
+    try:
+        assert started.returncode == 0, started.stderr
+        url = started.stdout.strip()
+        port = url.rpartition(":")[2]
+        found = re.search(r"certificate's fingerprint is (sha256:[0-9a-f]{64})", started.stderr)
+        assert found is not None, started.stderr
+        assert f"flash login https://HOST:{port} --fingerprint {found[1]} --token -" in started.stderr
+        assert re.search(r"Workers dial in at 127\.0\.0\.1:\d+; the link's fingerprint is sha256:", started.stderr)
+        assert "broken.py:3" in started.stderr
+        token = flash(home, "token", "create", "other", cwd=home).stdout.strip()
+        there = {"FLASH_HOME": str(home / "another-machine")}
+        words = ("login", f"https://127.0.0.1:{port}", "--fingerprint", found[1], "--token", token)
+        assert flash(home, *words, cwd=home, env=there).returncode == 0
+    finally:
+        flash(home, "server", "stop", "--now", cwd=home)
 
 
 def test_detached_it_says_why_it_did_not_start(home: Path, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ from flashmesh.wire.tokens import TokenRefused, key_id, read_claims
 from flashmesh.worker.keeper.client import EndpointSockets
 from flashmesh.worker.keeper.detached import KeeperPlace
 
+TARGET: Final = "local"
+"""What resources call it."""
 HOST: Final = "127.0.0.1"
 """Where endpoints listen unless they are told otherwise."""
 
@@ -67,6 +69,7 @@ class LocalDeployments:
 
     async def deploy(self, wanted: Deployable) -> EndpointAddress:
         self._check_host()
+        _check_is_meant(wanted)
         target = self._target()
         await _check_hardware(wanted, target)
         placed = self._placed(wanted)
@@ -209,6 +212,16 @@ class LocalDeployments:
             endpoint_url=None if sockets.tcp is None else url_of(sockets.tcp),
             peer_urls=(f"unix:{sockets.socket_path}",),
             reentrant_url=f"unix:{sockets.reentrant_path}",
+        )
+
+
+def _check_is_meant(wanted: Deployable) -> None:
+    """Raises DeployFailed where another target than this one is declared: it would not be where it is looked for."""
+    declared = wanted.resource.config.target
+    if declared not in (None, TARGET):
+        raise DeployFailed(
+            f"It declares the target {declared!r}, which this server does not have; there is only `{TARGET}`: the "
+            "server's machine. Take its `target` out of the code or flash.toml, and deploy again."
         )
 
 

@@ -46,7 +46,10 @@ _HEADERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     ),
     "traceparent": (_TEXT, "W3C trace context, handed on"),
     "X-Trace-Id": (_TEXT, "Any trace id, handed on when there is no traceparent"),
-    "X-Timeout-Ms": ({"type": "integer", "minimum": 1, "maximum": MAX_WAIT_MS}, "Milliseconds to wait"),
+    "X-Timeout-Ms": (
+        {"type": "integer", "minimum": 1, "maximum": MAX_WAIT_MS},
+        "Milliseconds to wait for the result; the call goes on after that, and may run as long as its function says",
+    ),
     "X-Dispatch-Attempt": ({"type": "integer", "minimum": 1, "maximum": 999_999_999}, "The attempt that this answers"),
 }
 _EXECUTION_HEADER: Final = {"X-Execution-Id": {"schema": _TEXT, "description": "The execution"}}

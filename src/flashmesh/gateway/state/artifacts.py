@@ -25,6 +25,7 @@ from weakref import WeakValueDictionary
 
 from flashmesh.functions.errors import FlashmeshError, PayloadTooLarge
 from flashmesh.gateway.state.records import BuildNotFound, Manifest
+from flashmesh.kit.files import sync
 
 DEFAULT_LIMIT_BYTES: Final = 500 * 10**6
 """As large as an archive may be: as `flash build` makes them at most."""
@@ -131,7 +132,7 @@ class ArtifactStore:
         part.chmod(0o400)
         archive = self._archive(id)
         part.replace(archive)
-        _sync(self.folder)
+        sync(self.folder)
         self._whole[id] = _mark(archive)
 
     async def archive(self, id: str) -> Path:
@@ -300,11 +301,3 @@ def _folders(path: Path) -> Iterator[Path]:
             if not folder.is_symlink():
                 folder.chmod(stat.S_IRWXU)  # before it is walked into
                 yield folder
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

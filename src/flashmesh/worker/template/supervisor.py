@@ -530,7 +530,7 @@ def main(argument: str, program: Program) -> None:
     template = Template(spec, fds, program)
     try:
         template.run()
-        return
+        os._exit(0)  # no user code was imported here: taking the interpreter apart would only cost 50 ms of CPU
     except ZygoteBorn as zygote_born:
         born = zygote_born
     # Outside the handler, or every exception of user code would be "raised while handling" this one. `template` stays
