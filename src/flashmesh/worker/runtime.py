@@ -41,7 +41,7 @@ def run_worker(spec: WorkerSpec, context: WorkerContext) -> NoReturn:
 
 
 class Ready:
-    """What a worker can have before it knows which worker it is: the user's modules, the way calls leave, a loop."""
+    """What a worker can have before it knows which worker it is: the user's modules and a loop."""
 
     __slots__ = ("loaded", "runner")
 
@@ -55,7 +55,7 @@ def get_ready(spec: WorkerSpec, loaded: "Loaded | None") -> Ready:
     # The parts import asyncio and the codecs; the template has done so before the fork.
     from flashmesh.worker.assemble import prepare
 
-    found = prepare(spec, loaded)
+    found = loaded or prepare(spec)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     runner.get_loop()
     return Ready(found, runner)
