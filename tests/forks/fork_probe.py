@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 CHILDREN = 20
 ENOUGH = 3
@@ -28,11 +29,12 @@ def main(settings: dict[str, str]) -> None:
     import_s = time.perf_counter() - started
     seen = gate.observe()
     decision = gate.verdict(seen)
-    setters = numeric.setters()
+    known = numeric.libraries()
     gc.freeze()
+    numeric.before_first_fork(before, known)
     outcomes: list[tuple[str, int]] = []
     while len(outcomes) < CHILDREN and sum(how == "hung" for how, _ in outcomes) < ENOUGH:
-        outcomes.append(child(settings["in_child"], space, before, setters))
+        outcomes.append(child(settings["in_child"], space, before, known))
     memory = [found for _, found in outcomes if found]
     result = {
         "version": version(settings["name"]),
@@ -49,7 +51,7 @@ def main(settings: dict[str, str]) -> None:
     sys.stdout.write(json.dumps(result) + "\n")
 
 
-def child(code: str, space: dict[str, object], before: dict[str, str | None], setters: list) -> tuple[str, int]:
+def child(code: str, space: dict[str, object], before: dict[str, str | None], known: Any) -> tuple[str, int]:
     """Fork one, let it use the package, and say how that ended and how much memory it had for itself."""
     from flashmesh.worker.template import hygiene, numeric
 
@@ -60,7 +62,7 @@ def child(code: str, space: dict[str, object], before: dict[str, str | None], se
         status = 1
         try:
             os.close(go_write)
-            numeric.restore(before, setters, os.environ)
+            numeric.restore(before, known, os.environ, forked=True)
             hygiene.reseed()
             gc.enable()
             exec(code, space)

@@ -124,14 +124,17 @@ def test_numeric_libraries_get_one_thread_for_the_import_and_all_of_them_afterwa
     before = numeric.limit(env)
     assert {env[name] for name in numeric.VARIABLES} == {"1"}
     counts: list[int] = []
-    numeric.restore(before, [counts.append], env)
+    numeric.restore(before, numeric.Libraries(others=(counts.append,)), env, forked=True)
     assert env == {"OMP_NUM_THREADS": "3", "HOME": "/x"}
     assert counts == [3]
 
 
 @pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs /proc and two CPUs")
 def test_a_loaded_blas_is_told_its_thread_count_again():
-    """NumPy imported under the limit multiplies with one thread; a restored worker may use all CPUs."""
+    """NumPy imported under the limit multiplies with one thread; a worker may use all CPUs.
+
+    Their threads start with its first product, and not before: they would keep a CPU busy though nobody computes.
+    """
     code = """
 import os
 from flashmesh.worker.template import numeric
@@ -139,13 +142,17 @@ before = numeric.limit(os.environ)
 import numpy
 threads = lambda: len(os.listdir("/proc/self/task"))
 assert threads() == 1, threads()
-known = numeric.setters()
-pid = os.fork()
-if pid == 0:
-    numeric.restore(before, known, os.environ)
-    matrix = numpy.ones((512, 512))
-    matrix @ matrix
-    os._exit(0 if threads() > 1 or not known else 1)
-raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+known = numeric.libraries()
+numeric.before_first_fork(before, known)
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        numeric.restore(before, known, os.environ, forked=True)
+        idle = threads()
+        matrix = numpy.ones((512, 512))
+        matrix @ matrix
+        os._exit(0 if idle == 1 and (threads() > 1 or not known.pooled) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert threads() == 1
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,8 +1,11 @@
 """A worker process from READY to its end: cancelling, limits, draining, idling, JOB mode, a session that goes away."""
 
+import asyncio
 import os
 import signal
 import socket
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from worker_fixtures import (
@@ -20,6 +23,7 @@ from worker_fixtures import (
 
 from flashmesh.functions.errors import Cancelled, LinkLost, TimedOut
 from flashmesh.wire.frames import Cancel, Drain, Error, Result
+from flashmesh.worker import runtime
 from flashmesh.worker.records import Reason, State
 
 SOURCE = """
@@ -309,3 +313,28 @@ def test_a_call_that_was_accepted_runs_though_its_worker_was_told_to_leave_meanw
         assert answer.startswith(b"HTTP/1.1 200")
         link_of(worker).close()
         assert worker.exit_status() == 0
+
+
+@pytest.mark.parametrize("by_link", [True, False])
+def test_a_job_worker_waits_for_its_sessions_goodbye_only_where_a_call_may_be_on_its_way(by_link: bool) -> None:
+    """The session gave its one call: it may send no other. A peer did: the session may have sent one meanwhile."""
+    waited: list[float] = []
+
+    class Record:
+        def set_leaving(self) -> None: ...
+
+    class Goodbye:
+        def want_to_leave(self, reason: str) -> None: ...
+        async def release(self, *, patience_s: float) -> None: ...
+        async def close(self, *, patience_s: float) -> None:
+            waited.append(patience_s)
+
+    async def scenario() -> None:
+        context = SimpleNamespace(one_shot=True, record=Record())
+        worker = runtime.Worker(cast(Any, None), cast(Any, context))
+        worker._parts = cast(Any, SimpleNamespace(faces=(), uplink=Goodbye(), runner=SimpleNamespace(taken=0)))
+        assert worker.on_call() if by_link else worker.on_accepted_call()
+        await worker._finish()
+
+    asyncio.run(scenario())
+    assert waited == [0.0 if by_link else runtime.GOODBYE_S]

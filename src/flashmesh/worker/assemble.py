@@ -62,10 +62,13 @@ class Parts:
         await self.callables.make_instances()
 
 
-def prepare(spec: WorkerSpec, loaded: Loaded | None) -> Loaded:
-    """What comes before the loop: log output, the user's modules where they are not here yet, the way calls leave."""
+def prepare(spec: WorkerSpec) -> Loaded:
+    """What all workers that are forked from this process share: log output, the user's modules, the way calls leave.
+
+    Raises loader.ImportProblem, SettingsError or AddressRefused, or whatever the import raised.
+    """
     configure_logging()
-    loaded = loaded or load(spec)
+    loaded = load(spec)
     install(
         worker_caller(
             endpoint=spec.endpoint,

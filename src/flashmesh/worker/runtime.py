@@ -4,7 +4,8 @@
     gone
 
 While leaving it accepts nothing; what runs finishes (the template kills what exceeds the drain limit). The session is
-told before, so that it sends nothing more, and closes the link once nothing is in flight on it.
+told before, so that it sends nothing more, and closes the link once nothing is in flight on it. A JOB worker whose one
+call was the session's closes it itself: it was allowed no other.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ def run_worker(spec: WorkerSpec, context: WorkerContext) -> NoReturn:
 
 
 class Ready:
-    """What a worker can have before it knows which worker it is: the user's modules, the way calls leave, a loop."""
+    """What a worker can have before it knows which worker it is: the user's modules and a loop."""
 
     __slots__ = ("loaded", "runner")
 
@@ -55,7 +56,7 @@ def get_ready(spec: WorkerSpec, loaded: "Loaded | None") -> Ready:
     # The parts import asyncio and the codecs; the template has done so before the fork.
     from flashmesh.worker.assemble import prepare
 
-    found = prepare(spec, loaded)
+    found = loaded or prepare(spec)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     runner.get_loop()
     return Ready(found, runner)
@@ -70,6 +71,8 @@ class Worker:
         self._leaving = False
         self._spent = False
         """Its one call has begun."""
+        self._credit_spent = False
+        """That call was the session's, which may send no other."""
         self._leave = asyncio.Event()
         self._quiet = asyncio.Event()
         self._reason = ""
@@ -122,7 +125,10 @@ class Worker:
 
     def on_call(self) -> bool:
         """A call of the session's is about to begin. False: not here, we are leaving; it gives it to another worker."""
-        return not self._leaving and self.on_accepted_call()
+        if self._leaving or not self.on_accepted_call():
+            return False
+        self._credit_spent = self._spent
+        return True
 
     def on_accepted_call(self) -> bool:
         """The same of a call whose connection was accepted: nobody else can take it, so it is run while leaving too.
@@ -163,7 +169,7 @@ class Worker:
             await face.closed()
         if parts.uplink is not None:
             await parts.uplink.release(patience_s=RELEASE_S)
-            await parts.uplink.close(patience_s=GOODBYE_S)
+            await parts.uplink.close(patience_s=0.0 if self._credit_spent else GOODBYE_S)
 
     def _watch_idleness(self) -> None:
         if self._context.reentrant:

@@ -354,7 +354,7 @@ class Uplink:
             log.warning("%d outcomes were not acknowledged in time and are lost with this worker", len(self._held))
 
     async def close(self, *, patience_s: float) -> None:
-        """Wait for the session to close the connection, `patience_s` at most; then close it here."""
+        """Wait for the session to close the connection, `patience_s` at most; then close it here, once all is said."""
         self._closing = True
         self._closed.set()
         if self.link is None:

@@ -197,7 +197,7 @@ class Generation:
         if control is None:
             return
         try:
-            data = control.recv(1 << 18)
+            data = control.recv(1 << 16)
         except BlockingIOError:
             return
         except ConnectionError:

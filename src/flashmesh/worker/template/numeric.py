@@ -3,12 +3,17 @@
 A child of a process that used OpenMP with several threads hangs for ever in its next parallel region, so the import
 runs with one thread, and each worker sets the count back: in the environment for libraries loaded later, and in those
 that are loaded already, which read the environment only once.
+
+OpenBLAS starts its threads when it is told of more than one, and each spins for 25 ms or more before it sleeps. So it
+is told before the fork, which ends them by OpenBLAS's own handler: a worker starts its own in its first product that
+is worth it, and one that never computes has none.
 """
 
 import contextlib
 import os
 import sys
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +31,17 @@ _SETTERS: Final = {
     "libomp": ("omp_set_num_threads",),
 }
 
+_POOLED: Final = "openblas"
+
 Setter = Callable[[int], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Libraries:
+    """How to tell the loaded libraries their thread count; `pooled` are those whose threads start by that."""
+
+    pooled: tuple[Setter, ...] = ()
+    others: tuple[Setter, ...] = ()
 
 
 def limit(env: MutableMapping[str, str]) -> dict[str, str | None]:
@@ -36,30 +51,43 @@ def limit(env: MutableMapping[str, str]) -> dict[str, str | None]:
     return before
 
 
-def setters() -> list[Setter]:
-    """How to tell the loaded libraries their thread count. Looked up once, before the fork."""
-    found: list[Setter] = []
+def libraries() -> Libraries:
+    """Those that are loaded. Looked up once, before the fork."""
+    pooled: list[Setter] = []
+    others: list[Setter] = []
     for path in _libraries():
         for word, names in _SETTERS.items():
             if word in path.rsplit("/", 1)[-1]:
-                found += _lookup(path, names)
+                (pooled if word == _POOLED else others).extend(_lookup(path, names))
                 break
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "set_num_threads"):
-        found.append(torch.set_num_threads)
-    return found
+        others.append(torch.set_num_threads)
+    return Libraries(pooled=tuple(pooled), others=tuple(others))
 
 
-def restore(before: dict[str, str | None], known: list[Setter], env: MutableMapping[str, str]) -> None:
-    """Undo `limit` in a fresh worker: the user's own count, or one per usable CPU."""
+def before_first_fork(before: dict[str, str | None], known: Libraries) -> None:
+    """Right before it, in the parent: the fork ends the threads that this starts, and its children know the count."""
+    _tell(before, known.pooled)
+
+
+def restore(before: dict[str, str | None], known: Libraries, env: MutableMapping[str, str], *, forked: bool) -> None:
+    """Undo `limit` in a fresh worker: the user's own count, or one per usable CPU.
+
+    `forked`: its parent did what comes before the first fork.
+    """
     for name, value in before.items():
         if value is None:
             env.pop(name, None)
         else:
             env[name] = value
+    _tell(before, known.others if forked else (*known.pooled, *known.others))
+
+
+def _tell(before: dict[str, str | None], setters: tuple[Setter, ...]) -> None:
     count = _count(before)
     if count > 1:
-        for setter in known:
+        for setter in setters:
             setter(count)
 
 

@@ -29,7 +29,8 @@ class Program(Protocol):
         ...
 
     def load(self, spec: "WorkerSpec") -> Any:
-        """Import the user's modules. Raises loader.ImportProblem, or whatever the import raised.
+        """Import the user's modules, and make what is the same in every worker. Raises loader.ImportProblem,
+        SettingsError or AddressRefused, or whatever the import raised.
 
         ImportTooLong may come out of any line of it.
         """
@@ -61,9 +62,9 @@ class UserProgram:
         import flashmesh.worker.runtime  # noqa: F401 - asyncio, msgspec and the face: shared by all forks
 
     def load(self, spec: "WorkerSpec") -> Any:
-        from flashmesh.worker import loader
+        from flashmesh.worker import assemble
 
-        return loader.load(spec)
+        return assemble.prepare(spec)
 
     def describe(self, loaded: Any) -> list[dict[str, Any]]:
         from flashmesh.worker import callables

@@ -385,11 +385,17 @@ class Template:
             self._enforcement.attend(self._generations)
         if LEAVING in words:
             self._note_leaving()
-        if self._spec.resource.mode == "JOB":
-            if self._spare is None or not self._spare.pending:  # after a moment: a short call has the CPU to itself
-                self._spare = self._loop.later(SETTLE_S, lambda: self._staff(taken=True))
-        else:
+        if not self._wants_spare():
             self._peers.attend()
+        elif self._spare is None or not self._spare.pending:  # after a moment: a short call has the CPU to itself
+            self._spare = self._loop.later(SETTLE_S, lambda: self._staff(taken=True))
+
+    def _wants_spare(self) -> bool:
+        """Whether one more worker may be due because one was taken. At the maximum it comes when one has left."""
+        generation = self._current
+        if generation is None or self._spec.resource.mode != "JOB":
+            return False
+        return self._crew(generation).live < self._limits(generation.spec).maximum
 
     def _note_ready(self) -> None:
         for generation in list(self._generations):

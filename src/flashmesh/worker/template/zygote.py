@@ -83,7 +83,8 @@ class Zygote:
         self._loaded: Any = None
         self._forkable = False
         self._threads_before: dict[str, str | None] = {}
-        self._thread_setters: list[numeric.Setter] = []
+        self._numeric = numeric.Libraries()
+        self._has_forked = False
         self._handled: list[int] = []
         self._children: dict[int, int] = {}  # pid -> place
         self._ahead: Ahead | None = None
@@ -131,7 +132,7 @@ class Zygote:
         seen = gate.observe(preload=self._spec.resource.preload, can_fork=self._program.forks)
         decision = gate.verdict(seen)
         self._forkable = isinstance(decision, gate.Forkable)
-        self._thread_setters = numeric.setters()
+        self._numeric = numeric.libraries()
         sys.stdout.flush()
         sys.stderr.flush()
         gc.freeze()
@@ -202,7 +203,7 @@ class Zygote:
         if ahead is not None and ahead.assign(command, stdout, stderr):
             pid = ahead.pid
         else:
-            pid = 0 if operation == "become" else fork()
+            pid = 0 if operation == "become" else self._fork()
         if pid == 0:
             return assignment, stdout, stderr
         self._ahead_due = monotonic() + (0.0 if assignment.one_shot else AHEAD_AFTER_S)
@@ -211,6 +212,12 @@ class Zygote:
         self._children[pid] = assignment.place
         self._say({"event": "forked", "index": assignment.index, "pid": pid})
         return None
+
+    def _fork(self) -> int:
+        if not self._has_forked:
+            self._has_forked = True
+            numeric.before_first_fork(self._threads_before, self._numeric)
+        return fork()
 
     def _until_ahead_ms(self) -> float | None:
         return None if self._ahead_due is None else max(0.0, (self._ahead_due - monotonic()) * 1000)
@@ -221,7 +228,7 @@ class Zygote:
         if self._ahead is not None:
             return None
         ours, theirs = socket.socketpair()
-        pid = fork()
+        pid = self._fork()
         if pid == 0:
             ours.close()
             return theirs
@@ -274,7 +281,7 @@ class Zygote:
         self._ahead = None
         if self._spec.cuda_devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self._spec.cuda_devices
-        numeric.restore(self._threads_before, self._thread_setters, os.environ)
+        numeric.restore(self._threads_before, self._numeric, os.environ, forked=self._has_forked)
         hygiene.reseed()
         gc.enable()
 
