@@ -37,7 +37,7 @@ def test_a_request_is_the_same_however_it_is_cut(body: bytes, size: int) -> None
 
 def test_an_answer_says_its_length_and_closes() -> None:
     """One call per connection."""
-    head, _, body = answer(429, b"no", "text/plain", {"Retry-After": "2"}).partition(b"\r\n\r\n")
+    head, _, body = answer(429, b"no", "text/plain", "Retry-After: 2\r\n").partition(b"\r\n\r\n")
     assert head.split(b"\r\n")[0] == b"HTTP/1.1 429 Too Many Requests"
     assert {b"Content-Length: 2", b"Connection: close", b"Retry-After: 2"} <= set(head.split(b"\r\n"))
     assert body == b"no"

@@ -387,6 +387,25 @@ def test_calls_of_peers_are_reported_with_their_parent_and_outcome(here: Session
     assert (second.execution, second.outcome, second.code) == ("p2", "error", "USER_ERROR")
 
 
+def test_calls_of_peers_cost_the_session_no_word_while_they_are_fast(here: Session) -> None:
+    """It may send calls ahead whatever is free, so that nothing would follow from it. One that is slow ends that."""
+    worker = here.worker(SOURCE)
+    path = worker.spec.socket_path
+    for _ in range(20):  # a machine with other work may make a fast call slow
+        quick(worker)
+        for number in range(5):
+            post(path, "/echo/run_sync", {"input": {"x": number}})
+        said = [frame for frame in heard(worker) if isinstance(frame, Credit)]
+        if not said:
+            break
+    assert not said
+    post(path, "/naps/run_sync", {"input": {}})
+    post(path, "/echo/run_sync", {"input": {"x": 1}})
+    assert [frame.free for frame in heard(worker) if isinstance(frame, Credit)][-2:] == [0, 1]
+    invoke(worker, "own.echo", 1, execution="e1")
+    assert receive(worker, Result).execution == "e1"
+
+
 def test_ten_thousand_calls_of_peers_are_remembered_and_the_rest_is_counted() -> None:
     """While nobody takes them; the oldest go first."""
     from flashmesh.worker import summaries as module

@@ -48,6 +48,10 @@ class _LargeArray(Exception):
     """An array that is better left where it is."""
 
 
+class _Pickled(UntrustedPayload):
+    """There is a pickled value, and no key to check it."""
+
+
 class _Unknown(Exception):
     """An object nothing here can write."""
 
@@ -86,9 +90,15 @@ def decode(data: Buffer | Borrowed, signer: Signer | None = None, purpose: Purpo
 
     Raises ValidationError for bytes that are not MessagePack, UntrustedPayload for a pickle unsigned.
     """
-    decoder = _decoder if signer is None else Decoder(ext_hook=_opener(signer, purpose or Purpose()))
+    whole = data.view() if isinstance(data, Borrowed) else data
     try:
-        return decoder.decode(data.view() if isinstance(data, Borrowed) else data)
+        try:
+            return _decoder.decode(whole)
+        except _Pickled:
+            if signer is None:
+                raise
+            # Only now: a decoder of one's own costs more than most values do.
+            return Decoder(ext_hook=_opener(signer, purpose or Purpose())).decode(whole)
     except FlashmeshError:
         raise
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:  # also from what extensions hold
@@ -317,9 +327,7 @@ def _restore(code: int, data: memoryview) -> Any:
     if code == UUID:
         return uuid.UUID(bytes=bytes(data))
     if code == PICKLED:
-        raise UntrustedPayload(
-            "The payload holds a pickled value, and this process has no key to check it. Send plain values."
-        )
+        raise _Pickled("The payload holds a pickled value, and this process has no key to check it. Send plain values.")
     return _restore_text(code, str(data, "utf-8"))
 
 

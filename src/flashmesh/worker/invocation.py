@@ -32,7 +32,8 @@ class Reply(Protocol):
         ...
 
     def waiting(self, invocation: "Invocation") -> None:
-        """The body runs from the loop from here on, as a task or a generator."""
+        """The body runs from the loop from here on, as a task or a generator; its first step is due before what is
+        put off now."""
         ...
 
     def item(self, invocation: "Invocation", data: bytes) -> None:

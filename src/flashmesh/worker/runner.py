@@ -248,9 +248,9 @@ class Runner:
 
     def _start_task(self, invocation: Invocation, body: Coroutine[Any, Any, None]) -> None:
         assert invocation.context is not None
-        invocation.reply.waiting(invocation)
         # Owned by `running` until its slot is cleared, which its own last line does.
         invocation.task = self._loop.create_task(body, context=invocation.context)
+        invocation.reply.waiting(invocation)
 
     async def _run_async(self, invocation: Invocation, bound: Bound) -> None:
         if invocation.doomed is not None:

@@ -77,9 +77,11 @@ class LinkReply:
         """Items of it were lost. It was cancelled, and nobody is told how it ends: the session repeats it."""
 
     def started(self, invocation: Invocation, *, sync: bool) -> bool:
-        if not (self.quiet or self._said):
+        if not self.quiet:
             uplink = self._uplink
-            uplink.send(Started(invocation.execution, invocation.attempt, uplink.worker, uplink.runner.calls == 0))
+            uplink.said -= 1  # as the session counts it now
+            if not self._said:
+                uplink.send(Started(invocation.execution, invocation.attempt, uplink.worker, uplink.runner.calls == 0))
         return True
 
     def waiting(self, invocation: Invocation) -> None:
@@ -89,6 +91,7 @@ class LinkReply:
     def lasts(self, invocation: Invocation) -> None:
         """It was not announced, and is not over in a moment."""
         self.quiet = False
+        self._uplink.said -= 1
         self._uplink.send(Started(invocation.execution, invocation.attempt, self._uplink.worker))
 
     def item(self, invocation: Invocation, data: bytes) -> None:
@@ -180,6 +183,8 @@ class Uplink:
         self._closing = False
         self.leaving = ""
         self._unsaid = False
+        self.said = 0
+        """What may be sent as the session has it: what it was told last, less what was announced since."""
         self._held = Held()
         self._released: asyncio.Event | None = None
         self.line = Line(self, runner=runner, callables=callables, times=self.times, taken=taken)
@@ -221,7 +226,8 @@ class Uplink:
         free = 0 if self.leaving else self.runner.free
         begun = [call.execution for call in self.runner.begun()]
         link.send(self._hello(token=token, free=free, running=runs, held=self._held.refs(), begun=begun))
-        link.send(Ready(self.free))
+        self.said = self.free
+        link.send(Ready(self.said))
         self.link = link
         for frame in self._held:
             self._send_outcome(link, frame)
@@ -285,7 +291,7 @@ class Uplink:
         self._send_outcome(link, frame)
 
     def _send_outcome(self, link: Link, frame: Result | Error) -> None:
-        free = self.free  # as it is now, whenever the call ended
+        free = self.said = self.free  # as it is now, whenever the call ended
         if frame.free != free:
             frame = msgspec.structs.replace(frame, free=free)
         try:
@@ -318,8 +324,16 @@ class Uplink:
                 self.watch()
 
     def say_free(self) -> None:
-        """The number of free slots changed without the session's doing."""
-        if not self._closing and self.send(Credit(free=self.free)):
+        """The number of free slots changed without the session's doing.
+
+        That there are fewer is worth no word while calls are fast: the session may send some that wait here anyway, and
+        what finds no place is refused. So peers of a fast function cost the session nothing.
+        """
+        free = self.free
+        if free == self.said or (free < self.said and self.times.allowed):
+            return
+        if not self._closing and self.send(Credit(free=free)):
+            self.said = free
             self._unsaid = True
 
     def take_unsaid(self) -> bool:
@@ -425,4 +439,5 @@ class Uplink:
 
     def refuse(self, frame: Invoke) -> None:
         """It was not run and will not be here."""
-        self.send(Error(frame.execution, BUSY, frame.attempt, self.free, ran=False))
+        self.said = self.free
+        self.send(Error(frame.execution, BUSY, frame.attempt, self.said, ran=False))

@@ -1,14 +1,13 @@
 """What every call takes along of the call that made it: chain, parent, deadline and trace; and the key it shows."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flashmesh.worker.calls.exchange import PEER_WAIT_S, Where
 from flashmesh.worker.invocation import CURRENT
 
 
-@dataclass(frozen=True, slots=True)
-class Around:
+class Around(NamedTuple):
     """The surroundings of one call.
 
     Attributes:
@@ -51,6 +50,7 @@ def bearer(where: Where, key: str) -> str:
 def child_trace(trace: str) -> str:
     """A W3C traceparent for a call made while `trace` runs: the same trace, a new span; a new trace without one."""
     parts = trace.split("-")
-    trace_id = parts[1] if len(parts) == 4 and len(parts[1]) == 32 else os.urandom(16).hex()
-    flags = parts[3] if len(parts) == 4 else "01"
-    return f"00-{trace_id}-{os.urandom(8).hex()}-{flags}"
+    if len(parts) == 4 and len(parts[1]) == 32:
+        return f"00-{parts[1]}-{os.urandom(8).hex()}-{parts[3]}"
+    ids = os.urandom(24).hex()
+    return f"00-{ids[:32]}-{ids[32:]}-{parts[3] if len(parts) == 4 else '01'}"

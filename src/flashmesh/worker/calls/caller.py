@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Final
 
 from flashmesh.functions.blocking import iterate_blocking, run_blocking
@@ -44,6 +45,24 @@ log = logging.getLogger(__name__)
 FALLBACK: Final = "FLASH_LOCAL_FALLBACK"
 Plan = PeerCall | QueueCall | LbCall
 """One call as bytes, and what its answer means."""
+
+
+class Callee:
+    """What is the same in every call of one function or method.
+
+    Attributes:
+        declared: the id of the function or class, by which its route is found. id: with the method.
+    """
+
+    def __init__(self, declared: FunctionId, declaration: Declaration, method: str | None) -> None:
+        self.declared = declared
+        self.id = declared if method is None else f"{declared}.{method}"
+        self._target: Any = declaration.target if method is None else getattr(declaration.target, method)
+
+    @cached_property
+    def binder(self) -> Binder:
+        """Turns results into the types it declares."""
+        return Binder(self._target)
 
 
 class WorkerCaller:
@@ -79,7 +98,7 @@ class WorkerCaller:
         self._written_name = written_name
         self._signer = signer
         self._environ = environ
-        self._binders: dict[tuple[Declaration, str | None], Binder] = {}
+        self._callees: dict[tuple[Declaration, str | None], Callee] = {}
         self._spawning = Spawning(link, signer=signer)
         self.passing_on = PassingOn(own=own, registry=registry, keys=keys, network=network)
 
@@ -98,7 +117,7 @@ class WorkerCaller:
         return True
 
     async def call(self, call: Call) -> Any:
-        repeats = self._repeats(call)
+        repeats: Repeats | None = None
         while True:
             plan = await self._planned(call)
             if plan is None:
@@ -107,13 +126,14 @@ class WorkerCaller:
             try:
                 return await self._value(plan)
             except Exception as error:
+                repeats = repeats or self._repeats(call)
                 pause_s = self._pause_s(repeats, error)
             if repeats.looks:
                 await self._look_again()
             await asyncio.sleep(pause_s)
 
     def call_blocking(self, call: Call) -> Any:
-        repeats = self._repeats(call)
+        repeats: Repeats | None = None
         while True:
             plan = self._planned_blocking(call)
             if plan is None:
@@ -122,6 +142,7 @@ class WorkerCaller:
             try:
                 return self._value_blocking(plan)
             except Exception as error:
+                repeats = repeats or self._repeats(call)
                 pause_s = self._pause_s(repeats, error)
             if repeats.looks:
                 self._registry.look_again()
@@ -186,7 +207,7 @@ class WorkerCaller:
             self._registry.load()
         route = self._registry.route(FunctionId(self._id(call.declaration)))
         endpoint = "" if isinstance(route, Unresolved) else route.endpoint
-        return self._spawning.spawn(call, self._callable_id(call), endpoint=endpoint)
+        return self._spawning.spawn(call, self._callee_of(call).id, endpoint=endpoint)
 
     # --- deciding ---
 
@@ -237,7 +258,8 @@ class WorkerCaller:
 
     def _plan(self, call: Call) -> Plan | None:
         """What to send where; None = run it here. Raises EndpointUnresolved, CallCycle, NotEncodable."""
-        route: Route = self._registry.route(FunctionId(self._id(call.declaration)))
+        callee = self._callee_of(call)
+        route: Route = self._registry.route(callee.declared)
         match route:
             case Local():
                 self._check_fallback(call, "it belongs to this endpoint, which does not serve it (yet)")
@@ -246,16 +268,20 @@ class WorkerCaller:
                 self._check_fallback(call, reason)
                 return None
             case Remote():
-                binder = self._binder_of(call)
                 log.debug("Routing '%s' to %s", call.declaration.name, route.url)
                 key = "" if route.socket or route.address is None else self._key(route.address)
                 if route.http_method is not None:
-                    return LbCall(route, call, binder=binder, own=self._own, key=key)
-                function = self._callable_id(call)
+                    return LbCall(route, call, binder=callee.binder, own=self._own, key=key)
                 if route.queue:
-                    return QueueCall(route, call, function=function, binder=binder, own=self._own, key=key)
+                    return QueueCall(route, call, function=callee.id, binder=callee.binder, own=self._own, key=key)
                 return PeerCall(
-                    route, call, function=function, binder=binder, own=self._own, signer=self._signer, key=key
+                    route,
+                    call,
+                    function=callee.id,
+                    binder=callee.binder,
+                    own=self._own,
+                    signer=self._signer,
+                    key=key,
                 )
 
     def _key(self, address: Address) -> str:
@@ -284,19 +310,14 @@ class WorkerCaller:
             function = getattr(declaration.instances.get(*(call.init or ((), {}))), call.method)
         return function(*call.args, **call.kwargs)
 
-    def _binder_of(self, call: Call) -> Binder:
-        """What turns results into the types the function declares; made once for each callee."""
+    def _callee_of(self, call: Call) -> "Callee":
+        """Worked out once for each function and method that is called."""
         key = (call.declaration, call.method)
-        binder = self._binders.get(key)
-        if binder is None:
-            target: Any = call.declaration.target
-            binder = Binder(target if call.method is None else getattr(target, call.method))
-            self._binders[key] = binder
-        return binder
+        callee = self._callees.get(key)
+        if callee is None:
+            declared = FunctionId(self._id(call.declaration))
+            callee = self._callees[key] = Callee(declared, call.declaration, call.method)
+        return callee
 
     def _id(self, declaration: Declaration) -> str:
         return f"{self._written_name(declaration.module)}.{declaration.qualname}"
-
-    def _callable_id(self, call: Call) -> str:
-        function = self._id(call.declaration)
-        return function if call.method is None else f"{function}.{call.method}"

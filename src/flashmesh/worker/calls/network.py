@@ -168,6 +168,7 @@ class Network:
     def _connected(self, address: Address, seconds: float) -> socket.socket:
         peer = connect(address, self._rules, seconds=seconds)
         if address.scheme == "http":
+            peer.setblocking(False)  # whoever uses it waits with a limit of the call's own
             return peer
         try:
             return self.context().wrap_socket(peer, server_hostname=address.host)

@@ -1,6 +1,7 @@
 """One call of a function that another endpoint of ours serves, over its Unix socket or its port."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -67,9 +68,9 @@ class PeerCall:
         address = self.address
         host, prefix = ("flash", "") if isinstance(address, str) else (address.authority, address.path)
         head = (
-            f"POST {prefix}/{quote(self._function, safe='')}/run_sync HTTP/1.1\r\nHost: {host}\r\n"
-            f"Content-Type: {MSGPACK}\r\n"
-            f"Accept: {ITEMS if stream else MSGPACK}\r\nContent-Length: {len(self._body)}\r\n"
+            f"POST {prefix}/{_quoted(self._function)}/run_sync HTTP/1.1\r\nHost: {host}\r\n"
+            f"Content-Type: {MSGPACK}\r\nAccept: {ITEMS if stream else MSGPACK}\r\n"
+            f"Content-Length: {len(self._body)}\r\n"
             f"X-Execution-Id: {self._execution}\r\n{self._around.headers()}{bearer(address, self._key)}\r\n"
         )
         return head.encode("latin-1") + self._body
@@ -130,6 +131,11 @@ class ItemReader:
         """Raises WorkerLost when the connection ended before the stream did."""
         if not self._ended:
             raise WorkerLost()
+
+
+@lru_cache(maxsize=1024)
+def _quoted(function: str) -> str:
+    return quote(function, safe="")
 
 
 def address_of(route: Remote, chain: tuple[str, ...]) -> Where:

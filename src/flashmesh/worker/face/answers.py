@@ -12,6 +12,7 @@ ITEMS is what our own peers ask for: records of a kind byte (`I` item, `E` end, 
 MessagePack bytes. A stream that stops without `E` or `X` was cut off.
 """
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from flashmesh.functions.errors import FlashmeshError
@@ -33,6 +34,18 @@ def record(kind: bytes, data: bytes = b"") -> bytes:
     return kind + len(data).to_bytes(4, "big") + data
 
 
+@lru_cache(maxsize=64)
+def _wanted(accept: str) -> tuple[str, bool, bool]:
+    """What an Accept header asks for: the media type of values, whether events, whether items as they come."""
+    events = EVENTS in accept
+    media = JSON
+    if ITEMS in accept or MSGPACK in accept:
+        media = MSGPACK
+    elif BINARY in accept and not events:
+        media = BINARY
+    return media, events, events or ITEMS in accept
+
+
 class CallReply:
     """Writes one invocation's answer to its connection, and cancels it when the caller hangs up.
 
@@ -40,20 +53,14 @@ class CallReply:
         accept: the media type values are encoded in. streams: items are sent as they come.
     """
 
-    __slots__ = ("_connection", "_content_type", "_execution", "_headed", "_invocation", "accept", "events", "streams")
+    __slots__ = ("_connection", "_execution", "_headed", "_invocation", "accept", "events", "streams")
 
-    def __init__(self, connection: "Connection", execution: str, accept: str, content_type: str) -> None:
+    def __init__(self, connection: "Connection", execution: str, accept: str) -> None:
         self._connection = connection
         self._execution = execution
-        self._content_type = content_type
         self._headed = False
         self._invocation: Invocation | None = None
-        self.events = EVENTS in accept
-        self.streams = self.events or ITEMS in accept
-        if ITEMS in accept or MSGPACK in accept:
-            self.accept = MSGPACK
-        else:
-            self.accept = BINARY if BINARY in accept and not self.events else JSON
+        self.accept, self.events, self.streams = _wanted(accept)
 
     # --- what the runner tells ---
 
@@ -67,8 +74,14 @@ class CallReply:
         return face.settle()
 
     def waiting(self, invocation: Invocation) -> None:
-        self._connection.face.runner.canceller.unwatch(invocation)
-        if not self._connection.closed:
+        connection, canceller = self._connection, self._connection.face.runner.canceller
+        if canceller.unwatch(invocation):
+            canceller.hush(connection.peer)
+        # Not at once: most bodies are over after their first step, and watching a descriptor costs nine system calls.
+        connection.face.loop.call_soon(self._watch, invocation)
+
+    def _watch(self, invocation: Invocation) -> None:
+        if not (invocation.finished or self._connection.closed):
             # Readable means closed. Bytes after the request are nothing a caller of ours sends; they end the call too.
             self._connection.watch(self._connection.close)
 
@@ -87,12 +100,12 @@ class CallReply:
             last = self._piece(payload) if payload else b""
             self._connection.finish(last + (b"event: end\ndata: {}\n\n" if self.events else record(END)))
             return
-        headers = {"X-Execution-Id": self._execution, "Server-Timing": f"run;dur={run_us / 1000:.3f}"}
+        more = f"X-Execution-Id: {self._execution}\r\nServer-Timing: run;dur={run_us / 1000:.3f}\r\n"
         if content_type == JSON:
             body = b'{"id":"%b","status":"COMPLETED","output":%b}' % (self._execution.encode(), payload)
         else:
             body = payload
-        self._connection.finish(answer(200, body, content_type, headers))
+        self._connection.finish(answer(200, body, content_type, more))
 
     def failed(self, invocation: Invocation, error: BaseException, run_us: int, *, ran: bool, code: str | None) -> None:
         self._over(invocation)
@@ -115,23 +128,23 @@ class CallReply:
                 last = record(ERROR, failures.pack(info))
             self._connection.finish(last)
             return
-        headers = {"X-Execution-Id": self._execution}
+        more = f"X-Execution-Id: {self._execution}\r\n"
         if not ran:
-            headers["X-Flash-Not-Run"] = "1"
+            more += "X-Flash-Not-Run: 1\r\n"
         if info.retry_after is not None:
-            headers["Retry-After"] = str(max(1, round(info.retry_after)))
+            more += f"Retry-After: {max(1, round(info.retry_after))}\r\n"
         if self.accept == MSGPACK:
             body, content_type = failures.pack(info), MSGPACK
         else:
             body = json_body({"id": self._execution, "status": "FAILED", "error": failures.to_http(info)})
             content_type = JSON
-        self._connection.finish(answer(failures.http_status(info), body, content_type, headers))
+        self._connection.finish(answer(failures.http_status(info), body, content_type, more))
 
     def _head(self) -> None:
         if not self._headed:
             self._headed = True
             content_type = EVENTS if self.events else ITEMS
-            self._connection.write(stream_head(content_type, {"X-Execution-Id": self._execution}))
+            self._connection.write(stream_head(content_type, f"X-Execution-Id: {self._execution}\r\n"))
 
     def _piece(self, data: bytes) -> bytes:
         return b"data: %b\n\n" % data if self.events else record(ITEM, data)
