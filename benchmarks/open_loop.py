@@ -1,10 +1,12 @@
 """A load that does not wait: requests leave on a schedule whatever the answers, as those of many users do.
 
-Each request has a connection of its own, and its latency counts from the moment it was due: a server (or a client) that
-falls behind cannot make the load lighter, nor hide that it did.
+Each request has a connection of its own while it is under way, and its latency counts from the moment it was due: a
+server (or a client) that falls behind cannot make the load lighter, nor hide that it did. What such a load may be
+compared with, `closed_rate`, is found by the same client: it takes part of the machine, and takes it then as well.
 """
 
 import dataclasses
+import resource
 import select
 import socket
 import time
@@ -12,7 +14,9 @@ from collections import Counter
 
 from benchmarks.measure import percentile
 
-MOST_CONNECTIONS = 4000
+CONNECTIONS = 4000
+"""Opened before the clock starts. To connect meanwhile would measure something else: when a listening socket's backlog
+is full for a moment, the kernel tries again after a second, in which this client would neither send nor read."""
 _GRACE_S = 2.0
 """How long after the last request answers are waited for."""
 _TICK_S = 0.0005
@@ -40,6 +44,8 @@ class OpenLoad:
     """Answers 200 that came while requests were still being sent."""
     late_s: float = 0.0
     """The longest that a request left after it was due: the client's own fault."""
+    client_share: float = 0.0
+    """Of one core, what the client took."""
 
     @property
     def goodput(self) -> float:
@@ -53,7 +59,7 @@ class OpenLoad:
 
 
 class _Sender:
-    def __init__(self, port: int, request: bytes, idle: int) -> None:
+    def __init__(self, port: int, request: bytes) -> None:
         self._port = port
         self._request = request
         self._epoll = select.epoll()
@@ -62,19 +68,24 @@ class _Sender:
         self._over = 0.0
         self._due: dict[int, float] = {}
         self._parts: dict[int, bytes] = {}
-        for _ in range(idle):
-            self._idle.append(self._connect())
+        self._lengths: dict[bytes, int] = {}
+        """Status → bytes of the last whole answer with it: one of as many is whole too, and need not be parsed."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, CONNECTIONS + 100)), hard))
+        for _ in range(CONNECTIONS):
+            self._connect()
 
-    def _connect(self) -> int:
+    def _connect(self) -> None:
         made = socket.create_connection(("127.0.0.1", self._port))
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.setblocking(False)
         self._sockets[made.fileno()] = made
         self._epoll.register(made.fileno(), select.EPOLLIN)
-        return made.fileno()
+        self._idle.append(made.fileno())
 
-    def run(self, rate: float, seconds: float) -> OpenLoad:
-        begin = time.perf_counter()
+    def open(self, rate: float, seconds: float) -> OpenLoad:
+        """So many requests per second, whatever the answers."""
+        used, begin = time.process_time(), time.perf_counter()
         total, sent = int(rate * seconds), 0
         result = OpenLoad(0.0, seconds)
         self._over = begin + seconds
@@ -84,24 +95,38 @@ class _Sender:
             while sent < owed:
                 self._send(begin + sent / rate, result)
                 sent += 1
-            result.late_s = max(
-                result.late_s, time.perf_counter() - (begin + (sent - 1) / rate) if sent < total else 0.0
-            )
-            behind = sent < total and (time.perf_counter() - begin) * rate > sent
-            for fd, _ in self._epoll.poll(0 if behind else _TICK_S):
-                self._receive(fd, result)
+            if sent < total:
+                now = time.perf_counter()
+                result.late_s = max(result.late_s, now - (begin + (sent - 1) / rate))
+                result.client_share = (time.process_time() - used) / (now - begin)
+            behind = sent < total and (now - begin) * rate > sent
+            self._answers(0 if behind else _TICK_S, result)
         result.offered = (sent - result.unsent) / seconds
         result.unanswered += len(self._due)
         return result
 
+    def closed(self, under_way: int, seconds: float) -> OpenLoad:
+        """The next request leaves when an answer came, so many are under way at a time."""
+        begin = now = time.perf_counter()
+        result = OpenLoad(0.0, seconds)
+        self._over = begin + seconds
+        while now < self._over:
+            while len(self._due) < under_way:
+                self._send(now, result)
+            self._answers(_GRACE_S, result)
+            now = time.perf_counter()
+        result.offered = result.statuses.total() / seconds
+        return result
+
+    def _answers(self, wait_s: float, result: OpenLoad) -> None:
+        for fd, _ in self._epoll.poll(wait_s):
+            self._receive(fd, result)
+
     def _send(self, due: float, result: OpenLoad) -> None:
-        if self._idle:
-            fd = self._idle.pop()
-        elif len(self._sockets) < MOST_CONNECTIONS:
-            fd = self._connect()
-        else:
+        if not self._idle:
             result.unsent += 1
             return
+        fd = self._idle.pop()
         self._due[fd] = due
         try:
             self._sockets[fd].send(self._request)
@@ -116,9 +141,7 @@ class _Sender:
         if not data:
             self._drop(fd, result)
             return
-        end = data.find(b"\r\n\r\n")
-        head = data[:end].lower()
-        if end < 0 or len(data) < end + 4 + int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]):
+        if self._lengths.get(data[9:12]) != len(data) and not self._is_whole(data):
             self._parts[fd] = data
             return
         status = int(data[9:12])
@@ -128,9 +151,19 @@ class _Sender:
             now = time.perf_counter()
             result.latencies.append(now - due)
             result.in_time += now < self._over
-        elif status == 429 and b"\r\nretry-after:" not in head:
+        elif status == 429 and b"\r\nretry-after:" not in data:
             result.without_retry_after += 1
         self._idle.append(fd)
+
+    def _is_whole(self, data: bytes) -> bool:
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head = data[:end].lower()
+        if len(data) < end + 4 + int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]):
+            return False
+        self._lengths[data[9:12]] = len(data)
+        return True
 
     def _drop(self, fd: int, result: OpenLoad) -> None:
         if self._due.pop(fd, None) is not None:
@@ -146,14 +179,20 @@ class _Sender:
         self._epoll.close()
 
 
-def open_loop(port: int, request: bytes, *, rate: float, seconds: float, idle: int = 600) -> OpenLoad:
-    """Send `rate` requests per second for so long.
-
-    Args:
-        idle: connections to open before the clock starts; more are opened as they are needed.
-    """
-    sender = _Sender(port, request, idle)
+def open_loop(port: int, request: bytes, *, rate: float, seconds: float) -> OpenLoad:
+    """Send `rate` requests per second for so long."""
+    sender = _Sender(port, request)
     try:
-        return sender.run(rate, seconds)
+        return sender.open(rate, seconds)
+    finally:
+        sender.close()
+
+
+def closed_rate(port: int, request: bytes, *, under_way: int, seconds: float) -> float:
+    """Answers 200 per second that this client gets when it has so many requests under way at a time, with as many open
+    connections as `open_loop` has."""
+    sender = _Sender(port, request)
+    try:
+        return sender.closed(under_way, seconds).goodput
     finally:
         sender.close()

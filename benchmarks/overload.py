@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from benchmarks import closed_loop, http_load
+from benchmarks import http_load
 from benchmarks.measure import Row
-from benchmarks.open_loop import OpenLoad, open_loop
+from benchmarks.open_loop import OpenLoad, closed_rate, open_loop
 from benchmarks.served import BODY, Server, invoke
 
 FACTOR = 2.0
@@ -17,10 +17,8 @@ def overload_rows(server: Server, seconds: float) -> Iterator[Row]:
     for function, words in FUNCTIONS:
         http_load.some(server.port, http_load.request_bytes(invoke(function), BODY), 20)
         for token in ("", server.token()):
-            capacity = closed_loop.load(
-                server.port, invoke(function), BODY, connections=64, seconds=seconds, token=token
-            ).rate
             request = http_load.request_bytes(invoke(function), BODY, token=token)
+            capacity = closed_rate(server.port, request, under_way=64, seconds=max(2.0, seconds))
             load = open_loop(server.port, request, rate=FACTOR * capacity, seconds=max(2.0, seconds))
             name = f"overload 2×, {words}" + (", with a token" if token else "")
             yield from _rows(name, load, capacity)
@@ -35,6 +33,7 @@ def _rows(name: str, load: OpenLoad, capacity: float) -> Iterator[Row]:
         counts += f", unanswered: {load.unanswered}"
     if load.unsent:
         counts += f", not sent for want of connections: {load.unsent}"
-    sent = f"{load.offered:.0f}/s sent, the latest {load.late_s * 1e3:.0f} ms late; {counts}"
-    yield Row(f"{name}: goodput", load.goodput, "/s", "closed loop, c=64", capacity, "", sent)
+    client = f"the latest {load.late_s * 1e3:.0f} ms late, {load.client_share:.0%} of a core for the client"
+    sent = f"{load.offered:.0f}/s sent, {client}; {counts}"
+    yield Row(f"{name}: goodput", load.goodput, "/s", "the same client, 64 under way", capacity, "", sent)
     yield Row(f"{name}: p99 of the accepted", load.p99_s * 1e3, "ms", "", None, "", "from when each was due")

@@ -150,6 +150,8 @@ class Calls:
         self.dispatcher = dispatcher
         self.clock = clock
         self._lines: dict[float, _Line] = {}
+        self.refusal = dispatcher.refusal
+        """Whether a sync call of a function need not even be read: see `Dispatcher.refusal`."""
         self._submit = dispatcher.submit
         self._now = clock.now
 

@@ -22,17 +22,15 @@ def admit(
     One call of each function may always wait: for the first worker, and though calls of another function fill the line.
     """
     if sync:
-        if not queue.waits(function, sync=True):
-            return
-        retry_after = retry_after_s(plan, queue.waiting_sync, mean_run_s)
-        if queue.waiting_sync >= plan.queue_size:
-            message = f"{queue.waiting_sync} calls wait for {plan.name} already. Try again later, or raise `queue_size`"
-            raise QueueFull(message, retry_after=retry_after)
-        if queue.sync_bytes + size_bytes > plan.queue_bytes:
+        full = line_is_full(plan, queue, function=function, mean_run_s=mean_run_s)
+        if full is not None:
+            raise full
+        if queue.sync_bytes + size_bytes > plan.queue_bytes and queue.waits(function, sync=True):
             message = (
                 f"calls of {queue.sync_bytes} bytes wait for {plan.name} already. Try again later, or call it "
                 "asynchronously: what is accepted to run later may be larger"
             )
+            retry_after = retry_after_s(plan, queue.waiting_sync, mean_run_s)
             raise QueueFull(message, retry_after=retry_after, reason="bytes")
         return
     if queue.waiting_async < plan.backlog and queue.async_bytes + size_bytes <= plan.backlog_bytes:
@@ -43,6 +41,17 @@ def admit(
     )
     reason = "depth" if queue.waiting_async >= plan.backlog else "bytes"
     raise QueueFull(message, retry_after=retry_after_s(plan, queue.waiting_async, mean_run_s), reason=reason)
+
+
+def line_is_full(
+    plan: EndpointPlan, queue: EndpointQueue, *, function: FunctionId, mean_run_s: float | None
+) -> QueueFull | None:
+    """Why a sync call may not wait, of whatever size it is; so this can be asked before the call is read."""
+    waiting = queue.waiting_sync
+    if waiting < plan.queue_size or not queue.waits(function, sync=True):
+        return None
+    message = f"{waiting} calls wait for {plan.name} already. Try again later, or raise `queue_size`"
+    return QueueFull(message, retry_after=retry_after_s(plan, waiting, mean_run_s))
 
 
 def retry_after_s(plan: EndpointPlan, waiting: int, mean_run_s: float | None) -> float:

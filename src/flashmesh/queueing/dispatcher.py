@@ -24,7 +24,7 @@ from flashmesh.functions.errors import (
 )
 from flashmesh.kit.ids import EndpointName, ExecutionId, FunctionId, WorkerId
 from flashmesh.queueing.accepting import Acceptance
-from flashmesh.queueing.admission import admit
+from flashmesh.queueing.admission import admit, line_is_full
 from flashmesh.queueing.calls import Accepted, Call, new_call
 from flashmesh.queueing.endpoints import Endpoints
 from flashmesh.queueing.lane import Lane
@@ -194,6 +194,22 @@ class Dispatcher:
             if accepted is not None:
                 accepted(None)
         return execution
+
+    def refusal(self, function: FunctionId, endpoint: EndpointName | None = None) -> QueueFull | None:
+        """Why a sync call would be refused, whatever it says: it need not be read then, and counts as refused.
+
+        None: `submit` decides. `endpoint`: as a call's meta names it.
+        """
+        lane = self._functions.get(function) if endpoint is None else self._named(endpoint, function)
+        if lane is None or lane.queue.waiting_sync < lane.plan.queue_size or lane.failure is not None:
+            return None
+        if lane.slots.has_room():
+            return None
+        full = line_is_full(lane.plan, lane.queue, function=function, mean_run_s=lane.mean_run_s)
+        if full is not None:
+            for told in self.on_refused:
+                told(function)
+        return full
 
     def is_accepted(self, execution: ExecutionId) -> bool:
         """Whether a known execution is accepted for good. False while its record waits to become durable."""

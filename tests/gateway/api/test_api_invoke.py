@@ -276,6 +276,17 @@ def test_a_full_queue_says_so_and_when_to_come_back():
     assert asked.headers["x-queue-reject-reason"] == "depth"
 
 
+def test_a_call_that_finds_the_queue_full_is_refused_unread_and_counted():
+    """Whatever it says: turning a flood away must cost less than reading it."""
+    faces = Faces(queue_size=1)
+    refused: list[str] = []
+    faces.dispatcher.on_refused.append(refused.append)
+    assert faces.invoke("f").waiting
+    asked = faces.ask("POST", "/v1/functions/f:invoke", b"{", {})
+    assert (asked.status, asked.json["error"]) == (429, "QUEUE_FULL")
+    assert len(refused) == 1
+
+
 def test_a_backlog_that_is_full_of_bytes_says_so():
     faces = Faces(backlog_bytes=100)
     assert faces.enqueue("f", "x" * 60).status == 202

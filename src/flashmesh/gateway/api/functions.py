@@ -50,15 +50,20 @@ def frame_of(callee: Callee, request: Request, wishes: Wishes, mode: str) -> Inv
 class InvokeHandler:
     """`:invoke` of one function."""
 
-    __slots__ = ("_callee", "_calls", "_default_ms")
+    __slots__ = ("_callee", "_calls", "_default_ms", "_named")
     face: Final = "functions"
 
     def __init__(self, calls: Calls, callee: Callee) -> None:
         self._calls = calls
         self._callee = callee
+        self._named = callee.endpoint if callee.named else None
         self._default_ms = callee.wait_ms or DEFAULT_WAIT_MS
 
     def __call__(self, request: Request, respond: Respond) -> None:
+        full = self._calls.refusal(self._callee.function, self._named)
+        if full is not None:
+            respond(failure(full, face="functions"))
+            return
         try:
             wishes = wishes_of(request)
             wait_s = wishes.wait_s(self._default_ms, self._callee.max_wait_ms)

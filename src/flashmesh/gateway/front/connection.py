@@ -112,6 +112,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        if self._front.crowd.gathers:
+            self._front.crowd.put_down(self, data)
+            return
         if self.first is None and self._rest is None and self._parser is None and not self._stalled:
             self._take_one(data)
         elif self._rest is None:
@@ -393,6 +396,8 @@ class Connection(asyncio.Protocol):
 
     def _encode(self, answer: Answer, line: bytes, headless: bool) -> None:
         date = self._front.date
+        if answer.status == 429:
+            self._front.crowd.refused()
         try:
             head = encode_head(answer, date, line)
         except BadAnswer:

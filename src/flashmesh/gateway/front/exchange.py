@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
+from flashmesh.gateway.front.crowd import Crowd
 from flashmesh.gateway.front.heads import Heads
 from flashmesh.gateway.front.limits import FrontLimits, Refusal
 from flashmesh.gateway.front.parser import RequestParser
@@ -36,6 +37,7 @@ class Front(Protocol):
     parser: RequestParser
     """For the next request of any connection: it is between two requests whenever the loop runs."""
     heads: Heads
+    crowd: Crowd
     gathered: "list[Connection] | None"
     """Those whose answers leave together in a moment; None: answers leave at once."""
     find: Callable[[bytes, bytes], Handler | None]

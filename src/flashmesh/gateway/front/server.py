@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flashmesh.gateway.front.answers import CLOSE, date_line, encode_head
 from flashmesh.gateway.front.connection import Connection
+from flashmesh.gateway.front.crowd import Crowd
 from flashmesh.gateway.front.farewell import Farewell
 from flashmesh.gateway.front.heads import Heads
 from flashmesh.gateway.front.limits import BROKEN, FrontLimits, Refusal, too_many_connections
@@ -83,6 +84,7 @@ class FrontServer:
         self.check: Callable[[bytes, bytes, bytes, Mapping[bytes, bytes]], Answer | str] = gate.check
         self.parser = RequestParser(self.limits)
         self.heads = Heads()
+        self.crowd = Crowd()
         self.gathered: list[Connection] | None = None
         self.gathering = Gathering(self)
         self.small_head = min(self.limits.max_head, self.limits.max_headers * _SHORTEST_HEADER)
@@ -246,6 +248,7 @@ class FrontServer:
         connections are still open; `close` ends them.
         """
         await asyncio.sleep(0)  # what is in the backlog was promised an answer: let the loop accept it
+        self.crowd.empty()
         self.draining = True
         for server in self._servers:
             server.close()
