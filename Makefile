@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXAMPLE ?= examples/quickstart
 JOBS ?= 2
+TESTS ?= tests
 
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage test-clients test-fork quality-check format bench bench-peers bench-report clean
@@ -31,7 +32,7 @@ run: $(VENV)/.stamp ## Install into .venv and serve the example project
 # the tests start would compile all it imports.
 test: $(VENV)/.stamp-dev ## Install into .venv and run the tests
 	@$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(TESTS)
 
 # Apart from `make test`, as the processes that the tests start take twice as long. From 3.12 on the interpreter itself
 # tells which lines run.
