@@ -1,24 +1,19 @@
 """One user's machine as far as deploys go: a home, projects, the real command, the real server."""
 
 import contextlib
-import http.client
 import json
 import os
 import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-FLASH = str(Path(sys.executable).with_name("flash"))
-PATIENCE_S = 60.0
+from flash_command import FLASH, PATIENCE_S, announced, ask, environment, flash, is_gone, until
 
 CPU = """
 import os
@@ -58,24 +53,13 @@ async def ask() -> str:
 """
 
 
-def until(condition: Callable[[], Any], what: str = "it") -> Any:
-    """Wait for a condition of other processes, which tell nobody when it holds."""
-    end = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(f"{what} did not happen within {PATIENCE_S} s")
-        time.sleep(0.01)
-    return found
-
-
 class Machine:
     """`flash` as its user runs it. Its server always has the same port; endpoints and server are gone after `close`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLASH_", "RUNPOD_"))}
-        self.env = {**kept, "FLASH_HOME": str(self.home), "FLASH_SERVER_PORT": str(free_port())}
+        self.env = environment(self.home, FLASH_SERVER_PORT=str(free_port()))
         self.started: list[subprocess.Popen[str]] = []
 
     def project(self, name: str = "shop", **files: str) -> Path:
@@ -90,15 +74,7 @@ class Machine:
         self, *arguments: str, cwd: Path | None = None, code: int | None = 0, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command until it ends, with that exit code (None: any)."""
-        found = subprocess.run(
-            [FLASH, *arguments],
-            env={**self.env, **env},
-            cwd=cwd or self.folder,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            stdin=subprocess.DEVNULL,
-        )
+        found = flash(self.home, *arguments, cwd=cwd or self.folder, env={**self.env, **env})
         if code is not None:
             assert found.returncode == code, f"exit code {found.returncode}\n{found.stdout}\n{found.stderr}"
         return found
@@ -131,11 +107,7 @@ class Machine:
     @property
     def facts(self) -> dict[str, Any] | None:
         """What the server of this machine announced, living or dead."""
-        for path in self.home.glob("hosts/*/server/server.json"):
-            with contextlib.suppress(ValueError, OSError):
-                found: dict[str, Any] = json.loads(path.read_text())
-                return found
-        return None
+        return announced(self.home)
 
     def kill_server(self) -> None:
         """kill -9, and wait until it is gone."""
@@ -178,18 +150,8 @@ class Machine:
 
 def request(method: str, url: str, body: Any = None, **headers: str) -> tuple[int, Any]:
     """Status and body, as JSON where it is."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE_S)
-    try:
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection.request(method, path, data, {"Content-Type": "application/json", **headers})
-        answer = connection.getresponse()
-        text = answer.read()
-        is_json = "json" in (answer.getheader("content-type") or "")
-        return answer.status, json.loads(text) if is_json else text.decode()
-    finally:
-        connection.close()
+    status, answer, _ = ask(method, url, body, **headers)
+    return status, answer
 
 
 def call(endpoint: dict[str, Any], function: str, **arguments: Any) -> Any:
@@ -246,14 +208,6 @@ def free_port() -> int:
         port = random.randrange(20_000, 30_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state in ("Z", "X")
 
 
 @contextlib.contextmanager

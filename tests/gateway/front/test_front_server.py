@@ -250,7 +250,7 @@ def test_draining_closes_what_is_idle_and_ends_what_is_under_way() -> None:
 def test_a_request_whose_body_is_arriving_is_still_served() -> None:
     with serving() as served:
         client = served.connect().send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
-        served.wait_until(lambda: any(lane._parser is not None for lane in served.server._lanes))
+        served.wait_until(lambda: any(lane._arriving is not None for lane in served.server._lanes))
         drained = served.begin_drain(20)
         served.wait_until(lambda: served.server.draining)
         answer = client.ask(b"def")

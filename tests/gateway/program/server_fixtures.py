@@ -1,19 +1,15 @@
 """A real `flash server` as a subprocess, on a project whose functions wait for files."""
 
 import contextlib
-import http.client
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FLASH = str(Path(sys.executable).with_name("flash"))
-PATIENCE_S = 30.0
+from flash_command import FLASH, PATIENCE_S, announced, ask, descendants, environment, flash, is_gone, until
+
 PROJECT = '''
 import os
 import time
@@ -63,16 +59,6 @@ def write_project(folder: Path) -> Path:
     return folder
 
 
-def until(condition: Callable[[], Any], what: str = "it") -> Any:
-    """Wait for a condition of another process, which tells nobody when it holds."""
-    end = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(f"{what} did not happen within {PATIENCE_S} s")
-        time.sleep(0.01)
-    return found
-
-
 class ServerProcess:
     """A `flash server` in the foreground."""
 
@@ -94,12 +80,8 @@ class ServerProcess:
         def look() -> dict[str, Any] | None:
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended: {self.log.read_text()}")
-            for path in self.home.glob("hosts/*/server/server.json"):
-                with contextlib.suppress(ValueError, OSError):
-                    document: dict[str, Any] = json.loads(path.read_text())
-                    if document["pid"] == self.process.pid:
-                        return {**document, "data": str(path.parent)}
-            return None
+            facts = announced(self.home)
+            return facts if facts is not None and facts["pid"] == self.process.pid else None
 
         found: dict[str, Any] = until(look, "the server's start")
         return found
@@ -113,17 +95,7 @@ class ServerProcess:
         return Path(self.facts["data"])
 
     def request(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        try:
-            sent = None if body is None else json.dumps(body)
-            connection.request(method, path, sent, {"Content-Type": "application/json", **headers})
-            answer = connection.getresponse()
-            text = answer.read()
-            fields = {name.lower(): value for name, value in answer.getheaders()}
-            is_json = "json" in fields.get("content-type", "")
-            return answer.status, json.loads(text) if is_json else text.decode(), fields
-        finally:
-            connection.close()
+        return ask(method, f"http://127.0.0.1:{self.port}{path}", body, **headers)
 
     def invoke(self, function: str, **arguments: Any) -> Any:
         status, body, _ = self.request("POST", f"/v1/functions/{function}:invoke", {"input": arguments})
@@ -171,39 +143,6 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
-
-
-def environment(home: Path, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLASH_", "RUNPOD_"))}
-    return {**kept, "FLASH_HOME": str(home), **more}
-
-
-def flash(home: Path, *arguments: str, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
-    env = environment(home, **more.pop("env", {}))
-    return subprocess.run([FLASH, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=60, **more)
-
-
-def descendants(pid: int) -> list[int]:
-    """A process and all below it."""
-    parents: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            parents.setdefault(parent, []).append(int(folder.name))
-    found, left = [], [pid]
-    while left:
-        one = left.pop()
-        found.append(one)
-        left += parents.get(one, [])
-    return found
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state in ("Z", "X")
 
 
 @contextlib.contextmanager

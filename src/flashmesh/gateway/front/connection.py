@@ -2,7 +2,8 @@
 
 A request that is answered at once costs no task, no timer and no entry in any table. Pipelined requests are served side
 by side up to a bound and their answers kept in order; behind the bound, and while the client does not read, nothing
-more is read. The first request that no hot route serves takes the whole connection with it (see handover.py).
+more is read. The first request that no hot route serves takes the whole connection with it (see handover.py). What a
+request asks for, and whether it may, is found without looking at the connection (see arriving.py).
 
 A client that closes its sending side counts as gone, as one that closes both does: the two look the same from here, and
 a call that nobody waits for should not run on.
@@ -10,12 +11,12 @@ a call that nobody waits for should not run on.
 
 import asyncio
 import logging
-import re
 from collections import deque
 from typing import Final, cast
 
 from flashmesh.gateway.front.answers import CLOSE, CONTINUE, KEEP_ALIVE, WITHOUT_LENGTH, BadAnswer, encode_head
-from flashmesh.gateway.front.exchange import HEADLESS, LAST, OLD, Exchange, Front
+from flashmesh.gateway.front.arriving import Arriving, Way, admit, flaw_of_part, is_too_large, without_upgrade
+from flashmesh.gateway.front.exchange import HEADLESS, LAST, OLD, Exchange, Front, kind_of
 from flashmesh.gateway.front.heads import KnownHead
 from flashmesh.gateway.front.limits import BROKEN, Refusal, answer_to, head_too_large, not_http, too_slow
 from flashmesh.gateway.front.parser import END, MoreFollows, RequestParser
@@ -27,8 +28,6 @@ _LARGE_BODY: Final = 32 * 1024
 """From here on a body is written beside its head, not copied behind it."""
 _ENOUGH: Final = 256 * 1024
 """So much is given to the transport within a turn, so that it can say when the client does not keep up."""
-_LONE_LF: Final = re.compile(rb"(?<!\r)\n|\0")
-_UPGRADE_LINE: Final = re.compile(rb"(?<=\r\n)upgrade:[^\r\n]*\r\n", re.IGNORECASE)
 _STOPPED: Final = -1
 
 
@@ -36,6 +35,7 @@ class Connection(asyncio.Protocol):
     """See above. `first` is the oldest request without an answer."""
 
     __slots__ = (
+        "_arriving",
         "_careful",
         "_closing",
         "_collecting",
@@ -46,10 +46,8 @@ class Connection(asyncio.Protocol):
         "_lingers",
         "_out",
         "_owes_continue",
-        "_parser",
         "_paused",
         "_rest",
-        "_route",
         "_since",
         "_stalled",
         "_transport",
@@ -62,10 +60,8 @@ class Connection(asyncio.Protocol):
         self.first: Exchange | None = None
         self._later: deque[Exchange] | None = None
         self._out: list[bytes] = []
-        self._parser: RequestParser | None = None
-        """Of the request whose body is arriving."""
-        self._route: tuple[Handler, Request] | None = None
-        """Its handler, and the request as far as it came."""
+        self._arriving: Arriving | None = None
+        """The request whose body is on its way."""
         self._rest: bytearray | None = None
         """Bytes not parsed yet: a part of a head, or, while reading is paused, whatever came."""
         self._deaf = False
@@ -115,7 +111,7 @@ class Connection(asyncio.Protocol):
         if self._front.crowd.gathers:
             self._front.crowd.put_down(self, data)
             return
-        if self.first is None and self._rest is None and self._parser is None and not self._stalled:
+        if self.first is None and self._rest is None and self._arriving is None and not self._stalled:
             self._take_one(data)
         elif self._rest is None:
             self._take(data)
@@ -138,11 +134,9 @@ class Connection(asyncio.Protocol):
             self._look_at_part(rest, known)
 
     def _look_at_part(self, head: bytearray, known: int) -> None:
-        """Refuse at once what cannot become a head."""
-        if len(head) > self._front.limits.max_head:
-            self._refuse(head_too_large(self._front.limits))
-        elif _LONE_LF.search(head, known):
-            self._refuse(not_http("its lines must end in CRLF"))
+        refusal = flaw_of_part(head, known, self._front.limits)
+        if refusal is not None:
+            self._refuse(refusal)
 
     def _take_one(self, data: bytes) -> None:
         """The commonest case in one go: a small, plain, hot request and nothing behind it. The rest goes to `_take`."""
@@ -158,7 +152,7 @@ class Connection(asyncio.Protocol):
                     self.first = exchange = Exchange(self, 0)
                     self._call(handler, Request(method, path, query, headers, data[end:], verdict), exchange)
                     return
-        if end <= 4 or self._careful or (end > front.small_head and self._is_large(data, 0, end)):
+        if end <= 4 or self._careful or (end > front.small_head and is_too_large(data, 0, end, front.limits)):
             self._take(data)
             return
         parser = front.parser
@@ -182,10 +176,6 @@ class Connection(asyncio.Protocol):
         self._begin(parser, data, 0, size)
         self._collect()
 
-    def _is_large(self, data: bytes, start: int, end: int) -> bool:
-        limits = self._front.limits
-        return end - start > limits.max_head or data.count(b"\r\n", start, end) > limits.max_headers + 2
-
     def _take_problem(self, problem: MoreFollows | Refusal, data: bytes) -> None:
         self._front.new_parser()
         if isinstance(problem, Refusal):
@@ -200,8 +190,8 @@ class Connection(asyncio.Protocol):
         limit = self._front.limits.max_pipelined
         self._collecting = True
         while 0 <= position < size:
-            if self._parser is not None:
-                position = self._take_body(self._parser, data, position)
+            if self._arriving is not None:
+                position = self._take_body(self._arriving, data, position)
             elif self._stalled or (self._later and len(self._later) + 1 >= limit):
                 self._hold(data, position)
                 break
@@ -226,7 +216,7 @@ class Connection(asyncio.Protocol):
             self._since = front.now
             self._look_at_part(self._rest, 0)
             return _STOPPED
-        if self._is_large(data, start, end):
+        if is_too_large(data, start, end, front.limits):
             return self._refuse(head_too_large(front.limits))
         parser = front.parser
         try:
@@ -238,60 +228,53 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, parser: RequestParser, data: bytes, start: int, end: int) -> int:
         """Go on with a request whose head was parsed and that was read up to `end`."""
-        front, method, path, query = self._front, parser.method, parser.url, b""
+        front = self._front
         if not parser.complete or not parser.keep_alive or parser.upgrade:
             front.new_parser()  # this one is not between two requests, or will not take another
-        refusal = parser.check() if parser.odd else None
-        if refusal is not None:
-            return self._refuse(refusal)
-        if parser.upgrade and parser.headers[b"upgrade"].lower() != b"websocket":
-            return self._take_without_upgrade(data, start)
-        if b"?" in path:
-            path, _, query = path.partition(b"?")
-        handler = None if parser.upgrade or parser.elsewhere else front.find(method, path)
-        if handler is None:
-            return self._hand_over(data, start)
-        verdict = front.check(method, path, query, parser.headers)
-        if not isinstance(verdict, str):
-            front.refused += 1
-            self._deaf = not parser.complete or not parser.keep_alive
-            self._lingers = not parser.complete
-            self._expect_answer(parser).respond(verdict)
-            return _STOPPED if self._deaf else end
-        request = Request(method, path, query, parser.headers, parser.body, verdict)
-        if parser.complete:
-            self._deaf = not parser.keep_alive
-            self._call(handler, request, self._expect_answer(parser))
-            return _STOPPED if self._deaf else end
-        self._parser, self._route = parser, (handler, request)
-        self._since = front.now
-        if b"expect" in parser.headers and parser.version == "1.1" and parser.missing == parser.length:
+        match admit(parser, front):
+            case Arriving() as arriving:
+                if parser.complete:
+                    return self._serve(parser, arriving.handler, arriving.request, end)
+                return self._await_body(arriving, end)
+            case Refusal() as refusal:
+                return self._refuse(refusal)
+            case Answer() as answer:
+                return self._turn_away(parser, answer, end)
+            case Way.ELSEWHERE:
+                return self._hand_over(data, start)
+            case Way.WITHOUT_UPGRADE:
+                self._take(without_upgrade(data, start))
+                return _STOPPED
+
+    def _await_body(self, arriving: Arriving, end: int) -> int:
+        self._arriving = arriving
+        self._since = self._front.now
+        if arriving.awaits_continue:
             self._say_continue()
         return end
 
-    def _take_without_upgrade(self, data: bytes, start: int) -> int:
-        """RFC 9110, 7.8: a server may ignore an upgrade. Java's client offers HTTP/2 so with every first request.
-
-        llhttp would take the body for the other protocol's bytes.
-        """
-        end = data.find(END, start) + 2
-        self._take(_UPGRADE_LINE.sub(b"", data[start:end]) + data[end:])
-        return _STOPPED
-
-    def _take_body(self, parser: RequestParser, data: bytes, start: int) -> int:
+    def _take_body(self, arriving: Arriving, data: bytes, start: int) -> int:
         try:
-            end = parser.take(data, start)
+            end = arriving.parser.take(data, start)
         except Refusal as refusal:
             return self._refuse(refusal)
-        if parser.complete:
-            route, self._parser, self._route = self._route, None, None
-            assert route is not None
-            handler, request = route
-            self._deaf = not parser.keep_alive
-            self._call(handler, request._replace(body=parser.finish()), self._expect_answer(parser))
-            if self._deaf:
-                return _STOPPED
+        if arriving.parser.complete:
+            self._arriving = None
+            return self._serve(arriving.parser, arriving.handler, arriving.whole(), end)
         return end
+
+    def _serve(self, parser: RequestParser, handler: Handler, request: Request, end: int) -> int:
+        self._deaf = not parser.keep_alive
+        self._call(handler, request, self._queue(Exchange(self, kind_of(parser))))
+        return _STOPPED if self._deaf else end
+
+    def _turn_away(self, parser: RequestParser, answer: Answer, end: int) -> int:
+        """Its sender may not do that: answered in its turn, and a body that is still to come thrown away."""
+        self._front.refused += 1
+        self._deaf = not parser.complete or not parser.keep_alive
+        self._lingers = not parser.complete
+        self._queue(Exchange(self, kind_of(parser))).respond(answer)
+        return _STOPPED if self._deaf else end
 
     def _skip_empty_line(self, data: bytes, start: int) -> int:
         """RFC 9112, 2.2: a server should ignore an empty line before the request line."""
@@ -322,14 +305,6 @@ class Connection(asyncio.Protocol):
             if cancel is not None and exchange.connection is not None:
                 exchange.cancel = cancel
 
-    def _expect_answer(self, parser: RequestParser) -> Exchange:
-        kind = 0 if parser.keep_alive and parser.complete else LAST
-        if parser.method == b"HEAD":
-            kind |= HEADLESS
-        if parser.odd and parser.version == "1.0":
-            kind |= OLD
-        return self._queue(Exchange(self, kind))
-
     def _queue(self, exchange: Exchange) -> Exchange:
         if self.first is None:
             self.first = exchange
@@ -342,7 +317,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, refusal: Refusal) -> int:
         """Answer an error of ours, after the answers before it, and close; the rest of the request is thrown away."""
         self._front.refused += 1
-        self._parser = self._route = self._rest = None
+        self._arriving = self._rest = None
         self._deaf = self._lingers = True
         self._queue(Exchange(self, LAST)).respond(answer_to(refusal))
         return _STOPPED
@@ -371,7 +346,7 @@ class Connection(asyncio.Protocol):
             following = later.popleft() if later else None
             self.first = following
             kind = exchange.kind
-            if front.draining and following is None and self._parser is None and not self._handing:
+            if front.draining and following is None and self._arriving is None and not self._handing:
                 kind |= LAST
             line = CLOSE if kind & LAST else KEEP_ALIVE if kind & OLD else b""
             self._encode(answer, line, bool(kind & HEADLESS))
@@ -456,7 +431,7 @@ class Connection(asyncio.Protocol):
     def _abandon(self) -> None:
         """The client is gone, or was told that no more is answered."""
         first, later = self.first, self._later
-        self.first = self._later = self._parser = self._route = self._rest = None
+        self.first = self._later = self._arriving = self._rest = None
         if first is not None:
             first.abandon()
         for exchange in later or ():
@@ -515,7 +490,7 @@ class Connection(asyncio.Protocol):
         waited = now - self._since - limits.sweep_s
         if self._stalled or self._closing:
             self._sweep_unsent(now, waited)
-        elif self._parser is not None:
+        elif self._arriving is not None:
             if waited > limits.body_s:
                 self._refuse(too_slow("body", limits.body_s))
         elif self._rest is not None:
@@ -536,7 +511,7 @@ class Connection(asyncio.Protocol):
 
     def wind_down(self) -> None:
         """The server stops: close if nothing is under way; else the answer says that it is the last."""
-        if self.first is None and self._parser is None and self._rest is None and not self._deaf:
+        if self.first is None and self._arriving is None and self._rest is None and not self._deaf:
             self._close()
 
     def _close(self) -> None:

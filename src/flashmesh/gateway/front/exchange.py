@@ -24,6 +24,16 @@ OLD: Final = 4
 """HTTP/1.0: that the connection is kept must be said."""
 
 
+def kind_of(parser: RequestParser) -> int:
+    """What the answer to that request has to be, of the three."""
+    kind = 0 if parser.keep_alive and parser.complete else LAST
+    if parser.method == b"HEAD":
+        kind |= HEADLESS
+    if parser.odd and parser.version == "1.0":
+        kind |= OLD
+    return kind
+
+
 class Front(Protocol):
     """What a connection uses of its server."""
 
