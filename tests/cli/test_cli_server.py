@@ -156,6 +156,17 @@ def test_an_execution_is_cancelled_and_run_again(place: Place) -> None:
     assert (found["status"], found["retriedFrom"]) == ("error", failed)
 
 
+def test_a_cancel_that_came_too_late_says_so(place: Place) -> None:
+    id = place.json("call", "hello", "--async")["id"]
+    ended(place, id)
+    done = place.flash("executions", "cancel", id)
+    assert (done.returncode, done.stderr) == (0, "It had ended before (success); nothing was cancelled.\n")
+
+
+def test_logs_of_what_printed_nothing_say_so(place: Place) -> None:
+    assert place.flash("logs", "wait").stderr == "wait: nothing has been printed yet. `flash logs -f` waits for it.\n"
+
+
 def test_an_unknown_execution_is_said_and_fails(place: Place) -> None:
     done = place.flash("executions", "get", "none")
     assert done.returncode == 1
