@@ -255,8 +255,8 @@ def stop(data: Path | None, now: bool, keep: bool, verbose: bool) -> None:
         if found is not None:
             gone, whose = f"The server (pid {found.pid}) was gone already", "its endpoints"
         (_folder(data) / "server.json").unlink(missing_ok=True)
-        left = [] if keep else [end_kept(_folder(data) / "place"), end_deployed(_folder(data) / "deployed")]
-        click.echo(f"{gone}; {whose} are ended." if any(left) else f"{gone}.", err=True)
+        ended = [] if keep else [end_kept(_folder(data) / "place"), end_deployed(_folder(data) / "deployed")]
+        click.echo(f"{gone}; {whose} are ended." if any(ended) else f"{gone}.", err=True)
         return
     if keep and not any(keeps_endpoints(_folder(data) / name) for name in ("place", "deployed")):
         message = (
