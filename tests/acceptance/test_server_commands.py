@@ -1,5 +1,6 @@
 """Commands of people while a real `flash server` comes and goes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -89,3 +90,19 @@ def test_the_first_minute_of_a_server(tmp_path: Path, project: Path):
         stopped = flash(home, "server", "stop")
     assert stopped.returncode == 0, stopped.stderr
     assert flash(home, "server", "stop").returncode == 0
+
+
+def test_what_a_server_shows_of_a_folder_can_be_deployed_to_it(tmp_path: Path, project: Path):
+    """From then on a name means the deployment; the status tells of it once."""
+    with serving(project, home=tmp_path / "home") as server:
+        assert flash(server.home, "call", "say", '{"text": "folder"}').stdout == '"folder"\n'
+        deployed = flash(server.home, "deploy", str(project))
+        assert deployed.returncode == 0, deployed.stderr
+        called = flash(server.home, "call", "say", '{"text": "deployed"}')
+        assert (called.returncode, called.stdout) == (0, '"deployed"\n'), called.stderr
+        ran = json.loads(flash(server.home, "executions", "list", "--json").stdout)
+        assert ran[0]["endpoint"] != ran[1]["endpoint"]
+        shown = flash(server.home, "status", "--json")
+        assert shown.returncode == 0, shown.stderr
+        assert json.loads(shown.stdout)["endpoints"] == []
+        assert flash(server.home, "server", "stop").returncode == 0

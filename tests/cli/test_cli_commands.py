@@ -101,6 +101,28 @@ def test_a_target_that_is_not_there_is_said_before_anything_is_built_or_started(
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.parametrize("command", [["token", "create", "x"], ["deploy"]])
+def test_a_home_that_cannot_be_written_is_said_with_the_variable_that_names_another(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hello.py").write_text(
+        "from flashmesh import CpuLiveServerless, remote\n\n\n"
+        "@remote(CpuLiveServerless(name='h'))\ndef h() -> int:\n    return 1\n"
+    )
+    monkeypatch.setenv("FLASH_HOME", "/proc/nowhere" if sys.platform == "linux" else "/dev/nowhere")
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "name a folder that you may write to with FLASH_HOME" in done.stderr
+
+
+def test_a_project_is_not_written_where_it_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("init", str(tmp_path / "file" / "app"))
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"{tmp_path}/file/app: Not a directory" in done.stderr
+
+
 def test_input_that_is_not_json_is_a_usage_error(tmp_path: Path) -> None:
     done = run("call", "hello", "{name: 1}", cwd=tmp_path)
     assert done.returncode == 2

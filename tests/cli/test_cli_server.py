@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,17 @@ def test_an_execution_is_cancelled_and_run_again(place: Place) -> None:
     assert (found["status"], found["retriedFrom"]) == ("error", failed)
 
 
+def test_a_cancel_that_came_too_late_says_so(place: Place) -> None:
+    id = place.json("call", "hello", "--async")["id"]
+    ended(place, id)
+    done = place.flash("executions", "cancel", id)
+    assert (done.returncode, done.stderr) == (0, "It had ended before (success); nothing was cancelled.\n")
+
+
+def test_logs_of_what_printed_nothing_say_so(place: Place) -> None:
+    assert place.flash("logs", "wait").stderr == "wait: nothing has been printed yet. `flash logs -f` waits for it.\n"
+
+
 def test_an_unknown_execution_is_said_and_fails(place: Place) -> None:
     done = place.flash("executions", "get", "none")
     assert done.returncode == 1
@@ -251,3 +264,23 @@ def test_the_command_line_imports_nothing_heavy(place: Place) -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_of_several_apps_is_told_with_the_options_that_say_which(place: Place) -> None:
+    class Several(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = b'{"error": "AMBIGUOUS_FUNCTION", "message": "f could be any of: a, b. Say which with ?app="}'
+            self.send_response(409)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Several) as server, ThreadPoolExecutor(1) as threads:
+        answering = threads.submit(server.handle_request)
+        done = place.flash("call", "f", "--server", f"http://127.0.0.1:{server.server_port}")
+        answering.result(30)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: f could be any of: a, b.")
+    assert done.stderr.endswith("On the command line that is `--app` and `--env`.\n")

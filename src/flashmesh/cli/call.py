@@ -145,7 +145,10 @@ def _fail_as_told(body: Any, status: int) -> NoReturn:
 
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
-        _fail(f"Error: {message_of(body, status)}")
+        message = message_of(body, status)
+        if isinstance(body, dict) and body.get("error") == "AMBIGUOUS_FUNCTION":
+            message = f"{message.rstrip('.')}. On the command line that is `--app` and `--env`."
+        _fail(f"Error: {message}")
     if error.get("traceback"):
         click.echo(str(error["traceback"]).rstrip(), err=True)
         sys.exit(EXIT_FAILED)

@@ -79,8 +79,24 @@ class _Commands(click.Group):
         except FlashmeshError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(EXIT_FAILED)
+        except OSError as error:
+            if error.filename is None:  # nothing of the disk's; a closed pipe is click's
+                raise
+            logging.getLogger("flashmesh").debug("a command failed", exc_info=True)
+            click.echo(f"Error: {error.filename}: {error.strerror}. {_way_out(str(error.filename))}", err=True)
+            sys.exit(EXIT_FAILED)
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
+
+
+def _way_out(path: str) -> str:
+    """What to do about a file or folder that cannot be used."""
+    from flashmesh.kit.home import flash_home
+
+    home = str(flash_home())
+    if (path + "/").startswith(home + "/") or (home + "/").startswith(path + "/"):
+        return f"flashmesh keeps its own files in {home}; name a folder that you may write to with FLASH_HOME."
+    return "Look at who may write there (`ls -ld`), or name another place."
 
 
 def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:

@@ -201,7 +201,10 @@ def get(id: str, as_json: bool, server: str | None, verbose: bool) -> None:
 def cancel(id: str, as_json: bool, server: str | None, verbose: bool) -> None:
     """Stop an execution. One that has ended stays as it is."""
     set_up_logging(verbose)
-    _show(_kept(server).cancel(id), as_json=as_json)
+    record = _kept(server).cancel(id)
+    if record["status"] not in ("queued", "running", "cancelled"):
+        click.echo(f"It had ended before ({record['status']}); nothing was cancelled.", err=True)
+    _show(record, as_json=as_json)
 
 
 @executions.command(

@@ -250,14 +250,13 @@ def stop(data: Path | None, now: bool, keep: bool, verbose: bool) -> None:
     from flashmesh.gateway.data import lives, read_server
 
     found = read_server(_folder(data))
-    if found is None:
-        click.echo("No server runs here.", err=True)
-        return
-    if not lives(found):
-        ended = [end_kept(_folder(data) / "place"), end_deployed(_folder(data) / "deployed")]
+    if found is None or not lives(found):
+        gone, whose = "No server runs here", "endpoints that one had left serving"
+        if found is not None:
+            gone, whose = f"The server (pid {found.pid}) was gone already", "its endpoints"
         (_folder(data) / "server.json").unlink(missing_ok=True)
-        left = "its endpoints are ended" if any(ended) else "nothing of it is left"
-        click.echo(f"The server (pid {found.pid}) was gone already; {left}.", err=True)
+        ended = [] if keep else [end_kept(_folder(data) / "place"), end_deployed(_folder(data) / "deployed")]
+        click.echo(f"{gone}; {whose} are ended." if any(ended) else f"{gone}.", err=True)
         return
     if keep and not any(keeps_endpoints(_folder(data) / name) for name in ("place", "deployed")):
         message = (

@@ -122,9 +122,15 @@ def describe_others(client: "ServerClient") -> dict[str, Any]:
     """What the server serves beside deployments: a project of its own, and functions made by POST."""
     from flashmesh.cli.client import path_name
 
-    functions = [function for function in client.get("/v1/functions") if "environment" not in function]
+    everything = client.get("/v1/functions")
+    functions = [function for function in everything if "environment" not in function]
     names = sorted({str(function.get("endpoint") or function["name"]) for function in functions})
-    health = {name: client.get(f"/v2/{path_name(name)}/health") for name in names}
+    deployed = {function.get("resource") for function in everything if function.get("environment") == "production"}
+    health = {}
+    for name in names:
+        status, found = client.exchange("GET", f"/v2/{path_name(name)}/health")
+        if status == 200 and name not in deployed:  # else the name is the deployment's, which is shown with the others
+            health[name] = found
     _, readiness = client.exchange("GET", "/readyz")
     reasons = readiness.get("reasons", []) if isinstance(readiness, dict) else []
     return describe_server(functions, health, reasons)

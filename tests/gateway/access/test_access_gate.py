@@ -63,7 +63,7 @@ def test_without_a_token_the_loopback_serves_invoke_reads_and_docs(here: Door, l
 def test_what_brings_code_needs_the_admin_token_on_the_loopback_too(here: Door, line: str) -> None:
     status, body = refused(here.ask(line))
     assert status == 401
-    assert "Authorization: Bearer" in body and "flash token create" in body
+    assert "Authorization: Bearer" in body and "flash token create NAME --scope admin" in body
     assert here.ask(line, token=here.tokens.admin_token) == "admin"
 
 

@@ -15,7 +15,7 @@ from flashmesh.gateway.api.hot import CallRoutes
 from flashmesh.gateway.calls import Calls
 from flashmesh.gateway.directory import ANYWHERE, Where
 from flashmesh.gateway.functions.names import Names
-from flashmesh.gateway.functions.project_functions import Deployed
+from flashmesh.gateway.functions.project_functions import Deployed, served_of
 from flashmesh.gateway.http import Answer, Request
 from flashmesh.kit.ids import BuildId, EndpointName
 from flashmesh.queueing.plan import EndpointPlan
@@ -49,6 +49,19 @@ def test_production_is_meant_before_other_environments() -> None:
     assert found.function("echo").endpoint == "jobs-shop-production"
     assert found.function("echo", Where("shop", "staging")).endpoint == "jobs-shop-staging"
     assert found.endpoint("jobs", Where("", "staging"))[0].endpoint == "jobs-shop-staging"
+
+
+def test_a_deployment_takes_the_place_of_what_the_server_shows_of_the_same_folder() -> None:
+    """A server of a project is deployed to with that project: every name would have two meanings otherwise."""
+    folder = [served_of(resource(name, f"{name}.echo"))._replace(app="shop") for name in ("jobs", "other")]
+    here = deployed("shop", "production")
+    found = Names([*folder, here.served()])
+    assert {found.function(name).endpoint for name in ("jobs.echo",)} == {here.endpoint}
+    assert found.endpoint("jobs")[0].endpoint == here.endpoint
+    assert found.endpoint("other")[0].endpoint == "other"
+    assert Names([*folder, deployed("shop", "staging").served()]).endpoint("jobs")[0].endpoint == "jobs"
+    with pytest.raises(AmbiguousFunction):
+        Names([*folder, deployed("blog", "production").served()]).endpoint("jobs")
 
 
 def test_two_apps_with_one_name_are_told_with_their_ids() -> None:

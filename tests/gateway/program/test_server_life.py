@@ -183,6 +183,22 @@ def test_a_server_that_is_started_again_leaves_its_endpoints_serving(home: Path,
         assert "keeps no endpoints" in refused.stderr
 
 
+def test_stop_ends_endpoints_that_were_left_serving_on_purpose(home: Path, project: Path, tmp_path: Path) -> None:
+    """The server that left them has gone in good order, so nothing says any more where it answered."""
+    with serving(home, "--keep-endpoints", project=project) as server:
+        server.enqueue("wait_for", folder=str(tmp_path), name="a")
+        until((tmp_path / "a.begun").exists)
+        worker = int((tmp_path / "a.begun").read_text())
+        server.flash("server", "stop", "--keep-endpoints")
+        assert server.process.wait(10) == 0
+    assert "No server runs here.\n" in flash(home, "server", "stop", "--keep-endpoints", cwd=home).stderr
+    assert not is_gone(worker)
+    stopped = flash(home, "server", "stop", cwd=home)
+    assert (stopped.returncode, "left serving are ended" in stopped.stderr) == (0, True)
+    until(lambda: is_gone(worker))
+    assert flash(home, "server", "stop", cwd=home).stderr == "No server runs here.\n"
+
+
 def test_stop_now_ends_kept_endpoints_too(home: Path, project: Path, tmp_path: Path) -> None:
     with serving(home, "--keep-endpoints", project=project) as server:
         server.enqueue("wait_for", folder=str(tmp_path), name="a")

@@ -26,7 +26,7 @@ _MOST_HOSTS: Final = 64
 _MOST_PATHS: Final = 4096
 _HINT: Final = (
     "Send `Authorization: Bearer TOKEN`. The admin token of the server's machine is in "
-    "$FLASH_HOME/hosts/<machine id>/token; `flash token create NAME` makes another."
+    "$FLASH_HOME/hosts/<machine id>/token; `flash token create NAME --scope {needed}` makes another."
 )
 
 
@@ -147,11 +147,12 @@ def _refuse_scope(rules: PageRules, grant: Grant | None, method: str, path: str)
             f"The token {grant.name!r} may {_may(grant.scope)}; this needs the scope {needed}. "
             f"Make one with `flash token create NAME --scope {needed}`.",
         )
+    hint = _HINT.format(needed=needed)
     if not rules.loopback_only:
-        return Refused(401, f"This server listens beyond its machine, so every request needs a token. {_HINT}")
+        return Refused(401, f"This server listens beyond its machine, so every request needs a token. {hint}")
     if needed in WITHOUT_TOKEN:
         return None
-    return Refused(401, f"{method} {path} needs a token of the scope {needed}, on the loopback too. {_HINT}")
+    return Refused(401, f"{method} {path} needs a token of the scope {needed}, on the loopback too. {hint}")
 
 
 def _may(scope: Scope) -> str:

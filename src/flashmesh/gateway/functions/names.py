@@ -82,9 +82,12 @@ class Names:
         self._endpoint_ids: dict[str, list[Served]] = {}
         self._of: dict[EndpointName, Served] = {}
         places: dict[tuple[str, str], _Place] = {}
+        deployed = {(one.app, one.environment, one.resource) for one in endpoints if one.resource}
         for one in endpoints:
             key = (one.app, one.environment)
-            places.setdefault(key, _Place(*key)).add(one)
+            place = places.setdefault(key, _Place(*key))
+            if (*key, one.endpoint) not in deployed:  # else a deployment took the place of what its folder shows
+                place.add(one)
             self._of[one.endpoint] = one
             if one.endpoint_id:
                 self._endpoint_ids.setdefault(one.endpoint_id, []).append(one)
