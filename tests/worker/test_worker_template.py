@@ -373,6 +373,24 @@ def test_a_call_that_comes_back_gets_an_extra_worker():
     run(scenario)
 
 
+@pytest.mark.parametrize("mode", ["WARM", "JOB"])
+def test_a_call_that_comes_back_twice_gets_two_extra_workers(mode: str, tmp_path: Path):
+    """Though no other worker may be made, somebody waits at the second socket while its first extra worker is busy."""
+
+    async def scenario() -> None:
+        async with MiniSession() as session:
+            await session.start(session.spec(idle_timeout_s=0.3, mode=mode))
+            session.send("sleep", "600")
+            outer = asyncio.create_task(session.peer(f"wait {tmp_path / 'go'}", again=True))
+            await session.until((tmp_path / "go.begun").exists)
+            inner = await session.peer("echo back", again=True)
+            (tmp_path / "go").touch()
+            assert (await outer).split()[0] == "waited"
+            assert (await outer).split()[1] != inner.split()[1]
+
+    run(scenario)
+
+
 def test_an_edit_is_served_by_new_workers_while_the_old_ones_finish():
     """Old workers leave only once a new one is ready; a call that runs keeps its build."""
 
