@@ -113,6 +113,7 @@ class BoundCallable:
         function: the user's function; for a method the plain function of the class.
         binder: turns payloads into arguments.
         limit_ms: the run-time limit it declares for itself, 0 = none; None: its endpoint's.
+        needs_loop: its calls have to be tasks.
     """
 
     __slots__ = (
@@ -124,6 +125,7 @@ class BoundCallable:
         "is_async_generator",
         "is_generator",
         "limit_ms",
+        "needs_loop",
         "owner",
     )
 
@@ -139,17 +141,12 @@ class BoundCallable:
         self.is_async_generator = inspect.isasyncgenfunction(self.function)
         self.is_async = inspect.iscoroutinefunction(self.function)
         self.is_generator = self.is_async_generator or inspect.isgeneratorfunction(self.function)
+        self.needs_loop = self.is_async or self.is_async_generator or (owner is not None and owner.sets_up)
 
     @property
     def name(self) -> str:
         """The last part of the id."""
         return self.id.rpartition(".")[2]
-
-    def needs_loop(self, bound: Bound) -> bool:
-        """Whether this call has to be a task."""
-        if self.is_async or self.is_async_generator:
-            return True
-        return self.owner is not None and self.owner.sets_up
 
     def bind(
         self, payload: bytes, content_type: str, *, signer: Signer | None = None, context: Purpose | None = None

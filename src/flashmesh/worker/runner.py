@@ -117,7 +117,8 @@ class Runner:
         invocation.slot = slot
         invocation.by_link = by_link
         target = invocation.target
-        invocation.tighten(self.limit_ms(target))
+        if limit_ms := self.limit_ms(target):
+            invocation.tighten(limit_ms)
         try:
             bound = target.bind(
                 invocation.payload,
@@ -139,9 +140,8 @@ class Runner:
         self._record.set_running(slot, invocation.execution, target.id, invocation.deadline_ns)
         if invocation.deadline_ns and invocation.deadline_ms != self._default_run_ms:
             self._context.tell_deadline()
-        needs_loop = target.needs_loop(bound)
-        wait_a_turn = invocation.reply.started(invocation, sync=not needs_loop)
-        if needs_loop:
+        wait_a_turn = invocation.reply.started(invocation, sync=not target.needs_loop)
+        if target.needs_loop:
             self._start_task(invocation, self._run_async(invocation, bound))
         elif wait_a_turn:
             self._loop.call_soon(self._run_sync, invocation, bound)

@@ -230,7 +230,7 @@ class Uplink:
         link.send(Ready(self.said))
         self.link = link
         for frame in self._held:
-            self._send_outcome(link, frame)
+            self._send_outcome(link, self._counted(frame))
         if self.leaving:
             link.send(Drain(self.leaving))
         self._summaries.flush()
@@ -288,12 +288,18 @@ class Uplink:
             return
         if kept:
             self._held.add(frame)
-        self._send_outcome(link, frame)
+        elif isinstance(frame, Result):  # made just now, with what is free
+            self._send_outcome(link, frame)
+            return
+        self._send_outcome(link, self._counted(frame))
+
+    def _counted(self, frame: Result | Error) -> Result | Error:
+        """With what is free now, whenever the call ended."""
+        free = self.free
+        return frame if frame.free == free else msgspec.structs.replace(frame, free=free)
 
     def _send_outcome(self, link: Link, frame: Result | Error) -> None:
-        free = self.said = self.free  # as it is now, whenever the call ended
-        if frame.free != free:
-            frame = msgspec.structs.replace(frame, free=free)
+        self.said = frame.free
         try:
             if self.line:
                 link.send(frame)  # with what the next one says
@@ -304,7 +310,7 @@ class Uplink:
             too_large = failure(frame.execution, frame.attempt, error, ran=True, run_us=frame.run_us)
             if frame.execution in self._held:
                 self._held.add(too_large)
-            self._send_outcome(link, too_large)
+            self._send_outcome(link, self._counted(too_large))
 
     def watch(self) -> None:
         """A call that was not announced runs from the loop: see whether it lasts."""

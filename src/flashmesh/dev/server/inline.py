@@ -166,7 +166,7 @@ class InlineClient:
             invocation.end(result)
 
     async def _value(self, target: BoundCallable, bound: Bound) -> Any:
-        if target.needs_loop(bound):
+        if target.needs_loop:
             await target.prepare(bound)
             value = target.call(bound)
             return await value if inspect.isawaitable(value) else value

@@ -97,6 +97,7 @@ class Face:
         self.settle = settle
         self.taken = taken
         self._listener = listener
+        self._family = listener.family
         self._emptied: asyncio.Future[None] | None = None
         self._accepting = False
         self._closed = False
@@ -140,12 +141,14 @@ class Face:
             self._look_away()
             return
         try:
-            peer, address = self._listener.accept()  # blocking, which costs nothing: what is asked of it never waits
+            # Not `accept`, which looks up two names for each. The socket blocks, but what is asked of it never waits.
+            descriptor, address = self._listener._accept()  # type: ignore[attr-defined]
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another worker was faster
         except OSError as error:
             log.warning("a call could not be accepted: %s", error)
             return
+        peer = socket.socket(self._family, socket.SOCK_STREAM, 0, descriptor)
         slot = self.runner.take(by_link=False, over_limit=self.over_limit)
         Connection(self, peer, slot, client="" if self.access is None else str(address[0])).read()
 
@@ -270,7 +273,7 @@ class Connection:
 
     def _call(self, name: str | None) -> None:
         request, headers = self._request, self._request.headers
-        chain = tuple(part for part in headers.get("x-flash-chain", "").split(",") if part)
+        chain = tuple(filter(None, headers.get("x-flash-chain", "").split(",")))
         execution = headers.get("x-execution-id", "")[:64] or new_execution_id()
         payload, content_type = request.body, headers.get("content-type", JSON).partition(";")[0].strip() or JSON
         reply = CallReply(self, execution, headers.get("accept", ""))
