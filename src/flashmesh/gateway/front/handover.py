@@ -2,21 +2,32 @@
 
 import asyncio
 import contextlib
+import logging
+import time
+from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from flashmesh.gateway.front.limits import FrontLimits, Refusal, answer_to, too_many_connections
+from flashmesh.gateway.front.answers import CLOSE, WITHOUT_LENGTH, BadAnswer, date_line, encode_head
+from flashmesh.gateway.front.hot_request import HotRequest, Port, head_of
+from flashmesh.gateway.front.limits import BROKEN, FrontLimits, Refusal, answer_to, too_many_connections
 from flashmesh.gateway.http import Answer
 from flashmesh.worker.lb.connection import LimitedConnection
 
 if TYPE_CHECKING:
     from flashmesh.gateway.lb.heads import Destination
     from flashmesh.gateway.lb.passages import Passages
+
+
+log = logging.getLogger(__name__)
+
+_LARGE_BODY: Final = 64 * 1024
+"""Bytes that are not worth a copy."""
 
 
 class _Elsewhere(Exception):
@@ -30,17 +41,23 @@ class AppState(ServerState):
         self,
         limits: FrontLimits,
         dismiss: Callable[[asyncio.Transport, Answer], None],
-        passages: "Passages | None" = None,
+        passages: "Passages | None",
+        port: Port,
     ) -> None:
         super().__init__()
         self.limits = limits
         self.dismiss = dismiss
         self.passages = passages
+        self.port = port
         self.refused = 0
+        self.date = b""
+        """The date header as a whole line."""
 
     def refresh(self) -> None:
         """Renew the date header; once a second."""
-        self.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        now = time.time()
+        self.date = date_line(now)
+        self.default_headers = [(b"date", formatdate(now, usegmt=True).encode())]
 
 
 class AppConnection(LimitedConnection):
@@ -55,6 +72,8 @@ class AppConnection(LimitedConnection):
         self._begun = 0
         self._elsewhere: Destination | None = None
         """Where its request goes, when that is not the application."""
+        self._hot: deque[HotRequest] = deque()
+        """Those that wait for their answers, in the order they came."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -78,13 +97,82 @@ class AppConnection(LimitedConnection):
             self._raw = b""
 
     def begin_request(self) -> None:
+        hot = None if self.parser.should_upgrade() else self._hot_request()
+        if hot is None:
+            self._leave_if_claimed()
+            super().begin_request()
+            return
+        self.app = hot
+        super().begin_request()
+        self.app = self.config.loaded_app
+        hot.cycle = self.cycle
+        self._hot.append(hot)
+
+    def _hot_request(self) -> HotRequest | None:
+        port, parser = self.server_state.port, self.parser
+        old = parser.get_http_version() != "1.1"
+        head = head_of(port, self._raw, parser.get_method(), self.url, self.headers, old=old)
+        handler = None if head is None else port.find(head.method, head.path)
+        return None if head is None or handler is None else HotRequest(port, handler, head, self._send_whole)
+
+    def _leave_if_claimed(self) -> None:
         passages, cycle = self.server_state.passages, cast("RequestResponseCycle | None", self.cycle)
         alone = cycle is None or cycle.response_complete
         if passages is not None and alone and self._raw:
             self._elsewhere = passages.claims(self._raw)
             if self._elsewhere is not None:
                 raise _Elsewhere
-        super().begin_request()
+
+    def _send_whole(self, cycle: RequestResponseCycle, answer: Answer) -> None:
+        """As `cycle.send` with both messages of an answer, but in one write and as the lean server encodes it."""
+        if cycle.disconnected:
+            return
+        if cycle.more_body:
+            self._end_with(answer)
+            return
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        self._hot.popleft()
+        self._write(answer, b"" if cycle.keep_alive else CLOSE, headless=cycle.scope["method"] == "HEAD")
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
+    def _write(self, answer: Answer, line: bytes, *, headless: bool) -> None:
+        date = self.server_state.date
+        try:
+            head = encode_head(answer, date, line)
+        except BadAnswer:
+            log.exception("an answer was not sent")
+            answer = BROKEN
+            head = encode_head(answer, date, line)
+        body = b"" if headless or answer.status in WITHOUT_LENGTH else answer.body
+        if len(body) < _LARGE_BODY:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's without its timer: the sweep closes what is idle."""
+        state = self.server_state
+        state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._part is None:
+            self._since = self.loop.time()
+
+    def _is_unwatched(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is None or cycle.response_complete
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for request in self._hot:
+            request.abandon()
 
     def _leave(self, where: "Destination") -> None:
         passages = self.server_state.passages
@@ -93,7 +181,11 @@ class AppConnection(LimitedConnection):
         passages.adopt(self.transport, self._raw, where)
 
     def turn_away(self, refusal: Refusal) -> None:
-        self.server_state.dismiss(self.transport, answer_to(refusal))
+        self._end_with(answer_to(refusal))
+
+    def _end_with(self, answer: Answer) -> None:
+        """The rest of the request is not waited for."""
+        self.server_state.dismiss(self.transport, answer)
         self.connection_lost(ConnectionAbortedError("the request was refused"))  # for uvicorn it ends here
 
     def send_400_response(self, msg: str) -> None:
@@ -113,10 +205,12 @@ class AppServer:
         limits: FrontLimits,
         loop: asyncio.AbstractEventLoop,
         dismiss: Callable[[asyncio.Transport, Answer], None],
-        passages: "Passages | None" = None,
+        passages: "Passages | None",
+        port: Port,
     ) -> None:
-        """`dismiss` sends a last answer and ends the connection; `passages` take requests for endpoints."""
-        self.state = AppState(limits, dismiss, passages)
+        """`dismiss` sends a last answer and ends the connection; `passages` take requests for endpoints, and `port`
+        knows the hot routes."""
+        self.state = AppState(limits, dismiss, passages, port)
         self.state.refresh()
         self._loop = loop
         self._config = Config(
@@ -126,6 +220,7 @@ class AppServer:
             ws="none",
             lifespan="off",
             log_config=None,
+            access_log=False,
             proxy_headers=False,
             server_header=False,
             date_header=False,
