@@ -2,32 +2,25 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from flashmesh.gateway.front.answers import CLOSE, WITHOUT_LENGTH, BadAnswer, date_line, encode_head
-from flashmesh.gateway.front.hot_request import HotRequest, Port, head_of
-from flashmesh.gateway.front.limits import BROKEN, FrontLimits, Refusal, answer_to, too_many_connections
+from flashmesh.gateway.front.answers import date_line
+from flashmesh.gateway.front.hot_request import HotRequest, Port, find_hot, send_whole
+from flashmesh.gateway.front.limits import FrontLimits, Refusal, answer_to, too_many_connections
 from flashmesh.gateway.http import Answer
 from flashmesh.worker.lb.connection import LimitedConnection
 
 if TYPE_CHECKING:
     from flashmesh.gateway.lb.heads import Destination
     from flashmesh.gateway.lb.passages import Passages
-
-
-log = logging.getLogger(__name__)
-
-_LARGE_BODY: Final = 64 * 1024
-"""Bytes that are not worth a copy."""
 
 
 class _Elsewhere(Exception):
@@ -111,9 +104,8 @@ class AppConnection(LimitedConnection):
     def _hot_request(self) -> HotRequest | None:
         port, parser = self.server_state.port, self.parser
         old = parser.get_http_version() != "1.1"
-        head = head_of(port, self._raw, parser.get_method(), self.url, self.headers, old=old)
-        handler = None if head is None else port.find(head.method, head.path)
-        return None if head is None or handler is None else HotRequest(port, handler, head, self._send_whole)
+        found = find_hot(port, self._raw, parser.get_method(), self.url, self.headers, old=old)
+        return None if found is None else HotRequest(port, *found, self._send_whole)
 
     def _leave_if_claimed(self) -> None:
         passages, cycle = self.server_state.passages, cast("RequestResponseCycle | None", self.cycle)
@@ -124,34 +116,13 @@ class AppConnection(LimitedConnection):
                 raise _Elsewhere
 
     def _send_whole(self, cycle: RequestResponseCycle, answer: Answer) -> None:
-        """As `cycle.send` with both messages of an answer, but in one write and as the lean server encodes it."""
         if cycle.disconnected:
             return
         if cycle.more_body:
             self._end_with(answer)
             return
-        cycle.response_started = cycle.response_complete = True
-        cycle.waiting_for_100_continue = False
         self._hot.popleft()
-        self._write(answer, b"" if cycle.keep_alive else CLOSE, headless=cycle.scope["method"] == "HEAD")
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            self.transport.close()
-        cycle.on_response()
-
-    def _write(self, answer: Answer, line: bytes, *, headless: bool) -> None:
-        date = self.server_state.date
-        try:
-            head = encode_head(answer, date, line)
-        except BadAnswer:
-            log.exception("an answer was not sent")
-            answer = BROKEN
-            head = encode_head(answer, date, line)
-        body = b"" if headless or answer.status in WITHOUT_LENGTH else answer.body
-        if len(body) < _LARGE_BODY:
-            self.transport.write(head + body)
-        else:
-            self.transport.writelines((head, body))
+        send_whole(cycle, answer, self.server_state.date)
 
     def on_response_complete(self) -> None:
         """As uvicorn's without its timer: the sweep closes what is idle."""

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from flashmesh.gateway.front.answers import CLOSE, WITHOUT_LENGTH, BadAnswer, encode_head
 from flashmesh.gateway.front.heads import Heads, KnownHead
 from flashmesh.gateway.front.limits import BROKEN
 from flashmesh.gateway.front.parser import END, is_elsewhere
@@ -21,7 +22,9 @@ log = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[Any]]
 
-_UNTOLD: Final = -1
+_LARGE_BODY: Final = 64 * 1024
+"""Bytes that are not worth a copy."""
+UNTOLD: Final = -1
 """Length of a body that comes in chunks."""
 
 
@@ -29,10 +32,16 @@ class Port(Protocol):
     """What hot requests use of the HTTP port."""
 
     heads: Heads
-    find: Callable[[bytes, bytes], Handler | None]
-    check: Callable[[bytes, bytes, bytes, Mapping[bytes, bytes]], Answer | str]
     requests: int
     refused: int
+
+    @property
+    def find(self) -> Callable[[bytes, bytes], Handler | None]:
+        """See HotRoutes."""
+
+    @property
+    def check(self) -> Callable[[bytes, bytes, bytes, Mapping[bytes, bytes]], Answer | str]:
+        """See Gate."""
 
 
 class HotRequest:
@@ -43,7 +52,7 @@ class HotRequest:
     cycle: RequestResponseCycle
 
     def __init__(
-        self, port: Port, handler: Handler, head: KnownHead, send: Callable[[RequestResponseCycle, Answer], None]
+        self, port: Port, head: KnownHead, handler: Handler, send: Callable[[RequestResponseCycle, Answer], None]
     ) -> None:
         """`send` sends the whole answer of a cycle, and does nothing when its client is gone."""
         self._port = port
@@ -100,8 +109,10 @@ class HotRequest:
                 log.exception("giving up a request failed")
 
 
-def head_of(port: Port, raw: bytes, method: bytes, url: bytes, fields: list[Header], *, old: bool) -> KnownHead | None:
-    """What the head of a request says that may be hot; None: it is not, whatever its path.
+def find_hot(
+    port: Port, raw: bytes, method: bytes, url: bytes, fields: list[Header], *, old: bool
+) -> tuple[KnownHead, Handler] | None:
+    """What the head of a hot request says, and its handler; None: it is not hot.
 
     Args:
         raw: what has arrived of the request, or empty.
@@ -110,19 +121,49 @@ def head_of(port: Port, raw: bytes, method: bytes, url: bytes, fields: list[Head
     """
     end = raw.find(END) + len(END)
     known = port.heads.get(raw[:end])
-    if known is not None:
-        return known
+    head = known or _head_of(method, url, fields)
+    handler = None if head is None else port.find(head.method, head.path)
+    if head is None or handler is None:
+        return None
+    if known is None and raw.startswith(method) and len(head.headers) == len(fields) and not old:
+        port.heads.remember(raw[:end], head)
+    return head, handler
+
+
+def _head_of(method: bytes, url: bytes, fields: list[Header]) -> KnownHead | None:
     headers = Headers()
     for name, value in fields:
         headers[name] = headers[name] + b", " + value if name in headers else value
     if is_elsewhere(headers):
         return None
     path, _, query = url.partition(b"?")
-    length = _UNTOLD if b"transfer-encoding" in headers else int(headers.get(b"content-length", 0))
-    head = KnownHead(method, path, query, headers, length)
-    if raw.startswith(method) and len(headers) == len(fields) and not old:
-        port.heads.remember(raw[:end], head)
-    return head
+    length = UNTOLD if b"transfer-encoding" in headers else int(headers.get(b"content-length", 0))
+    return KnownHead(method, path, query, headers, length)
+
+
+def send_whole(cycle: RequestResponseCycle, answer: Answer, date: bytes) -> None:
+    """As `cycle.send` with both messages of an answer, but in one write and as the lean server encodes it.
+
+    The request is complete and its client there; `date` is a whole header line.
+    """
+    transport, line = cycle.transport, b"" if cycle.keep_alive else CLOSE
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    try:
+        head = encode_head(answer, date, line)
+    except BadAnswer:
+        log.exception("an answer was not sent")
+        answer = BROKEN
+        head = encode_head(answer, date, line)
+    body = b"" if cycle.scope["method"] == "HEAD" or answer.status in WITHOUT_LENGTH else answer.body
+    if len(body) < _LARGE_BODY:
+        transport.write(head + body)
+    else:
+        transport.writelines((head, body))
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        transport.close()
+    cycle.on_response()
 
 
 async def _whole(receive: Receive) -> bytes | None:
