@@ -47,14 +47,17 @@ def serve(options: RunOptions) -> int:
     settings = _server_options(options, listener, token)
     process = start_process(options, listener, place, settings) if options.fork else None
     try:
-        import asyncio  # the first heavy import; the template is importing beside us
+        import asyncio  # the first heavy imports; the template is importing beside us
+
+        import uvloop
 
         from flashmesh.dev.session.foreground import Foreground
 
         foreground = Foreground(
             options=options, listener=listener, place=place, process=process, server_options=settings, token=token
         )
-        return asyncio.run(foreground.run())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(foreground.run())
     finally:
         if process is not None:
             process.kill()
