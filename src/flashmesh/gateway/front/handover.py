@@ -103,6 +103,8 @@ class AppConnection(LimitedConnection):
 
     def _hot_request(self) -> HotRequest | None:
         port, parser = self.server_state.port, self.parser
+        if self._limits.is_upload(self.url):
+            return None  # too large to be held, even by a handler that refuses it
         old = parser.get_http_version() != "1.1"
         found = find_hot(port, self._raw, parser.get_method(), self.url, self.headers, old=old)
         return None if found is None else HotRequest(port, *found, self._send_whole)
