@@ -151,7 +151,7 @@ class DevConnection(HttpToolsProtocol):
         return takes.take(raw, parser.get_method(), self.url, self.headers, old=old, send=self._send_whole)
 
     def _send_whole(self, cycle: RequestResponseCycle, answer: Answer) -> None:
-        if not cycle.disconnected:
+        if not self.transport.is_closing():
             send_whole(cycle, answer, self.server_state.date)
 
     def on_message_complete(self) -> None:

@@ -118,7 +118,7 @@ class AppConnection(LimitedConnection):
                 raise _Elsewhere
 
     def _send_whole(self, cycle: RequestResponseCycle, answer: Answer) -> None:
-        if cycle.disconnected:
+        if self.transport.is_closing():
             return
         if cycle.more_body:
             self._end_with(answer)
