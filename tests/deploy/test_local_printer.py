@@ -33,6 +33,16 @@ def test_the_closing_line_is_json_without_a_terminal() -> None:
     assert (line["execution"], line["function"], line["run_ms"], line["outcome"]) == ("e1", "a.f", 1.5, "SUCCESS")
 
 
+def test_several_closing_lines_are_one_write() -> None:
+    writes: list[str] = []
+    logs, _, err = printer(pretty=False)
+    err.write = writes.append  # type: ignore[method-assign, assignment]
+    logs.closing({"execution": "e1"}, {"execution": "e2", "function": "größe.f"})
+    (written,) = writes
+    assert [json.loads(line)["execution"] for line in written.splitlines()] == ["e1", "e2"]
+    assert "größe.f" in written
+
+
 def test_the_closing_line_is_readable_on_a_terminal() -> None:
     logs, _, err = printer(pretty=True)
     logs.closing({"execution": "e1", "function": "a.f", "run_ms": 1.5, "queue_ms": 0.0, "outcome": "ERROR"})

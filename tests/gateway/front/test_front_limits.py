@@ -190,6 +190,13 @@ def test_a_request_that_is_being_served_has_no_time_limit_here(hurried: Served) 
     assert client.answer().body == b"long"
 
 
+def test_an_upload_on_uvicorns_connection_is_never_a_handlers() -> None:
+    """It may be larger than what a handler should hold, were it only to refuse it."""
+    with serving(FrontLimits(max_body=1000, uploads=(b"/echo",)), lean=False) as served:
+        assert len(served.connect().ask(post("/echo", b"x" * 100_000)).json["body"]) == 100_000
+        assert served.server.requests == 0
+
+
 def test_a_client_that_does_not_read_is_dropped_in_time() -> None:
     with serving(dataclasses.replace(HURRY, idle_s=60)) as served:
         client = served.connect().send(get("/big?20000000"))

@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 from flashmesh.gateway.front import FrontLimits
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["lean", "uvicorn"])
+def served(request):
+    """Hot routes, on the lean server's connections and on uvicorn's."""
+    with serving(lean=request.param) as served:
+        yield served
+
+
 @pytest.fixture(scope="module")
-def served():
+def lean():
+    """For what uvicorn leaves out."""
     with serving() as served:
         yield served
 
@@ -67,6 +75,28 @@ def test_a_head_that_comes_again_is_asked_about_again(served: Served) -> None:
     assert client.ask(request).status == 200
     del served.site.routes[b"/gone"]
     assert client.ask(request).json["app"] is True
+
+
+def test_empty_lines_are_no_head_that_comes_again(served: Served) -> None:
+    client = served.connect()
+    assert client.ask(b"\r\n\r\n" + post("/echo", b"x")).body == b"x"
+    assert client.ask(b"\r\n\r\n" + post("/about", b"x")).json["path"] == "/about"
+
+
+@pytest.mark.parametrize(
+    "header", ["Origin: https://page.example", "Accept: text/event-stream", "Host: jobs.localhost"], ids=lambda h: h[:6]
+)
+def test_what_needs_more_than_an_answer_is_the_applications(served: Served, header: str) -> None:
+    """Again and again, whatever is known of the same path."""
+    client = served.connect()
+    assert client.ask(post("/echo", b"hot")).body == b"hot"
+    asked = (
+        post("/echo", b"x", header)
+        if header[:4] != "Host"
+        else post("/echo", b"x").replace(b"localhost", header[6:].encode())
+    )
+    assert [client.ask(asked).json["app"] for _ in range(2)] == [True, True]
+    assert served.connect().ask(post("/echo", b"hot")).body == b"hot"
 
 
 def test_heads_that_do_not_come_again_are_not_kept(served: Served) -> None:
@@ -130,8 +160,8 @@ def test_nothing_behind_the_last_request_is_served(served: Served) -> None:
     assert not any(request.query == b"behind" for request in served.site.seen)
 
 
-def test_http_1_0_closes_unless_it_asks_to_keep(served: Served) -> None:
-    client = served.connect()
+def test_http_1_0_closes_unless_it_asks_to_keep(lean: Served) -> None:
+    client = lean.connect()
     assert client.ask(b"GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").headers["connection"] == "keep-alive"
     assert client.ask(b"GET /echo HTTP/1.0\r\n\r\n").headers["connection"] == "close"
     assert client.is_ended()
@@ -168,8 +198,8 @@ def test_100_continue_waits_for_the_answers_before_it(served: Served) -> None:
     assert client.ask(b"abc").body == b"abc"
 
 
-def test_another_expectation_fails(served: Served) -> None:
-    assert served.connect().ask(get("/about", "Expect: a-miracle")).status == 417
+def test_another_expectation_fails(lean: Served) -> None:
+    assert lean.connect().ask(get("/about", "Expect: a-miracle")).status == 417
 
 
 def test_a_body_may_come_in_many_pieces(served: Served) -> None:
@@ -185,9 +215,9 @@ def test_chunks_with_extensions_and_trailers_are_one_body(served: Served) -> Non
     assert "x-trailer" not in client.answer().json["headers"]
 
 
-def test_an_offer_of_another_http_is_ignored(served: Served) -> None:
+def test_an_offer_of_another_http_is_ignored(lean: Served) -> None:
     offer = ("Connection: Upgrade, HTTP2-Settings", "UPGRADE: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
-    client = served.connect().send(post("/echo", b"one", *offer) + post("/echo", b"two", *offer))
+    client = lean.connect().send(post("/echo", b"one", *offer) + post("/echo", b"two", *offer))
     assert [client.answer().body, client.answer().body] == [b"one", b"two"]
     large = post("/echo", b"x" * 100_000, *offer)
     client.send(large[:150])
@@ -216,12 +246,12 @@ def test_a_handler_that_raises_is_answered_for(served: Served) -> None:
     assert (answer.status, answer.json["error"]) == (500, "INTERNAL")
 
 
-def test_answers_leave_in_the_order_of_the_requests(served: Served) -> None:
-    client = served.connect()
+def test_answers_leave_in_the_order_of_the_requests(lean: Served) -> None:
+    client = lean.connect()
     client.send(get("/hold?order-1") + get("/hold?order-2") + post("/echo", b"third") + get("/hold?order-4"))
-    served.wait_until(lambda: any(held.request.query == b"order-4" for held in served.site.held))
+    lean.wait_until(lambda: any(held.request.query == b"order-4" for held in lean.site.held))
     for query in (b"order-4", b"order-2", b"order-1"):
-        served.answer_held(query)
+        lean.answer_held(query)
     assert [client.answer().body for _ in range(4)] == [b"order-1", b"order-2", b"third", b"order-4"]
 
 
@@ -263,19 +293,35 @@ def test_a_thousand_pipelined_requests_are_all_answered_in_order(served: Served)
 @pytest.mark.parametrize("how", ["close", "half-close"])
 def test_a_call_is_given_up_once_when_its_client_goes(served: Served, how: str) -> None:
     served.site.cancelled.clear()
-    client = served.connect().send(get(f"/hold?{how}") + get(f"/hold?{how}-2"))
-    served.wait_until(lambda: any(held.request.query == f"{how}-2".encode() for held in served.site.held))
+    query = f"alone-{how}".encode()
+    client = served.connect().send(get(f"/hold?alone-{how}"))
+    served.wait_until(lambda: any(held.request.query == query for held in served.site.held))
     if how == "close":
         client.close()
     else:
         client.socket.shutdown(socket.SHUT_WR)
-    served.wait_until(lambda: len(served.site.cancelled) == 2)
-    served.answer_held(how.encode())  # nobody is there: nothing happens
-    assert sorted(served.site.cancelled) == [how.encode(), f"{how}-2".encode()]
+    served.wait_until(lambda: served.site.cancelled == [query])
+    served.answer_held(query)  # nobody is there: nothing happens
+    assert served.connect().ask(get("/about")).status == 200
+    assert served.site.cancelled == [query]
 
 
-def test_what_was_answered_before_a_half_close_arrives(served: Served) -> None:
-    client = served.connect().send(post("/echo", b"one") + post("/echo", b"two"))
+@pytest.mark.parametrize("how", ["close", "half-close"])
+def test_pipelined_calls_are_given_up_with_their_client(lean: Served, how: str) -> None:
+    lean.site.cancelled.clear()
+    client = lean.connect().send(get(f"/hold?{how}") + get(f"/hold?{how}-2"))
+    lean.wait_until(lambda: any(held.request.query == f"{how}-2".encode() for held in lean.site.held))
+    if how == "close":
+        client.close()
+    else:
+        client.socket.shutdown(socket.SHUT_WR)
+    lean.wait_until(lambda: len(lean.site.cancelled) == 2)
+    lean.answer_held(how.encode())  # nobody is there: nothing happens
+    assert sorted(lean.site.cancelled) == [how.encode(), f"{how}-2".encode()]
+
+
+def test_what_was_answered_before_a_half_close_arrives(lean: Served) -> None:
+    client = lean.connect().send(post("/echo", b"one") + post("/echo", b"two"))
     client.socket.shutdown(socket.SHUT_WR)
     assert [client.answer().body, client.answer().body] == [b"one", b"two"]
     assert client.is_ended()

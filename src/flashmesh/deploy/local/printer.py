@@ -4,7 +4,7 @@ On a terminal lines are for people (colours, `[function] line`); otherwise closi
 one per line. Output of user code goes to stdout, everything of ours to stderr.
 """
 
-import json
+import functools
 import os
 import sys
 import threading
@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import msgspec
+
 _COLOURS = (36, 35, 34, 33, 32, 96, 95, 94)
 _RED, _GREEN, _YELLOW, _DIM = 31, 32, 33, 2
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 _OUTCOME_COLOURS = {"SUCCESS": _GREEN, "CANCELLED": _YELLOW}
 
 
@@ -63,13 +66,14 @@ class LogPrinter:
             lines.insert(0, f"… {dropped} lines were dropped: more than could be shown")
         self._write(target, "".join(f"{shown} {line}\n" for line in lines))
 
-    def closing(self, fields: Mapping[str, Any]) -> None:
-        """The line that ends an invocation: execution, trace, function, route, queue_ms, cold_ms, run_ms, outcome."""
-        if self._quiet:
-            return
+    def closing(self, *ended: Mapping[str, Any]) -> None:
+        """The lines that end invocations: execution, trace, function, route, queue_ms, cold_ms, run_ms, outcome."""
+        if not self._quiet:
+            self._write(self._err, "".join([self._closing(fields) for fields in ended]))
+
+    def _closing(self, fields: Mapping[str, Any]) -> str:
         if not self.pretty:
-            self._json("invocation", fields)
-            return
+            return _json("invocation", fields)
         outcome = str(fields.get("outcome", "")).upper()
         name = short_name(str(fields.get("function", "")))
         times = [
@@ -79,14 +83,14 @@ class LogPrinter:
         ]
         painted = self._paint(outcome, _OUTCOME_COLOURS.get(outcome, _RED))
         tail = self._paint(f"{'  '.join(times)}  {fields.get('execution', '')}", _DIM)
-        self._write(self._err, f"{self._stamp()} {painted} {name}  {tail}\n")
+        return f"{self._stamp()} {painted} {name}  {tail}\n"
 
     def notice(self, text: str, *, level: str = "info", **fields: Any) -> None:
         """Something of ours: reloaded, problems, what to do. `level` is info, warning or error."""
         if self._quiet and level == "info":
             return
         if not self.pretty:
-            self._json("notice", {"level": level, "message": text, **fields})
+            self._write(self._err, _json("notice", {"level": level, "message": text, **fields}))
             return
         colour = {"warning": _YELLOW, "error": _RED}.get(level)
         self._write(self._err, f"{self._stamp()} {self._paint(text, colour) if colour else text}\n")
@@ -94,10 +98,6 @@ class LogPrinter:
     def plain(self, text: str) -> None:
         """Text as it is, on stderr: the start-up table."""
         self._write(self._err, text)
-
-    def _json(self, event: str, fields: Mapping[str, Any]) -> None:
-        line = {"event": event, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **fields}
-        self._write(self._err, json.dumps(line, ensure_ascii=False, default=str) + "\n")
 
     def _stamp(self) -> str:
         return self._paint(time.strftime("%H:%M:%S"), _DIM)
@@ -115,6 +115,16 @@ class LogPrinter:
                 target.flush()
             except (OSError, ValueError):
                 pass  # the terminal or pipe is gone; the session ends by its own signals
+
+
+def _json(event: str, fields: Mapping[str, Any]) -> str:
+    return _encode({"event": event, "at": _stamp_of(int(time.time())), **fields}).decode() + "\n"
+
+
+@functools.lru_cache(maxsize=1)
+def _stamp_of(second: int) -> str:
+    """A moment of the clock as closing lines tell it; most come in the same second as the one before."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
 
 
 def short_name(function: str) -> str:

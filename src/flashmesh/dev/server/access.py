@@ -7,7 +7,7 @@ addressed to a loopback name, and do not come from a foreign page, are let in. B
 import dataclasses
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from flashmesh.gateway.access import pages
@@ -114,7 +114,8 @@ class Guard:
         if kind == "lifespan":
             await self._application(scope, receive, send)
             return
-        if self._is_plain(scope["headers"]):
+        headers = pages.joined(scope["headers"])
+        if self.is_plain(headers):
             await self._application(scope, receive, send)
             return
         decision = decide(
@@ -122,7 +123,7 @@ class Guard:
             method=scope.get("method", "GET"),
             path=scope["path"],
             query=scope["query_string"].decode("latin-1"),
-            headers=pages.joined(scope["headers"]),
+            headers=headers,
             websocket=kind == "websocket",
         )
         if isinstance(decision, Allowed):
@@ -136,15 +137,9 @@ class Guard:
         else:
             await _answer(decision, scope, send)
 
-    def _is_plain(self, headers: list[Header]) -> bool:
-        """Most requests: to a host that is known to be good, and from no browser page. One pass, no decision."""
-        good = False
-        for name, value in headers:
-            if name == b"host":
-                good = value in self._good_hosts
-            elif name in TELLING:
-                return False
-        return good
+    def is_plain(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Most requests: to a host that is known to be good, and from no browser page. No decision."""
+        return headers.get(b"host") in self._good_hosts and TELLING.isdisjoint(headers)
 
     def _remember(self, scope: Scope) -> None:
         if self._rules.loopback_only and scope["path"] not in OPEN_PATHS and len(self._good_hosts) < _MOST_HOSTS:

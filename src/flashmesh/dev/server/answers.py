@@ -5,11 +5,13 @@ from typing import Any, Final
 
 from flashmesh.dev.server.access import Header, Send
 from flashmesh.gateway.api.words import QUEUE_WORDS, dump
+from flashmesh.gateway.http import Answer
+from flashmesh.wire.failures import ErrorInfo
 from flashmesh.wire.frames import BINARY, MSGPACK, Result
 from flashmesh.worker.lb.failures import failed
 
 __all__ = [
-    "JSON_TYPE", "STATUS_WORDS", "completed", "dump", "failed", "send_bytes", "send_json", "timing_headers",
+    "JSON_TYPE", "STATUS_WORDS", "completed", "dump", "failed", "refused", "send_bytes", "send_json",
 ]  # fmt: skip
 JSON_TYPE: Final[Header] = (b"content-type", b"application/json")
 MSGPACK_TYPE: Final[Header] = (b"content-type", b"application/x-msgpack")
@@ -31,25 +33,29 @@ async def send_json(send: Send, status: int, value: Any, headers: Iterable[Heade
     await send_bytes(send, status, [JSON_TYPE, *headers], dump(value))
 
 
-def completed(execution: str, result: Result) -> tuple[list[Header], bytes]:
-    """Content type and body of a finished call: JSON in RunPod's envelope, MessagePack and bytes as they are."""
-    payload = result.payload
+def completed(result: Result, echoed: list[Header]) -> Answer:
+    """Of a finished call: JSON in RunPod's envelope, MessagePack and bytes as they are; its id and times as headers."""
+    execution, payload = result.execution.encode(), result.payload
     if result.content_type == BINARY:
-        return [BINARY_TYPE], payload
-    if result.content_type == MSGPACK:
-        return [MSGPACK_TYPE], payload or b"\xc0"
-    return [JSON_TYPE], b'{"id":"' + execution.encode() + _COMPLETED + (payload or b"null") + b"}"
-
-
-def timing_headers(execution: str, result: Result) -> list[Header]:
-    """X-Execution-Id, X-Cold-Start, Server-Timing (milliseconds)."""
-    timing = "queue;dur=%.3f, cold;dur=%.3f, run;dur=%.3f" % (  # noqa: UP031 - half the time of an f-string here
-        result.queue_us / 1000,
-        result.cold_us / 1000,
-        result.run_us / 1000,
+        kind, body = BINARY_TYPE, payload
+    elif result.content_type == MSGPACK:
+        kind, body = MSGPACK_TYPE, payload or b"\xc0"
+    else:
+        kind, body = JSON_TYPE, b"".join((b'{"id":"', execution, _COMPLETED, payload or b"null", b"}"))
+    lines = (
+        b"x-execution-id: %b\r\nx-cold-start: %b\r\nserver-timing: queue;dur=%.3f, cold;dur=%.3f, run;dur=%.3f\r\n"
+        % (
+            execution,
+            b"true" if result.cold_us else b"false",
+            result.queue_us / 1000,
+            result.cold_us / 1000,
+            result.run_us / 1000,
+        )
     )
-    return [
-        (b"x-execution-id", execution.encode()),
-        (b"x-cold-start", b"true" if result.cold_us else b"false"),
-        (b"server-timing", timing.encode()),
-    ]
+    return Answer(200, [kind, *echoed], body, lines)
+
+
+def refused(execution: str | None, info: ErrorInfo, echoed: Iterable[Header] = ()) -> Answer:
+    """Of a call that failed."""
+    status, headers, body = failed(execution, info)
+    return Answer(status, [JSON_TYPE, *headers, *echoed], dump(body))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flashmesh.dev.server import answers, options
 from flashmesh.dev.server.access import AccessRules, Guard, Receive, Scope, Send
 from flashmesh.dev.server.door import SessionDoor, link_from
+from flashmesh.dev.server.hot_calls import HotCalls
 from flashmesh.dev.server.pages import Pages
 from flashmesh.dev.server.queue_api import QueueApi
 from flashmesh.dev.server.requests import ClientGone
@@ -132,6 +133,8 @@ class Application:
             host=given.host, token=given.token, allow_host=given.allow_host, allow_origin=given.allow_origin
         )
         self._guarded = Guard(self._route, rules)
+        self.hot = HotCalls(book=server.book, guard=self._guarded, door=self._door, options=given)
+        """Calls that a connection need not ask this application for."""
 
     @property
     def has_routes(self) -> bool:

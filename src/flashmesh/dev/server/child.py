@@ -99,9 +99,10 @@ class ServerChild:
         self._watch(loop)
         try:
             application = load_application(self._root)
+            self._state.hot = getattr(application, "hot", None)  # another than ours may be served
             config = Config(
                 application, http=DevConnection, ws="none", lifespan="on", log_config=None, proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S, interface="asgi3",
+                timeout_keep_alive=KEEP_ALIVE_S, interface="asgi3", access_log=False,
             )  # fmt: skip
             config.load()
             lifespan = LifespanOn(config)

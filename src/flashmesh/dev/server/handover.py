@@ -10,13 +10,21 @@ import asyncio
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
+
+from flashmesh.gateway.front.answers import date_line
+from flashmesh.gateway.front.hot_request import HotRequest, send_whole
+from flashmesh.gateway.http import Answer
+
+if TYPE_CHECKING:
+    from flashmesh.dev.server.hot_calls import HotCalls
 
 _MARK = b"\x01"  # an empty message could not be told from the end of the stream
 _HEAD_LIMIT = 96 * 1024
@@ -41,13 +49,19 @@ class ChildState(ServerState):
         """No successor either: connections are closed once they are idle."""
         self.on_idle: Callable[[], None] = lambda: None
         """Called when a connection is gone or a request was answered while leaving."""
+        self.hot: HotCalls | None = None
+        """Takes calls that need no thought, before the application is asked."""
+        self.date = b""
+        """The Date header as a whole line."""
         self._dated = 0.0
 
     def freshen_date(self, now: float) -> None:
         """Renew the Date header, at most once a second and only when a request comes: an idle server does not wake."""
         if now - self._dated >= 1.0 or not self.default_headers:
             self._dated = now
-            self.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+            wall = time.time()
+            self.date = date_line(wall)
+            self.default_headers = [(b"date", formatdate(wall, usegmt=True).encode())]
 
     def leave(self, successor: socket.socket | None) -> None:
         """Hand over (or, without a successor, close) what is idle now, and the rest as it becomes idle."""
@@ -117,9 +131,28 @@ class DevConnection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._head = b""
+        raw, self._head = self._head or b"", b""
         self.server_state.freshen_date(self.loop.time())
+        hot = self._hot_request(raw)
+        if hot is None:
+            super().on_headers_complete()
+            return
+        self.app = hot
         super().on_headers_complete()
+        self.app = self.config.loaded_app
+        hot.cycle = self.cycle
+
+    def _hot_request(self, raw: bytes) -> HotRequest | None:
+        """`raw`: all that has arrived, if that is this request alone."""
+        takes, parser = self.server_state.hot, self.parser
+        if takes is None or not raw or parser.should_upgrade():
+            return None
+        old = parser.get_http_version() != "1.1"
+        return takes.take(raw, parser.get_method(), self.url, self.headers, old=old, send=self._send_whole)
+
+    def _send_whole(self, cycle: RequestResponseCycle, answer: Answer) -> None:
+        if not self.transport.is_closing():
+            send_whole(cycle, answer, self.server_state.date)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

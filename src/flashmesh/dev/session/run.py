@@ -51,7 +51,9 @@ def serve(options: RunOptions) -> int:
     )
     process = start() if options.fork else None
     try:
-        import asyncio  # the first heavy import; the template is importing beside us
+        import asyncio  # the first heavy imports; the template is importing beside us
+
+        import uvloop
 
         from flashmesh.dev.session.foreground import Foreground
 
@@ -64,7 +66,8 @@ def serve(options: RunOptions) -> int:
             server_options=settings,
             token=token,
         )
-        return asyncio.run(foreground.run())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(foreground.run())
     finally:
         if process is not None:
             process.kill()

@@ -20,6 +20,7 @@ from flashmesh.deploy.local.place import SessionPlace
 from flashmesh.deploy.local.plans import requirements_of
 from flashmesh.deploy.local.printer import LogPrinter
 from flashmesh.dev.session import files, registration
+from flashmesh.dev.session.closings import Closings
 from flashmesh.dev.session.control import ProjectState, Send
 from flashmesh.dev.session.generate import server_text
 from flashmesh.dev.session.reload import Changes, Snapshot, compare
@@ -76,6 +77,7 @@ class Session:
         self.routes: tuple[Route, ...] = ()
         self._place = place
         self._printer = printer
+        self._closings = Closings(printer)
         self._settings = settings
         self._scanned = project
         self._inspections = Inspections()
@@ -137,6 +139,7 @@ class Session:
         await self._parts.target.close(self._settings.drain_s if drain_s is None else drain_s)
         await self._link.close()
         self._parts.volumes.close()
+        self._closings.flush()
 
     def running_calls(self) -> int:
         endpoints: list[dict[str, Any]] = self._parts.dispatcher.status()["endpoints"]
@@ -299,6 +302,7 @@ class Session:
         return registered.project.root if registered is not None else self.state.project.root
 
     def _on_log(self, frame: Log) -> None:
+        self._closings.flush()
         self._printer.output(
             function=frame.function,
             endpoint=frame.endpoint,
@@ -309,11 +313,12 @@ class Session:
 
     def _on_event(self, event: str, fields: Mapping[str, Any]) -> None:
         if event == "invocation":
-            self._printer.closing(fields)
+            self._closings.add(fields)
         else:
             log.info("%s %s", event, dict(fields))
 
     def _on_notice(self, endpoint: str, line: str) -> None:
+        self._closings.flush()
         self._printer.notice(f"[{endpoint}] {line}" if endpoint else line, level="warning")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from flashmesh.gateway.http import Answer, Handler, Request
-from flashmesh.worker.lb.reading import ClientGone, read_whole, too_large
+from flashmesh.worker.lb.reading import read_whole, too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -84,16 +84,3 @@ async def answer_of(handler: Handler, request: Request) -> Answer:
     finally:
         if gone is not None and not told.done():
             gone()
-
-
-def asgi_of(handler: Handler, *, limit_bytes: int, limit_s: float) -> ASGIApp:
-    """A handler as an ASGI application of its own. A client that goes away does not end what it asked for."""
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            request = await request_of(scope, receive, limit_bytes=limit_bytes, limit_s=limit_s)
-        except ClientGone:
-            return
-        await send_answer(await answer_of(handler, request), send, head_only=request.method == b"HEAD")
-
-    return application

@@ -27,7 +27,6 @@ from flashmesh.gateway.api.asgi import (
     answer_of,
     head_of,
     headers_of,
-    path_of,
     request_of,
     send_answer,
 )
@@ -348,33 +347,10 @@ def application(
         endpoint = Endpoint(serves[operation.id], _face(operation.path), limits, streams_body=operation.streams_body)
         paths.setdefault(operation.path, {})[operation.method] = endpoint
     routes: list[BaseRoute] = [Route(path, ByMethod(methods), methods=list(methods)) for path, methods in paths.items()]
-    starlette = Starlette(
+    return Starlette(
         routes=[*routes, *more],
         exception_handlers={HTTPException: _not_served, Exception: _broken},
     )
-    return hot_first(CallRoutes(calls, registry), starlette, limits)
-
-
-def hot_first(routes: CallRoutes, others: ASGIApp, limits: ApiLimits) -> ASGIApp:
-    """The hot routes found by one look into a dictionary here too; everything else, and streams, by `others`."""
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        handler = None
-        if scope["type"] == "http":
-            handler = routes.find(scope["method"].encode("latin-1"), path_of(scope))
-        if handler is None or any(name == b"accept" and b"event-stream" in value for name, value in scope["headers"]):
-            await others(scope, receive, send)
-            return
-        try:
-            request = await request_of(scope, receive, limit_bytes=limits.max_body_bytes, limit_s=limits.body_limit_s)
-            answer = await answer_of(handler, request)
-        except ClientGone:
-            return
-        except FlashmeshError as error:
-            answer = failure(error, face=_face(scope["path"]))
-        await send_answer(answer, send)
-
-    return application
 
 
 def _serves(calls: Calls, registry: Registry, pages: OtherPages) -> dict[str, Serve]:

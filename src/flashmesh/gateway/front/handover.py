@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import time
+from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, cast
@@ -10,6 +12,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from flashmesh.gateway.front.answers import date_line
+from flashmesh.gateway.front.hot_request import HotRequest, Port, find_hot, send_whole
 from flashmesh.gateway.front.limits import FrontLimits, Refusal, answer_to, too_many_connections
 from flashmesh.gateway.http import Answer
 from flashmesh.worker.lb.connection import LimitedConnection
@@ -30,17 +34,23 @@ class AppState(ServerState):
         self,
         limits: FrontLimits,
         dismiss: Callable[[asyncio.Transport, Answer], None],
-        passages: "Passages | None" = None,
+        passages: "Passages | None",
+        port: Port,
     ) -> None:
         super().__init__()
         self.limits = limits
         self.dismiss = dismiss
         self.passages = passages
+        self.port = port
         self.refused = 0
+        self.date = b""
+        """The date header as a whole line."""
 
     def refresh(self) -> None:
         """Renew the date header; once a second."""
-        self.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        now = time.time()
+        self.date = date_line(now)
+        self.default_headers = [(b"date", formatdate(now, usegmt=True).encode())]
 
 
 class AppConnection(LimitedConnection):
@@ -55,6 +65,8 @@ class AppConnection(LimitedConnection):
         self._begun = 0
         self._elsewhere: Destination | None = None
         """Where its request goes, when that is not the application."""
+        self._hot: deque[HotRequest] = deque()
+        """Those that wait for their answers, in the order they came."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -78,13 +90,62 @@ class AppConnection(LimitedConnection):
             self._raw = b""
 
     def begin_request(self) -> None:
+        hot = None if self.parser.should_upgrade() else self._hot_request()
+        if hot is None:
+            self._leave_if_claimed()
+            super().begin_request()
+            return
+        self.app = hot
+        super().begin_request()
+        self.app = self.config.loaded_app
+        hot.cycle = self.cycle
+        self._hot.append(hot)
+
+    def _hot_request(self) -> HotRequest | None:
+        port, parser = self.server_state.port, self.parser
+        if self._limits.is_upload(self.url):
+            return None  # too large to be held, even by a handler that refuses it
+        old = parser.get_http_version() != "1.1"
+        found = find_hot(port, self._raw, parser.get_method(), self.url, self.headers, old=old)
+        return None if found is None else HotRequest(port, *found, self._send_whole)
+
+    def _leave_if_claimed(self) -> None:
         passages, cycle = self.server_state.passages, cast("RequestResponseCycle | None", self.cycle)
         alone = cycle is None or cycle.response_complete
         if passages is not None and alone and self._raw:
             self._elsewhere = passages.claims(self._raw)
             if self._elsewhere is not None:
                 raise _Elsewhere
-        super().begin_request()
+
+    def _send_whole(self, cycle: RequestResponseCycle, answer: Answer) -> None:
+        if self.transport.is_closing():
+            return
+        if cycle.more_body:
+            self._end_with(answer)
+            return
+        self._hot.popleft()
+        send_whole(cycle, answer, self.server_state.date)
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's without its timer: the sweep closes what is idle."""
+        state = self.server_state
+        state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._part is None:
+            self._since = self.loop.time()
+
+    def _is_unwatched(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is None or cycle.response_complete
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for request in self._hot:
+            request.abandon()
 
     def _leave(self, where: "Destination") -> None:
         passages = self.server_state.passages
@@ -93,7 +154,11 @@ class AppConnection(LimitedConnection):
         passages.adopt(self.transport, self._raw, where)
 
     def turn_away(self, refusal: Refusal) -> None:
-        self.server_state.dismiss(self.transport, answer_to(refusal))
+        self._end_with(answer_to(refusal))
+
+    def _end_with(self, answer: Answer) -> None:
+        """The rest of the request is not waited for."""
+        self.server_state.dismiss(self.transport, answer)
         self.connection_lost(ConnectionAbortedError("the request was refused"))  # for uvicorn it ends here
 
     def send_400_response(self, msg: str) -> None:
@@ -113,10 +178,12 @@ class AppServer:
         limits: FrontLimits,
         loop: asyncio.AbstractEventLoop,
         dismiss: Callable[[asyncio.Transport, Answer], None],
-        passages: "Passages | None" = None,
+        passages: "Passages | None",
+        port: Port,
     ) -> None:
-        """`dismiss` sends a last answer and ends the connection; `passages` take requests for endpoints."""
-        self.state = AppState(limits, dismiss, passages)
+        """`dismiss` sends a last answer and ends the connection; `passages` take requests for endpoints, and `port`
+        knows the hot routes."""
+        self.state = AppState(limits, dismiss, passages, port)
         self.state.refresh()
         self._loop = loop
         self._config = Config(
@@ -126,6 +193,7 @@ class AppServer:
             ws="none",
             lifespan="off",
             log_config=None,
+            access_log=False,
             proxy_headers=False,
             server_header=False,
             date_header=False,

@@ -6,6 +6,7 @@ empty line; a body of known length, exactly; a chunked one, up to each place whe
 case, a read that holds one request and nothing else, is fed at once, and given up when the head shows it was not so.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import httptools
@@ -33,8 +34,7 @@ class RequestParser:
         length: of the body, 0 when chunked; missing: what of it has not come yet.
         odd: `check` has something to look at. keep_alive, version: what the answer's connection header depends on.
         upgrade: it asks for another protocol. complete: its body is there too.
-        elsewhere: it bears an Origin, whose answer needs headers of its own, or asks for events as they come, or its
-        host may be an endpoint's name: not a hot route's, whatever its path.
+        elsewhere: see `is_elsewhere`.
     """
 
     __slots__ = (
@@ -183,11 +183,7 @@ class RequestParser:
         self.length = length = int(headers.get(b"content-length", 0))
         self.missing = length - self._after
         self.keep_alive = keep_alive = parser.should_keep_alive()
-        if (
-            b"origin" in headers
-            or (b"accept" in headers and b"event-stream" in headers[b"accept"])
-            or (b"host" in headers and b".localhost" in headers[b"host"].lower())
-        ):
+        if is_elsewhere(headers):
             self.odd = self.elsewhere = True
         if (
             not keep_alive
@@ -215,6 +211,19 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         self.complete = True
+
+
+def is_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a request is not a hot route's, whatever its path.
+
+    It bears an Origin, whose answer needs headers of its own, or asks for events as they come, or its host may be an
+    endpoint's name.
+    """
+    return (
+        b"origin" in headers
+        or (b"accept" in headers and b"event-stream" in headers[b"accept"])
+        or (b"host" in headers and b".localhost" in headers[b"host"].lower())
+    )
 
 
 def _refusal(error: Exception, data: bytes) -> Refusal:

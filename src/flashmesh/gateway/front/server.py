@@ -139,7 +139,7 @@ class FrontServer:
         if self._app is None:
             from flashmesh.gateway.front.handover import AppServer  # uvicorn: not before it is needed
 
-            self._app = AppServer(self._application(), self.limits, self.loop, self.dismiss, self._passages)
+            self._app = AppServer(self._application(), self.limits, self.loop, self.dismiss, self._passages, self)
         return self._app
 
     # --- what connections tell ---

@@ -26,8 +26,9 @@ class LimitedConnection(HttpToolsProtocol):
         self._part: str | None = None
         """Which part of a request is arriving: head, body."""
         self._part_bytes = 0
+        self._read_bytes = 0
+        """Of the last read. A head that ends in it is no larger than this and what came before."""
         self._completed = False
-        self._names: set[bytes] = set()
         self._since = loop.time()
 
     def turn_away(self, refusal: Refusal) -> None:
@@ -44,7 +45,7 @@ class LimitedConnection(HttpToolsProtocol):
         if self._part is None:
             self._part_bytes, self._since = 0, self.loop.time()
             self._part = "head"
-        before, self._completed = self._part, False
+        before, self._completed, self._read_bytes = self._part, False, len(data)
         super().data_received(data)
         if not self._is_refused() and self._part == before == "head" and not self._completed:
             self._part_bytes += len(data)
@@ -62,29 +63,21 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_message_begin()
         self._part, self._since = "head", self.loop.time()
         self._part_bytes = 0
-        self._names = set()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._part == "body":
-            return  # a trailer, which applications of ours do not ask for
-        super().on_header(name, value)
-        lower = self.headers[-1][0]
-        if lower in _SINGLE:
-            if lower in self._names:
-                self._refuse(not_http(f"header {lower.decode('latin-1')} came twice; send it once"))
-            self._names.add(lower)
-        if len(self.headers) > self._limits.max_headers:
-            self._refuse(head_too_large(self._limits))
+        if self._part != "body":  # else a trailer, which applications of ours do not ask for
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         limits, headers, version = self._limits, dict(self.headers), self.parser.get_http_version()
+        if len(self.headers) > limits.max_headers or self._is_large():
+            self._refuse(head_too_large(limits))
+        if len(headers) < len(self.headers):
+            self._look_for_repeated()
         if version not in ("1.1", "1.0"):
             self._refuse(Refusal(505, f"HTTP/{version} is not spoken here. Use HTTP/1.1."))
         if b"host" not in headers and version == "1.1":
             self._refuse(not_http("it has no Host header"))
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > limits.max_head:
-            self._refuse(head_too_large(limits))
         if b"transfer-encoding" in headers:
             if b"content-length" in headers or version == "1.0":
                 self._refuse(not_http("Transfer-Encoding goes with neither Content-Length nor HTTP/1.0"))
@@ -94,6 +87,18 @@ class LimitedConnection(HttpToolsProtocol):
             self._refuse(body_too_large(limits))
         self._part, self._since, self._part_bytes = "body", self.loop.time(), 0
         self.begin_request()
+
+    def _is_large(self) -> bool:
+        most = self._limits.max_head
+        if self._part_bytes + self._read_bytes <= most:
+            return False
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > most
+
+    def _look_for_repeated(self) -> None:
+        names = [name for name, _ in self.headers]
+        for name in _SINGLE:
+            if names.count(name) > 1:
+                self._refuse(not_http(f"header {name.decode('latin-1')} came twice; send it once"))
 
     def begin_request(self) -> None:
         """The head is good: give the request to the application."""
@@ -133,15 +138,18 @@ class LimitedConnection(HttpToolsProtocol):
         """Look whether the client takes too long to send, or sent nothing since it came."""
         limits = self._limits
         waited = now - self._since - limits.sweep_s
-        cycle: Any = self.cycle  # None before the first request, whatever its annotation says
         if self.transport.is_closing():
             return
         if self._part == "head" and waited > limits.head_s:
             self.give_up(too_slow("head", limits.head_s))
         elif self._part == "body" and waited > limits.body_s and not self.flow.read_paused:
             self.give_up(too_slow("body", limits.body_s))
-        elif self._part is None and cycle is None and waited > limits.idle_s:  # afterwards uvicorn has a timer
+        elif self._part is None and self._is_unwatched() and waited > limits.idle_s:
             self.transport.close()
+
+    def _is_unwatched(self) -> bool:
+        """Nothing was asked yet; after an answer uvicorn has a timer."""
+        return self.cycle is None
 
     def _should_upgrade_to_ws(self) -> bool:
         if self.ws_protocol_class is None:
