@@ -100,7 +100,7 @@ class FakeWorker:
         context = self.context
         hello = Hello(PROTOCOL_VERSION, "worker", self.spec.endpoint, self.spec.build, context.worker_id, os.getpid())
         frames = (hello,) if context.reentrant else (hello, Ready(1))
-        context.announce_ready(1)  # first, as a real worker does: whom the session knows as ready, the template does too
+        context.announce_ready(1)  # first, as a real worker does: whom the session has as ready, the template has
         self.link = BlockingLink.connect(self.spec.link, *frames)
         while not self.leaving:
             ready = select.select([self.link, self.wake[0], *self.listeners], [], [], self._patience())[0]
