@@ -1,7 +1,6 @@
 """Processes of commands as the server sees them: made by the starter, ended by signal, told of by callbacks."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -9,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+
+from flashmesh.gateway.functions.external.messages import Unpacker, packed
 
 TERM_S: Final = 2.0
 """How long a process may take to end by itself after SIGTERM."""
@@ -65,7 +66,7 @@ class Processes:
         self._starter_process: subprocess.Popen[bytes] | None = None
         self._live: dict[int, Process] = {}
         self._count = 0
-        self._buffer = bytearray()
+        self._messages = Unpacker()
         self._out = bytearray()
         self._emptied = asyncio.Event()
         self._emptied.set()
@@ -118,8 +119,7 @@ class Processes:
             await asyncio.to_thread(starter.wait)
 
     def _say(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
-        data = json.dumps(message).encode()
-        data = len(data).to_bytes(4, "big") + data
+        data = packed(message)
         starter = self._starter or self._make_starter()
         if fds:
             sent = socket.send_fds(starter, [data], fds)
@@ -138,7 +138,7 @@ class Processes:
             )
         ours.settimeout(10.0)  # it only ever waits for the kernel, and messages are short
         self._starter = ours
-        self._buffer.clear()
+        self._messages.clear()
         self.loop.add_reader(ours.fileno(), self._readable)
         return ours
 
@@ -153,13 +153,7 @@ class Processes:
         if not data:
             self._lost()
             return
-        self._buffer += data
-        while len(self._buffer) >= 4:
-            end = 4 + int.from_bytes(self._buffer[:4], "big")
-            if len(self._buffer) < end:
-                break
-            message = json.loads(self._buffer[4:end])
-            del self._buffer[:end]
+        for message in self._messages.feed(data):
             self._heard(message)
 
     def _heard(self, message: dict[str, object]) -> None:

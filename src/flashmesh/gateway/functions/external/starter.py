@@ -5,12 +5,11 @@ with threads. This one is small and has a single thread. It also sees to it that
 socket ends, however the server died, every process group it made is killed, grandchildren included; and each command
 dies with it in turn (PDEATHSIG on Linux).
 
-Messages are a 4-byte length and JSON. In: {"start": id, "argv", "env", "cwd"} with three descriptors (stdin, stdout,
+Messages are as in messages.py. In: {"start": id, "argv", "env", "cwd"} with three descriptors (stdin, stdout,
 stderr), {"kill": id, "signal"}. Out: {"started": id, "pid"}, {"failed": id, "reason"}, {"ended": id, "status"} (as
 from waitpid, negative: signal).
 """
 
-import json
 import os
 import select
 import signal
@@ -19,6 +18,7 @@ import subprocess
 import sys
 from typing import Any
 
+from flashmesh.gateway.functions.external.messages import Unpacker, packed
 from flashmesh.worker.parent import adopt_orphans, die_with_parent, prepare
 
 _FDS = 3
@@ -29,7 +29,7 @@ class Starter:
 
     def __init__(self, server: socket.socket) -> None:
         self._server = server
-        self._buffer = bytearray()
+        self._messages = Unpacker()
         self._fds: list[int] = []
         self._ids: dict[int, int] = {}
         """By pid, which is also the process group."""
@@ -65,13 +65,7 @@ class Starter:
         self._fds += fds
         if not data:
             return False
-        self._buffer += data
-        while len(self._buffer) >= 4:
-            end = 4 + int.from_bytes(self._buffer[:4], "big")
-            if len(self._buffer) < end:
-                break
-            message = json.loads(self._buffer[4:end])
-            del self._buffer[:end]
+        for message in self._messages.feed(data):
             self._obey(message)
         return True
 
@@ -122,9 +116,8 @@ class Starter:
                 self._say({"ended": id, "status": os.waitstatus_to_exitcode(status)})
 
     def _say(self, message: dict[str, Any]) -> None:
-        data = json.dumps(message).encode()
         try:
-            self._server.sendall(len(data).to_bytes(4, "big") + data)
+            self._server.sendall(packed(message))
         except OSError:
             pass  # the server is gone, which the next read tells
 
