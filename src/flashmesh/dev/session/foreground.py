@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,6 @@ from flashmesh.dev.session import files, table
 from flashmesh.dev.session.front import ForkingServer, Server
 from flashmesh.dev.session.plain_server import PlainServer
 from flashmesh.dev.session.reload import Changes, in_words
-from flashmesh.dev.session.run import start_process
 from flashmesh.dev.session.run_options import RunOptions
 from flashmesh.dev.session.server_process import ServerProcess
 from flashmesh.dev.session.session import Session, SessionSettings
@@ -36,6 +36,7 @@ class Foreground:
         listener: Listener,
         place: SessionPlace,
         process: ServerProcess | None,
+        restart: Callable[[], ServerProcess],
         server_options: dict[str, Any],
         token: str | None,
     ) -> None:
@@ -43,6 +44,7 @@ class Foreground:
         self._listener = listener
         self._place = place
         self._process = process
+        self._restart = restart
         self._server_options = server_options
         self._token = token
         self._printer = LogPrinter()
@@ -115,7 +117,7 @@ class Foreground:
             )
         return ForkingServer(
             self._process,
-            restart=lambda: start_process(self._options, self._listener, self._place, self._server_options),
+            restart=self._restart,
             printer=self._printer,
             on_ready=lambda _: self._ready.set(),
             on_failure=self._fail,

@@ -6,6 +6,7 @@ here, so that it imports uvicorn on one core while this process scans the projec
 
 import os
 import secrets
+from functools import partial
 from typing import Any
 
 from flashmesh.deploy.local.place import SessionPlace
@@ -45,14 +46,23 @@ def serve(options: RunOptions) -> int:
     place = SessionPlace.create()
     token = None if options.host in _LOOPBACK else os.environ.get("FLASH_TOKEN") or secrets.token_urlsafe(24)
     settings = _server_options(options, listener, token)
-    process = start_process(options, listener, place, settings) if options.fork else None
+    start = partial(
+        ServerProcess.start, listener, root=options.root, link=str(place.link), pipe_fd=place.pipe_fd, options=settings
+    )
+    process = start() if options.fork else None
     try:
         import asyncio  # the first heavy import; the template is importing beside us
 
         from flashmesh.dev.session.foreground import Foreground
 
         foreground = Foreground(
-            options=options, listener=listener, place=place, process=process, server_options=settings, token=token
+            options=options,
+            listener=listener,
+            place=place,
+            process=process,
+            restart=start,
+            server_options=settings,
+            token=token,
         )
         return asyncio.run(foreground.run())
     finally:
@@ -60,15 +70,6 @@ def serve(options: RunOptions) -> int:
             process.kill()
         listener.socket.close()
         place.close()
-
-
-def start_process(
-    options: RunOptions, listener: Listener, place: SessionPlace, settings: dict[str, Any]
-) -> ServerProcess:
-    """Start the dev template; it serves when it is told to."""
-    return ServerProcess.start(
-        listener, root=options.root, link=str(place.link), pipe_fd=place.pipe_fd, options=settings
-    )
 
 
 def _server_options(options: RunOptions, listener: Listener, token: str | None) -> dict[str, Any]:
