@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from flashmesh.executions.sqlite.rows import STATEMENTS
 from flashmesh.executions.sqlite.schema import (
     EXECUTIONS,
     DatabaseDamaged,
@@ -23,6 +24,8 @@ _LOCK_WAIT_S: Final = 2.0
 """How long a commit, or opening, waits for another process that writes: longer than a backup's step."""
 _CHECK_BYTES: Final = 16 * 1024 * 1024
 """A database up to this size is checked as a whole when it is opened (some 50 ms); a larger one as it is read."""
+_OTHER_STATEMENTS: Final = 64
+"""Kept prepared beside those that write executions."""
 _OLDEST_SQLITE: Final = (3, 24)
 """The first with upserts."""
 
@@ -139,7 +142,13 @@ def _make_private(path: Path) -> None:
 
 
 def _writing(path: Path, durability: Durability) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_LOCK_WAIT_S)
+    connection = sqlite3.connect(
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_LOCK_WAIT_S,
+        cached_statements=STATEMENTS + _OTHER_STATEMENTS,
+    )
     try:
         if path.stat().st_size <= _CHECK_BYTES:
             [(found,), *_] = connection.execute("PRAGMA quick_check(1)").fetchall()

@@ -13,6 +13,8 @@ from flashmesh.kit.ids import EndpointName, ExecutionId
 
 LARGE_BYTES: Final = 64 * 1024
 """Bytes above this are a file of their own. Lower: more files; higher: a large commit holds up small ones."""
+STATEMENTS: Final = 4 * 33
+"""Statements for many rows that are kept prepared: four kinds, for 1 to 32 rows and for 64."""
 Row = tuple[Any, ...]
 Column = Literal["payload", "result", "items"]
 Files = Mapping[str, str]
@@ -54,7 +56,7 @@ FAILED_SQL: Final = _update(FINAL)
 """The payload stays: a client may have the call repeated."""
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=STATEMENTS)
 def statement(sql: str, columns: int, rows: int) -> str:
     """One of the three for so many rows: the same text each time, by which a connection finds what it prepared."""
     return sql.format(", ".join([f"({', '.join('?' * columns)})"] * rows))

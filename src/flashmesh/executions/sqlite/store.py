@@ -287,7 +287,7 @@ class SqliteStore:
         """What to remove with the group that is being made, now and then."""
         plain, results, keyed, now = self._plain.floor, self._keyed.floor, self._keyed.aged, self._loop.time()
         out = plain + results + keyed
-        if not urgent and out - self._swept < _SWEEP_AT and now < self._sweep_at:
+        if out == 0 or (not urgent and out - self._swept < _SWEEP_AT and now < self._sweep_at):
             return None
         self._swept = out
         self._sweep_at = now + _SWEEP_S

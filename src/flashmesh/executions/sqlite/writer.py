@@ -21,8 +21,11 @@ from flashmesh.executions.sqlite import rows
 from flashmesh.executions.sqlite.rows import Row
 from flashmesh.executions.store import StoreUnavailable
 
-_CHUNKS: Final = (64, 16, 4, 1)
-"""Rows per statement: 64 are 832 values at most, and every SQLite takes 999."""
+_MOST_ROWS: Final = 64
+"""Per statement: 832 values at most, and every SQLite takes 999."""
+_ANY_ROWS: Final = 32
+"""Up to here a statement of just so many rows is prepared and kept. After each statement the thread waits for the
+interpreter, which the loop may keep for a millisecond: few statements are a short commit."""
 _PARAMETERS: Final = 900
 _INLINE_ROWS: Final = 4
 """A larger group is no business of the loop."""
@@ -224,7 +227,6 @@ class Writer:
                     self._checkpoint()
 
     def _commit(self, group: Group) -> None:
-        connection = self._connection
         began = time.perf_counter()
         try:
             try:
@@ -240,7 +242,6 @@ class Writer:
                 self._roll_back()
                 group.released.clear()
                 self._write(group, one_by_one=True)
-            connection.execute("COMMIT")
         except Exception as error:  # the boundary of one commit
             group.error = error
             group.released.clear()
@@ -249,7 +250,19 @@ class Writer:
         self._changes += 4 + 2 * group.size
 
     def _write(self, group: Group, *, one_by_one: bool) -> None:
+        """In one transaction, committed. Raises what SQLite raises; the transaction may be open then."""
         connection = self._connection
+        changes = (
+            (rows.INSERT_SQL, group.inserts),
+            (rows.PROGRESS_SQL, group.progress),
+            (rows.FINAL_SQL, group.finals),
+            (rows.FAILED_SQL, group.failed),
+        )
+        if not (one_by_one or group.forgotten or group.statements or group.sweep):
+            steps = [step for sql, many in changes for step in _steps(sql, many)]
+            if len(steps) == 1:  # a statement alone is a transaction of its own
+                connection.execute(*steps[0])
+                return
         connection.execute("BEGIN IMMEDIATE")
         if group.forgotten:
             marks = ", ".join("?" * len(group.forgotten))
@@ -258,25 +271,20 @@ class Writer:
                 group.forgotten,
                 group,
             )
-        for sql, many in (
-            (rows.INSERT_SQL, group.inserts),
-            (rows.PROGRESS_SQL, group.progress),
-            (rows.FINAL_SQL, group.finals),
-            (rows.FAILED_SQL, group.failed),
-        ):
+        for sql, many in changes:
             if one_by_one:
                 for row in many:
                     error = None if row[0] in group.refused else self._try([(rows.statement(sql, len(row), 1), row)])
                     if error is not None:
                         group.refused[row[0]] = error
                 continue
-            for chunk in _chunks(many):
-                values = list(chain.from_iterable(chunk))
-                connection.execute(rows.statement(sql, len(chunk[0]), len(chunk)), values)
+            for step in _steps(sql, many):
+                connection.execute(*step)
         for one in group.statements:
             one.error = self._try(one.steps)
         if group.sweep is not None:
             self._sweep(group.sweep, group)
+        connection.execute("COMMIT")
 
     def _try(self, steps: Sequence[tuple[str, Sequence[Any]]]) -> Exception | None:
         """Statements that may fail, alone and together: why they did. Raises when the transaction is over (the disk is
@@ -365,9 +373,11 @@ def _is_disk(error: Exception) -> bool:
     )
 
 
-def _chunks(many: list[Row]) -> Iterator[list[Row]]:
+def _steps(sql: str, many: list[Row]) -> Iterator[tuple[str, list[Any]]]:
+    """Statements, each with its values, that write all of these rows."""
     start = 0
-    for size in _CHUNKS:
-        while len(many) - start >= size:
-            yield many[start : start + size]
-            start += size
+    while (left := len(many) - start) > 0:
+        size = _MOST_ROWS if left >= _MOST_ROWS else min(left, _ANY_ROWS)
+        chunk = many[start : start + size]
+        yield rows.statement(sql, len(chunk[0]), size), list(chain.from_iterable(chunk))
+        start += size
