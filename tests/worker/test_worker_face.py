@@ -57,6 +57,11 @@ SOURCE = """
         raise ValueError("over")
 
     @remote(resource)
+    def patient():
+        import socket
+        socket.setdefaulttimeout(60)
+
+    @remote(resource)
     def forever():
         try:
             while True:
@@ -292,6 +297,19 @@ def test_a_peer_call_and_a_link_call_share_the_slots() -> None:
             (here.folder / "go").touch()
             assert read_all(peer)[0] == 200
             assert receive(worker, Credit).free == 1
+
+
+def test_user_code_that_sets_a_default_timeout_does_not_make_the_face_wait() -> None:
+    """A connection without a request yet holds a slot, not the loop: the link is still heard."""
+    with session() as here:
+        worker = here.worker(SOURCE)
+        call(worker, "own.patient", execution="e1")
+        with send(worker.spec.socket_path, b"") as peer:
+            assert eventually(lambda: worker.record.head().free == 0)
+            invoke(worker, "own.echo", 1, execution="e2")
+            assert receive(worker, Error, execution="e2").code == "BUSY"
+            peer.sendall(request("own.echo", 3))
+            assert read_all(peer) == (200, b"\x03")
 
 
 def test_a_worker_accepts_only_while_it_has_a_free_slot() -> None:

@@ -33,6 +33,8 @@ _FIRST_BYTES: Final = 64 * 1024
 """Most requests are smaller. Larger: the buffer of every read is memory mapped anew, at 30 µs."""
 _READ_BYTES: Final = 256 * 1024
 _NOW: Final = int(socket.MSG_DONTWAIT)
+_NONBLOCK: Final = getattr(socket, "SOCK_NONBLOCK", 0)
+"""With _NOW: nothing waits, whatever default timeout user code has set, without a system call. Not on macOS."""
 _CALL_WORDS: Final = frozenset({"run_sync", "runsync"})
 _PLAIN: Final = "text/plain; charset=utf-8"
 
@@ -141,14 +143,16 @@ class Face:
             self._look_away()
             return
         try:
-            # Not `accept`, which looks up two names for each. The socket blocks, but what is asked of it never waits.
+            # Not `accept`, which looks up two names for each, and makes a socket that may wait.
             descriptor, address = self._listener._accept()  # type: ignore[attr-defined]
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another worker was faster
         except OSError as error:
             log.warning("a call could not be accepted: %s", error)
             return
-        peer = socket.socket(self._family, socket.SOCK_STREAM, 0, descriptor)
+        peer = socket.socket(self._family, socket.SOCK_STREAM | _NONBLOCK, 0, descriptor)
+        if not _NONBLOCK:
+            peer.setblocking(False)
         slot = self.runner.take(by_link=False, over_limit=self.over_limit)
         Connection(self, peer, slot, client="" if self.access is None else str(address[0])).read()
 
