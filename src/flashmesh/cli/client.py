@@ -24,7 +24,8 @@ class NoServer(FlashmeshError):
 
 class NothingDeployedHere(NoServer):
     """No server runs on this machine and none is named, so there is nothing deployed to look at or to change. `flash
-    deploy` starts one and brings this directory to it; FLASH_SERVER and `flash login` say where another one is."""
+    deploy` starts one and brings this directory to it, `flash server` only starts it; FLASH_SERVER and `flash login`
+    say where another one is."""
 
 
 class Refused(FlashmeshError):
