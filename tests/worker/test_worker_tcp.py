@@ -49,7 +49,8 @@ def test_an_endpoint_at_rest_is_woken_by_a_tcp_connection() -> None:
     async def scenario() -> None:
         async with MiniSession() as session:
             sockets = await opened(session)
-            await session.start(session.spec(idle_timeout_s=0))
+            await session.keeper.start_template(session.spec(idle_timeout_s=0))
+            await session.scale(1)
             await session.until(lambda: session.gone)
             assert (await call(sockets, "echo again")).startswith("again ")
 

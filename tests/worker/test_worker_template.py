@@ -295,7 +295,7 @@ def test_idle_workers_leave_but_the_minimum_stays():
 
     async def scenario() -> None:
         async with MiniSession() as session:
-            await session.start(session.spec(workers_min=1, workers_max=3, idle_timeout_s=0.2), workers=3)
+            await session.start(session.spec(workers_min=1, workers_max=3, idle_timeout_s=1), workers=3)
             await session.until(lambda: len(session.workers) == 1 and len(session.gone) == 2)
             assert [gone.status for gone in session.gone] == [0, 0]
             assert await session.call("echo", "still") == "still"
@@ -308,7 +308,8 @@ def test_a_template_without_work_leaves_and_a_peer_brings_it_back():
 
     async def scenario() -> None:
         async with MiniSession() as session:
-            await session.start(session.spec(idle_timeout_s=0.1, template_idle_s=0.1))
+            await session.keeper.start_template(session.spec(idle_timeout_s=0.1, template_idle_s=0.1))
+            await session.scale(1)
             await session.until(lambda: session.left_over().keys() == {session.keeper.pid} and session.events)
             assert session.events[0].status == 0
             assert (await session.peer("echo cold")).startswith("cold ")
@@ -362,7 +363,7 @@ def test_a_call_that_comes_back_gets_an_extra_worker():
 
     async def scenario() -> None:
         async with MiniSession() as session:
-            await session.start(session.spec(idle_timeout_s=0.3))
+            await session.start(session.spec(idle_timeout_s=1))
             (busy,) = session.workers
             session.send("sleep", "600")
             answer = await session.peer("echo back", again=True)

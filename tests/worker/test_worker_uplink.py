@@ -1,6 +1,7 @@
 """A worker's link: outcomes that are kept until they are acknowledged, and calls that wait behind those that run."""
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -284,12 +285,9 @@ def test_a_waiting_call_can_be_cancelled(here: Session) -> None:
     """It is answered as not run. What came in one piece with the call before it is no sooner begun for that."""
     worker = here.worker(SOURCE)
     quick(worker)
-    first, go = here.folder / "first", here.folder / "go"
-    invoke(worker, "own.until_file", str(first), execution="first")
-    started(worker, "first")
-    invoke(worker, "own.until_file", str(go), execution="slow")
-    invoke(worker, "own.echo", 1, execution="e1")
-    first.touch()
+    go = here.folder / "go"
+    slow = Invoke("slow", "own.until_file", 1, payload=json.dumps({"path": str(go)}).encode())
+    link_of(worker)._sock.sendall(encode(slow) + encode(Invoke("e1", "own.echo", 1, payload=b'{"x":1}')))
     started(worker, "slow")
     link_of(worker).send(Cancel("e1"))
     go.touch()
