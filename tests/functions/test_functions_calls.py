@@ -1,10 +1,12 @@
 """The process's Caller, and imports that end at a decorated call."""
 
 import asyncio
+import contextlib
 import sys
 import threading
 import types
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from functions_fixtures import FakeCaller, installed
@@ -112,3 +114,33 @@ def test_the_port_s_file_gives_the_names_its_implementers_need() -> None:
     assert caller.Call is not None
     assert issubclass(caller.ImportEnded, BaseException)
     assert not issubclass(caller.ImportEnded, Exception)
+
+
+def test_threads_that_call_first_at_once_share_one_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would start a session of its own otherwise."""
+    made: list[FakeCaller] = []
+    together = threading.Barrier(2)
+
+    def assemble() -> FakeCaller:
+        made.append(FakeCaller())
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.2)  # for another thread that makes one too
+        return made[-1]
+
+    monkeypatch.setattr("flashmesh.dev.script.assemble.assemble", assemble)
+    with installed(None), ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: caller.installed(), range(4)))
+    assert found == made * 4
+
+
+def test_a_caller_installed_while_the_scripts_own_is_made_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = FakeCaller()
+
+    def assemble() -> FakeCaller:
+        caller.install(mine)
+        return FakeCaller()
+
+    monkeypatch.setattr("flashmesh.dev.script.assemble.assemble", assemble)
+    with installed(None):
+        assert caller.installed() is mine
+        assert caller.installed() is mine

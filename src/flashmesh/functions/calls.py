@@ -6,7 +6,7 @@ light.
 
 from __future__ import annotations
 
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,11 +55,13 @@ class ImportEnded(BaseException):
 class Installed:
     """This process's Caller, and the threads that are importing under a guard (an import may nest)."""
 
-    __slots__ = ("caller", "importing")
+    __slots__ = ("caller", "importing", "making")
 
     def __init__(self) -> None:
         self.caller: Caller | None = None
         self.importing: list[int] = []
+        self.making = allocate_lock()
+        """Held while the script's own Caller is made: threads that call at once share one."""
 
 
 process = Installed()
@@ -79,12 +81,20 @@ def installed() -> Caller:
     caller = process.caller
     if process.importing and (caller is None or get_ident() in process.importing):
         raise ImportEnded
-    if caller is None:
-        from importlib import import_module  # the script's road is only loaded when a script first calls
+    return _made() if caller is None else caller
 
-        caller = import_module("flashmesh.dev.script.assemble").assemble()
-        process.caller = caller
-    return caller
+
+def _made() -> Caller:
+    """The script's own Caller, unless there is one by now."""
+    from importlib import import_module  # the script's road is only loaded when a script first calls
+
+    assemble = import_module("flashmesh.dev.script.assemble").assemble
+    with process.making:
+        if process.caller is None:
+            made = assemble()
+            if process.caller is None:  # else the program has installed its own meanwhile
+                process.caller = made
+        return process.caller
 
 
 class importing:  # noqa: N801 - used as a verb, like contextlib.suppress
